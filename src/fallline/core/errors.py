@@ -1,0 +1,27 @@
+"""The errors fallline raises of its own; bad values raise the built-in types that torch.optim raises."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FalllineError(Exception):
+    """Base of every error below."""
+
+
+class UnknownNameError(FalllineError, LookupError):
+    """An optimizer, task, option or command was named that does not exist."""
+
+
+class UnknownOptionError(FalllineError, TypeError):
+    """A keyword or parameter-group key that the optimizer does not have."""
+
+
+class RuleError(FalllineError, TypeError):
+    """An update rule is not a straight-line function of scalars."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, or the list of all of them."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

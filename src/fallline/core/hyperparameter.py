@@ -1,0 +1,107 @@
+"""Hyperparameters as data: one record drives validation, error text, documentation and search space."""
+
+from dataclasses import dataclass
+from math import exp, inf, isnan, log
+from typing import Any, Literal
+
+import torch
+
+Scale = Literal["linear", "log", "one_minus_log"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where to search a hyperparameter: from ``low`` to ``high``, evenly spaced on ``scale``.
+
+    ``"log"`` spaces log(x) evenly, ``"one_minus_log"`` spaces log(1 - x) evenly, as fits a decay rate
+    such as Adam's beta (AlgoPerf, Dahl et al. 2023, tunes 1 - beta on a log scale).
+    """
+
+    low: float
+    high: float
+    scale: Scale = "log"
+
+    def __post_init__(self):
+        if not self.low < self.high:
+            raise ValueError(f"Invalid range: low {self.low} must be below high {self.high}")
+        if self.scale == "log" and self.low <= 0:
+            raise ValueError(f"Invalid range: a log scale needs low > 0, got {self.low}; use scale='linear'")
+        if self.scale == "one_minus_log" and self.high >= 1:
+            raise ValueError(f"Invalid range: scale 'one_minus_log' needs high < 1, got {self.high}")
+
+    def at(self, fraction: float) -> float:
+        """Return the value at ``fraction`` (0 to 1) of the way from ``low`` to ``high``."""
+        a, b = self._scaled(self.low), self._scaled(self.high)
+        x = a + fraction * (b - a)
+        return {"linear": x, "log": exp(min(x, 700.0)), "one_minus_log": 1 - exp(-x)}[self.scale]
+
+    def fraction(self, value: float) -> float:
+        """Return where ``value`` lies between ``low`` (0) and ``high`` (1); the inverse of `at`."""
+        a, b = self._scaled(self.low), self._scaled(self.high)
+        return (self._scaled(value) - a) / (b - a)
+
+    def _scaled(self, value: float) -> float:
+        match self.scale:
+            case "log":
+                return log(value)
+            case "one_minus_log":
+                return -log(1 - value)
+            case _:
+                return value
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One setting of an optimizer: its name, meaning, default, allowed values, unit and search range.
+
+    ``low`` and ``high`` bound the allowed values; each end is allowed unless ``open_low`` / ``open_high``.
+    ``complaint`` is how the error for a bad value starts: torch's own words, so that they can be searched for.
+    A tuple such as ``betas`` has ``parts``, one record for each scalar that the rule reads.
+    """
+
+    name: str
+    default: Any
+    meaning: str
+    symbol: str = ""
+    unit: str = ""
+    low: float = -inf
+    high: float = inf
+    open_low: bool = False
+    open_high: bool = False
+    search: Range | None = None
+    complaint: str = ""
+    parts: tuple["Hyperparameter", ...] = ()
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError, TypeError or IndexError, as torch does, when ``value`` is not allowed."""
+        if self.parts:
+            for i, part in enumerate(self.parts):
+                part.check(value[i])
+        elif isinstance(self.default, bool):
+            if not isinstance(value, (bool, int)):
+                raise TypeError(f"Invalid {self.name} value: {value!r}; use True or False")
+        else:
+            self._check_number(value)
+
+    def scalars(self, value: Any) -> dict[str, Any]:
+        """Return the numbers the rule reads, by name: ``betas`` gives ``beta1`` and ``beta2``."""
+        if self.parts:
+            return {part.name: value[i] for i, part in enumerate(self.parts)}
+        return {self.name: value}
+
+    @property
+    def interval(self) -> str:
+        """The allowed values in interval notation, such as ``[0, 1)``."""
+        left, right = "(" if self.open_low or self.low == -inf else "[", ")" if self.open_high else "]"
+        return f"{left}{self.low:g}, {self.high:g}{')' if self.high == inf else right}"
+
+    def _check_number(self, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            if value.numel() != 1:
+                raise ValueError(f"Tensor {self.name} must be 1-element, got shape {tuple(value.shape)}")
+            value = value.item()
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        if not (above and below) or isnan(value):
+            complaint = self.complaint or f"Invalid {self.name} value"
+            raise ValueError(f"{complaint}: {value}; {self.name} must lie in {self.interval}")
