@@ -1,1 +1,3 @@
 """fallline."""
+from fallline import backends
+from fallline.optimizers.adamw import AdamW

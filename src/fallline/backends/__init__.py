@@ -1,1 +1,24 @@
+"""Ways to execute a plan: ``cpu`` (Numba) and ``eager`` (torch operations)."""
 
+from functools import cache
+
+from fallline.core import backend as _backend
+
+
+@cache
+def cpu():
+    """Return the Numba backend; importing Numba waits for its first kernel."""
+    from fallline.backends.cpu import Cpu
+
+    return Cpu()
+
+
+@cache
+def eager():
+    """Return the reference backend: torch operations, any device, differentiable."""
+    from fallline.backends.eager import Eager
+
+    return Eager()
+
+
+_backend.available[:] = [cpu, eager]

@@ -1,1 +1,1 @@
-
+from fallline.optimizers.adamw import Adam, AdamW

@@ -1,0 +1,116 @@
+"""The reference backend: the rules themselves on torch tensors, on any device, differentiable."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fallline.core import source
+from fallline.core.backend import Batch
+from fallline.core.plan import ElementPass, Plan
+from fallline.core.transform import FRESH, STEP
+
+
+def evaluate(each: ElementPass, values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one element pass on ``values`` (``g``, ``p`` and state by name); return all values after it.
+
+    The values may be tensors or Python floats: with floats this is the float64 oracle.
+    """
+    known = {**settings, **values}
+    given: dict[Any, dict[str, Any]] = {}
+    for once in each.onces:
+        got = once.function(
+            *(known[slot.name] for slot in once.slots), **{n: known[n] for n in once.reads}
+        )
+        given[once] = got
+        values = {**values, **{slot.name: got[slot.name] for slot in once.slots}}
+    stepped = False
+    for t in each.transforms:
+        if t.target == "p" and not stepped:
+            values, stepped = {**values, "p": values["p"] - values["g"]}, True
+        scalars = {**known, **given.get(t.per_tensor, {})}
+        out = t.rule(*(values[n] for n in t.inputs), **{n: scalars[n] for n in t.reads})
+        values = {**values, **dict(zip(t.outputs, out if isinstance(out, tuple) else (out,), strict=True))}
+    return values if stepped else {**values, "p": values["p"] - values["g"]}
+
+
+class Eager:
+    """Executes plans as torch operations, one parameter after the other."""
+
+    name = "eager"
+
+    def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
+        """Refuse nothing."""
+        return None
+
+    def prepare(self, batch: Batch) -> "_Prepared":
+        """Return the batch as it is."""
+        return _Prepared(batch)
+
+    def source(self, batch: Batch) -> str:
+        """Return the rules' own source: it is what runs."""
+        return "\n".join(source.text(t.rule) for each in batch.plan.passes for t in each.transforms)
+
+
+class _Prepared:
+    def __init__(self, batch: Batch):
+        self._batch = batch
+
+    def step(self, grads: Sequence[Tensor], settings: Sequence[Mapping[str, Any]]) -> None:
+        batch = self._batch
+        for i, (p, g, state, row) in enumerate(
+            zip(batch.params, grads, batch.states, batch.rows, strict=True)
+        ):
+            own = {n: _setting(settings[row][n], batch.differentiable) for n in batch.plan.settings}
+            with torch.set_grad_enabled(batch.differentiable):
+                _step(batch.plan, p, g, state, {**own, FRESH: float(batch.fresh[i])})
+        batch.fresh = [False] * len(batch.fresh)
+
+
+def _step(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any], settings: dict[str, Any]) -> None:
+    names = [slot.name for slot in plan.slots]
+    counts = [slot.name for slot in plan.scalar_slots if slot.name != STEP]
+    differentiable = torch.is_grad_enabled()
+    values = {"p": _real(p), "g": _real(g), **{n: _real(state[n]) for n in names}}
+    compute = {n: v.to(_compute_dtype(p.dtype)) for n, v in values.items()}
+    if differentiable:
+        compute["p"] = compute["p"].clone()
+    if plan.counts_steps:
+        _store(state, STEP, state[STEP] + 1, differentiable)
+        settings[STEP] = _number(state[STEP], differentiable)
+    compute |= {n: _number(state[n], differentiable) for n in counts}
+    for each in plan.passes:
+        compute = evaluate(each, compute, settings)
+    for n in (*names, *counts):
+        _store(state, n, compute[n], differentiable)
+    _real(p).copy_(compute["p"])
+
+
+def _store(state: dict[str, Any], name: str, value: Any, differentiable: bool) -> None:
+    old = state[name]
+    if differentiable and isinstance(value, Tensor):
+        state[name] = torch.view_as_complex(value) if old.is_complex() else value.to(old.dtype)
+    elif isinstance(value, Tensor):
+        _real(old).copy_(value)
+    else:
+        old.fill_(value)
+
+
+def _setting(value: Any, differentiable: bool) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.squeeze() if differentiable else value.item()
+
+
+def _number(value: Tensor, differentiable: bool) -> Any:
+    on_device = differentiable or not value.is_cpu
+    return value.clone() if on_device else value.item()
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return {torch.complex128: torch.float64, torch.float64: torch.float64}.get(dtype, torch.float32)

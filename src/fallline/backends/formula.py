@@ -1,0 +1,249 @@
+"""From rules to straight-line code: what every code generator shares.
+
+Each transform's body is inlined after the other. Whatever depends on settings alone is *hoisted*: it is
+computed once per tensor in float64 and enters the element code as a number of the compute type, as torch
+rounds Python scalars. So no literal is left in the element code, and dividing by a setting has become
+multiplying by its reciprocal.
+"""
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from fallline.core import source
+from fallline.core.errors import RuleError, suggestion
+from fallline.core.plan import ElementPass
+from fallline.core.scalar import FUNCTIONS
+from fallline.core.transform import FRESH, STEP, PerTensor, Transform
+
+#: Names that generated code uses for itself.
+RESERVED = frozenset({"job", "n", "k", "t", "row", "tensors", "begin", "end", "stop", "start", "low", "high"})
+
+_NAMES = {function: name for name, function in FUNCTIONS.items()}
+
+
+@dataclass
+class Program:
+    """The code of one element pass.
+
+    ``once`` are the lines to run once per tensor; they end by defining ``numbers``, which ``element``, the
+    lines to run per element, read besides ``p``, ``g`` and the slots. Both are Python expressions that use
+    the names of `core.scalar` only.
+    """
+
+    once: list[str] = field(default_factory=list)
+    element: list[str] = field(default_factory=list)
+    numbers: list[str] = field(default_factory=list)
+
+
+@cache
+def program(each: ElementPass) -> Program:
+    """Return the code of an element pass; raise RuleError when a rule is not straight-line."""
+    lowering = _Lowering({n for t in each.transforms for n in (*t.settings_read, *t.inputs)})
+    for once in each.onces:
+        lowering.per_tensor(once)
+    stepped = False
+    for t in each.transforms:
+        if t.target == "p" and not stepped:
+            lowering.out.element.append("p = p - g")
+            stepped = True
+        lowering.transform(t)
+    if not stepped:
+        lowering.out.element.append("p = p - g")
+    return lowering.out
+
+
+class _Lowering:
+    def __init__(self, taken: set[str]):
+        self.out = Program()
+        self._taken = {"p", "g", STEP, FRESH, *RESERVED} | taken
+        self._given: dict[PerTensor, dict[str, str]] = {}
+        self._hoisted: dict[str, str] = {}
+
+    def per_tensor(self, once: PerTensor) -> None:
+        """Append the statements of a function that runs once per tensor."""
+        names = [slot.name for slot in once.slots]
+        self._taken |= set(names)
+        body = _Body(self, once.function, scalars={n: n for n in (*names, *once.reads)})
+        *lines, _ = source.statements(once.function)
+        for line in lines:
+            body.assign(line)
+        (call,) = source.returned(once.function)
+        results = {str(k.arg): body.value(k.value)[0] for k in call.keywords}  # type: ignore[attr-defined]
+        self._given[once] = {}
+        temporaries = {name: self.define(name, node) for name, node in results.items()}
+        for name, temporary in temporaries.items():
+            if name in names:
+                self.out.once.append(f"{name} = {temporary}")
+            else:
+                self._given[once][name] = temporary
+
+    def transform(self, t: Transform) -> None:
+        """Append the statements of one transform's rule."""
+        given = self._given[t.per_tensor] if t.per_tensor else {}
+        scalars = {n: given.get(n, n) for n in t.reads}
+        body = _Body(self, t.rule, scalars=scalars, elements={n: n for n in t.inputs}, kept=t.outputs)
+        *lines, _ = source.statements(t.rule)
+        for line in lines:
+            body.assign(line)
+        values = source.returned(t.rule)
+        if len(values) != len(t.outputs):
+            raise RuleError(f"{t.name} must return {', '.join(t.outputs)}; it returns {len(values)} values")
+        self._set(t.outputs, [body.element(v) for v in values])
+
+    def _set(self, names: tuple[str, ...], values: list[ast.expr]) -> None:
+        """Assign all ``values`` at once: none may see another's new value."""
+        pairs = [(n, ast.unparse(v)) for n, v in zip(names, values, strict=True) if ast.unparse(v) != n]
+        if len(pairs) > 1:
+            temporaries = [(n, self.fresh(f"new_{n}"), text) for n, text in pairs]
+            self.out.element += [f"{temporary} = {text}" for _, temporary, text in temporaries]
+            self.out.element += [f"{n} = {temporary}" for n, temporary, _ in temporaries]
+        else:
+            self.out.element += [f"{n} = {text}" for n, text in pairs]
+
+    def fresh(self, name: str) -> str:
+        """Return ``name``, or ``name_2`` and so on if it is taken."""
+        count, free = 1, name
+        while free in self._taken:
+            count += 1
+            free = f"{name}_{count}"
+        self._taken.add(free)
+        return free
+
+    def define(self, name: str, node: ast.expr) -> str:
+        """Append ``name = node`` to the per-tensor code under a name not taken yet; return that name."""
+        free = self.fresh(name)
+        self.out.once.append(f"{free} = {ast.unparse(node)}")
+        return free
+
+    def hoist(self, node: ast.expr) -> ast.expr:
+        """Compute a scalar once per tensor, and return the name by which the element code reads it."""
+        text = ast.unparse(node)
+        if text not in self._hoisted:
+            self._hoisted[text] = self.define("c", node)
+            self.out.numbers.append(self._hoisted[text])
+        return ast.Name(self._hoisted[text])
+
+
+class _Body:
+    """The names in force inside one function while it is inlined."""
+
+    def __init__(
+        self,
+        lowering: _Lowering,
+        function: Callable[..., Any],
+        scalars: dict[str, str],
+        elements: dict[str, str] | None = None,
+        kept: tuple[str, ...] = (),
+    ):
+        self._lowering, self._function = lowering, function
+        self._scalars, self._elements, self._kept = dict(scalars), dict(elements or {}), kept
+        self._outer = {**_constants(function), **function.__globals__, "abs": abs}
+
+    def assign(self, line: Any) -> None:
+        """Append one assignment, to the per-tensor code if it depends on settings alone."""
+        (target,) = line.targets
+        if not isinstance(target, ast.Name):
+            raise self._error(line, "assign one name at a time")
+        node, is_scalar = self.value(line.value)
+        name = target.id
+        if is_scalar and name not in self._kept:
+            self._elements.pop(name, None)
+            self._scalars[name] = self._lowering.define(name, node)
+            return
+        if name in ("p", "g") and name not in self._kept:
+            raise self._error(line, f"{name} is not this transform's to change; use another name")
+        self._scalars.pop(name, None)
+        if name not in self._elements:
+            self._elements[name] = self._lowering.fresh(name)
+        node = self._lowering.hoist(node) if is_scalar else node
+        self._lowering.out.element.append(f"{self._elements[name]} = {ast.unparse(node)}")
+
+    def element(self, node: ast.expr) -> ast.expr:
+        """Return the expression for use in element code."""
+        value, is_scalar = self.value(node)
+        return self._lowering.hoist(value) if is_scalar else value
+
+    def value(self, node: ast.expr) -> tuple[ast.expr, bool]:
+        """Return the expression in the program's names, and whether it is the same for all elements."""
+        match node:
+            case ast.Constant(value=bool() | int() | float()):
+                return node, True
+            case ast.Name():
+                return self._name(node)
+            case ast.BinOp():
+                return self._binary(node)
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
+                operand, is_scalar = self.value(node.operand)
+                return ast.UnaryOp(node.op, operand), is_scalar
+            case ast.Compare(ops=[_]):
+                (left, right), is_scalar = self._together([node.left, *node.comparators])
+                return ast.Compare(left, node.ops, [right]), is_scalar
+            case ast.Call(func=ast.Name()) if not node.keywords:
+                return self._call(node)
+            case ast.IfExp():
+                parts, is_scalar = self._together([node.test, node.body, node.orelse])
+                if is_scalar:
+                    return ast.IfExp(*parts), True
+                raise self._error(node, "write where(condition, a, b)")
+            case ast.BoolOp():
+                parts, is_scalar = self._together(node.values)
+                if is_scalar:
+                    return ast.BoolOp(node.op, parts), True
+        raise self._error(node, "a rule may use + - * /, comparisons and the functions of fallline.scalar")
+
+    def _name(self, node: ast.Name) -> tuple[ast.expr, bool]:
+        if node.id in self._elements:
+            return ast.Name(self._elements[node.id]), False
+        if node.id in self._scalars:
+            return ast.Name(self._scalars[node.id]), True
+        constant = self._outer.get(node.id)
+        if isinstance(constant, (int, float)):
+            return ast.Constant(constant), True
+        raise self._error(node, f"{node.id!r} is not a value{suggestion(node.id, self._known())}")
+
+    def _binary(self, node: ast.BinOp) -> tuple[ast.expr, bool]:
+        (left, right), is_scalar = self._together([node.left, node.right])
+        if is_scalar:
+            return ast.BinOp(left, node.op, right), True
+        if isinstance(node.op, ast.Pow):
+            raise self._error(node, "write g * g instead of g**2")
+        if isinstance(node.op, ast.Div) and self.value(node.right)[1]:
+            inverse = ast.BinOp(ast.Constant(1.0), ast.Div(), self.value(node.right)[0])
+            return ast.BinOp(left, ast.Mult(), self._lowering.hoist(inverse)), False
+        return ast.BinOp(left, node.op, right), False
+
+    def _call(self, node: ast.Call) -> tuple[ast.expr, bool]:
+        function = self._outer.get(node.func.id) or FUNCTIONS.get(node.func.id)  # type: ignore[attr-defined]
+        if function not in _NAMES:
+            raise self._error(node, f"unknown function{suggestion(ast.unparse(node.func), FUNCTIONS)}")
+        arguments, is_scalar = self._together(node.args)
+        return ast.Call(ast.Name(_NAMES[function]), arguments, []), is_scalar
+
+    def _together(self, nodes: list[ast.expr]) -> tuple[list[ast.expr], bool]:
+        """Lower ``nodes``; unless all are scalars, hoist those that are."""
+        values = [self.value(n) for n in nodes]
+        if all(is_scalar for _, is_scalar in values):
+            return [v for v, _ in values], True
+        return [self._lowering.hoist(_numeric(v)) if is_scalar else v for v, is_scalar in values], False
+
+    def _known(self) -> set[str]:
+        return set(self._elements) | set(self._scalars)
+
+    def _error(self, node: ast.AST, remedy: str) -> RuleError:
+        where = f"{self._function.__name__}, line {getattr(node, 'lineno', '?')}"
+        return RuleError(f"{where}: {ast.unparse(node)}: {remedy}")
+
+
+def _numeric(node: ast.expr) -> ast.expr:
+    """Return a number for a condition, so that it can be kept among the numbers."""
+    if isinstance(node, (ast.Compare, ast.BoolOp)):
+        return ast.IfExp(node, ast.Constant(1.0), ast.Constant(0.0))
+    return node
+
+
+def _constants(function: Callable[..., Any]) -> dict[str, Any]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells}

@@ -1,0 +1,68 @@
+"""What a backend is: it prepares batches of parameters that share a plan, and steps them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fallline.core.plan import Plan
+
+
+@dataclass
+class Batch:
+    """Parameters that share a plan, a backend and dtypes, in the order of the parameter groups.
+
+    ``rows[i]`` is the index into ``settings`` for parameter ``i``; ``fresh[i]`` tells whether its state was
+    made for the coming step. ``states[i]`` is the optimizer's own state dict of parameter ``i``.
+    ``differentiable`` asks that autograd can follow the step.
+    """
+
+    plan: Plan
+    differentiable: bool = False
+    params: list[Tensor] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    fresh: list[bool] = field(default_factory=list)
+
+
+class Prepared(Protocol):
+    """A batch that a backend has got ready to step again and again."""
+
+    def step(self, grads: Sequence[Tensor], settings: Sequence[Mapping[str, Any]]) -> None:
+        """Update parameters and state in place; ``settings[row]`` are the numbers the plan reads."""
+        ...
+
+
+class Backend(Protocol):
+    """A way to execute plans."""
+
+    name: str
+
+    def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
+        """Return why this backend cannot step ``param``, or None if it can."""
+        ...
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Return the batch ready to step."""
+        ...
+
+    def source(self, batch: Batch) -> str:
+        """Return the code that steps the batch, for `show_kernel`."""
+        ...
+
+
+#: Constructors of backends, fastest first; `fallline.backends` fills it. The last one refuses nothing.
+available: list[Callable[[], Backend]] = []
+
+
+def choose(group: Mapping[str, Any], param: Tensor) -> tuple[Backend, list[str]]:
+    """Return the fastest backend that can step ``param``, and why each faster one cannot."""
+    reasons = []
+    for get in available:
+        backend = get()
+        reason = backend.refuses(group, param)
+        if reason is None:
+            return backend, reasons
+        reasons.append(f"{backend.name}: {reason}")
+    raise RuntimeError(f"no backend can step this parameter: {'; '.join(reasons)}")

@@ -1,0 +1,100 @@
+"""The base of every optimizer: torch.optim's contract, and the one step loop."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fallline.core import checkpoint
+from fallline.core.errors import UnknownOptionError, suggestion
+from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.schedule import Schedule
+from fallline.core.transform import Transform
+
+#: Keys that belong in a parameter group whatever the optimizer: torch's own and its schedulers'.
+COMMON_KEYS = {
+    "params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
+    "swa_lr",
+}  # fmt: skip
+
+
+class Optimizer(torch.optim.Optimizer):
+    """An update rule as a ``torch.optim.Optimizer``; a subclass gives its hyperparameters and `rules`."""
+
+    hyperparameters: ClassVar[tuple[Hyperparameter, ...]] = ()
+    #: Group keys that checkpoints of older torch versions lack, with the value they stood for.
+    added_later: ClassVar[dict[str, Any]] = {"maximize": False, "foreach": None, "differentiable": False}
+
+    _schedule: Schedule | None = None
+
+    def __init__(self, params: Any, defaults: dict[str, Any]):
+        self.defaults = defaults
+        self._check(defaults)
+        super().__init__(params, defaults)
+
+    @classmethod
+    def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
+        """Return the chain of transforms for a parameter group with these settings."""
+        raise NotImplementedError(f"{cls.__name__} must define rules(group)")
+
+    def settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the numbers the rules read, by name, from a parameter group."""
+        values: dict[str, Any] = {}
+        for h in self.hyperparameters:
+            values.update(h.scalars(group[h.name]))
+        return values
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; return the loss of ``closure`` if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._schedule is None or not self._schedule.holds(self):
+            self._schedule = Schedule(self)
+        self._schedule.step(self)
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; unknown keys and values out of range are refused before anything changes."""
+        if isinstance(param_group, dict):
+            self._check(param_group)
+            self._refuse_unknown(param_group)
+        super().add_param_group(param_group)
+        self._schedule = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state made by `state_dict` of this class or of torch's; dtypes are kept exactly."""
+        checkpoint.load(self, state_dict, super().load_state_dict)
+        self._schedule = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._schedule = None
+        for group in self.param_groups:
+            for key, value in self.added_later.items():
+                group.setdefault(key, value)
+        checkpoint.tensors_from_numbers(self)
+
+    def _check(self, group: Mapping[str, Any]) -> None:
+        for h in self.hyperparameters:
+            if h.name in group:
+                h.check(group[h.name])
+        self.check_together({**self.defaults, **group})
+
+    def check_together(self, group: Mapping[str, Any]) -> None:
+        """Refuse settings that are allowed alone but not together."""
+        fused, foreach = group.get("fused"), group.get("foreach")
+        if fused and group.get("differentiable"):
+            raise RuntimeError("`fused` does not support `differentiable`; drop one of them")
+        if fused and foreach:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+    def _refuse_unknown(self, group: Mapping[str, Any]) -> None:
+        known = set(self.defaults) | COMMON_KEYS
+        for key in group:
+            if key not in known:
+                raise UnknownOptionError(
+                    f"{type(self).__name__} has no option {key!r}{suggestion(str(key), known)}"
+                )

@@ -1,0 +1,144 @@
+"""Who is stepped by what: parameters with a gradient, batched by plan, backend and dtypes.
+
+A schedule is made at the first step and kept while nothing it was made from has changed.
+"""
+
+from itertools import chain, compress
+from operator import is_
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fallline.core.backend import Backend, Batch, Prepared, choose
+from fallline.core.plan import Plan, plan
+from fallline.core.transform import STEP, Slot
+
+if TYPE_CHECKING:
+    from fallline.core.optimizer import Optimizer
+
+#: A float32 counter is exact below 2**24; a schedule is remade, and counters checked, this often.
+STEPS_PER_SCHEDULE = 2**20
+
+
+class Schedule:
+    """The batches of one optimizer, ready to step."""
+
+    def __init__(self, optimizer: "Optimizer"):
+        self._kinds = _kinds(optimizer)
+        self._params = _params(optimizer)
+        self._has_grad = [p.grad is not None for p in self._params]
+        self.batches = _batches(optimizer, self._has_grad)
+        self.prepared: list[Prepared] = [backend.prepare(batch) for backend, batch in self.batches]
+        self._states = list(optimizer.state.values())
+        self._steps_left = STEPS_PER_SCHEDULE
+
+    def holds(self, optimizer: "Optimizer") -> bool:
+        """Tell whether groups, parameters, gradients' presence and state dicts are those it was made for."""
+        params, states = _params(optimizer), optimizer.state.values()
+        self._steps_left -= 1
+        return (
+            self._steps_left > 0
+            and len(params) == len(self._params)
+            and len(states) == len(self._states)
+            and all(map(is_, params, self._params))
+            and all(map(is_, states, self._states))
+            and [p.grad is not None for p in params] == self._has_grad
+            and _kinds(optimizer) == self._kinds
+        )
+
+    def step(self, optimizer: "Optimizer") -> None:
+        """Step every batch."""
+        settings = [optimizer.settings(group) for group in optimizer.param_groups]
+        for (_, batch), prepared in zip(self.batches, self.prepared, strict=True):
+            prepared.step([p.grad for p in batch.params], settings)  # type: ignore[misc]
+
+
+def _params(optimizer: "Optimizer") -> list[Tensor]:
+    return list(chain.from_iterable([group["params"] for group in optimizer.param_groups]))
+
+
+def _kinds(optimizer: "Optimizer") -> list[Any]:
+    """What the structure of each group's update depends on, and so a schedule."""
+    return [
+        (
+            plan(optimizer.rules(group)),
+            len(group["params"]),
+            group.get("foreach"),
+            group.get("fused"),
+            group.get("differentiable"),
+            group.get("capturable"),
+        )
+        for group in optimizer.param_groups
+    ]
+
+
+def _batches(optimizer: "Optimizer", has_grad: list[bool]) -> list[tuple[Backend, Batch]]:
+    batches: dict[Any, tuple[Backend, Batch]] = {}
+    todo = iter(has_grad)
+    for row, group in enumerate(optimizer.param_groups):
+        rule = plan(optimizer.rules(group))
+        for p in compress(group["params"], todo):
+            _refuse(optimizer, group, p)
+            fresh = make_state(optimizer, rule, group, p)
+            state = optimizer.state.get(p, {})
+            backend, _ = choose(group, p)
+            differentiable = bool(group.get("differentiable"))
+            key = (rule, backend.name, differentiable, p.dtype, p.device, *_dtypes(rule, state))
+            _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable)))
+            batch.params.append(p)
+            batch.states.append(state)
+            batch.rows.append(row)
+            batch.fresh.append(fresh)
+    return list(batches.values())
+
+
+def _dtypes(rule: Plan, state: dict[str, Any]) -> list[torch.dtype]:
+    return [state[slot.name].dtype for slot in (*rule.slots, *rule.scalar_slots)]
+
+
+def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
+    name = type(optimizer).__name__
+    if p.grad is not None and p.grad.layout != torch.strided:
+        raise RuntimeError(
+            f"{name} does not support sparse gradients (got {p.grad.layout}); "
+            f"make them dense, for example Embedding(..., sparse=False)"
+        )
+    if group.get("capturable") and p.device.type == "cpu":
+        raise AssertionError(
+            f"If capturable=True, params and state_steps must be on supported devices: "
+            f"['cuda', 'xpu', 'hpu', 'privateuseone', 'xla']; {name} got cpu, so leave capturable=False"
+        )
+
+
+def make_state(optimizer: "Optimizer", rule: Plan, group: dict[str, Any], p: Tensor) -> bool:
+    """Create whatever state of ``p`` the plan needs and is not there; tell whether any was made."""
+    if not rule.slots and not rule.scalar_slots:
+        return False
+    state, made = optimizer.state[p], False
+    for slot in rule.scalar_slots:
+        if state.get(slot.name) is None:
+            state[slot.name] = torch.tensor(_initial(slot, group), dtype=_scalar_dtype())
+        if slot.name == STEP:
+            state[STEP] = _exact_counter(state[STEP])
+    for slot in rule.slots:
+        if state.get(slot.name) is None:
+            initial = _initial(slot, group)
+            fill = complex(initial, initial) if p.is_complex() else initial
+            state[slot.name] = torch.full_like(p, fill, memory_format=torch.preserve_format).detach_()
+            made = True
+    return made
+
+
+def _initial(slot: Slot, group: dict[str, Any]) -> float:
+    return float(group[slot.initial]) if isinstance(slot.initial, str) else slot.initial
+
+
+def _scalar_dtype() -> torch.dtype:
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def _exact_counter(step: Tensor) -> Tensor:
+    """Return a float64 counter in time: a float32 one stands still at 2**24."""
+    near_the_end = step.dtype == torch.float32 and float(step) >= 2**24 - 2 * STEPS_PER_SCHEDULE
+    return step.double() if near_the_end else step

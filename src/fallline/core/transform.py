@@ -1,0 +1,150 @@
+"""A transform: one step of an update rule, written as a pure function of scalars."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from fallline.core.errors import RuleError
+
+#: What a rule may read without declaring it: the gradient or update so far, the parameter, the number of
+#: this step (from 1), and whether the tensor's state is new at this step (1 or 0).
+STEP, FRESH = "step", "fresh"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """State kept between steps: one value per element, or one per tensor.
+
+    ``initial`` is the starting value, or the name of the hyperparameter that holds it.
+    """
+
+    name: str
+    initial: float | str = 0.0
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """A function evaluated once per tensor and step, in float64: from state and settings to named numbers.
+
+    Its positional arguments are its ``slots``, its keyword arguments settings, ``step`` or ``fresh``;
+    it returns ``dict(name=...)`` with each slot's new value and any further numbers for the rule to read.
+    """
+
+    function: Callable[..., dict[str, Any]]
+    slots: tuple[Slot, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The settings it needs."""
+        return _keywords(self.function)
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """One step of an update rule: ``rule(g, [p], *slots, *, settings)``, or ``rule(p, ...)`` after the step.
+
+    ``target`` is what the rule returns first: ``"g"``, the update so far, or ``"p"``, the parameter itself.
+    """
+
+    rule: Callable[..., Any]
+    target: Literal["g", "p"]
+    slots: tuple[Slot, ...] = ()
+    per_tensor: PerTensor | None = None
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def name(self) -> str:
+        """The rule's name, by the grammar ``scale_by_*``, ``add_*``, ``clip_by_*``."""
+        return self.rule.__name__
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The rule's positional arguments: ``g``, ``p`` and slot names."""
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return tuple(n for n, p in inspect.signature(self.rule).parameters.items() if p.kind in kinds)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The settings and per-tensor numbers the rule needs."""
+        return _keywords(self.rule)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the rule returns, in order: its target, then its slots."""
+        return self.target, *(slot.name for slot in self.slots)
+
+    def __call__(self, **settings: Any) -> "Transform":
+        """Return this transform with hyperparameters given by name, for use in `chain`."""
+        unknown = set(settings) - set(self.settings_read)
+        if unknown:
+            raise TypeError(f"{self.name}() has no setting {sorted(unknown)}; it reads {self.settings_read}")
+        return Transform(self.rule, self.target, self.slots, self.per_tensor, {**self.settings, **settings})
+
+    @property
+    def settings_read(self) -> tuple[str, ...]:
+        """The hyperparameters that must come from the parameter group."""
+        once = self.per_tensor
+        names = (once.reads if once else ()) + self.reads
+        given = {STEP, FRESH} | (set(_given(once)) if once else set())
+        return tuple(dict.fromkeys(n for n in names if n not in given))
+
+
+def per_tensor(**slots: float | str) -> Callable[[Callable[..., dict[str, Any]]], PerTensor]:
+    """Declare a function evaluated once per tensor; ``slots`` are its scalar state and starting values."""
+
+    def declare(function: Callable[..., dict[str, Any]]) -> PerTensor:
+        return PerTensor(function, tuple(Slot(name, initial) for name, initial in slots.items()))
+
+    return declare
+
+
+def transform(
+    *, slots: tuple[str | Slot, ...] = (), per_tensor: PerTensor | None = None
+) -> Callable[[Callable[..., Any]], Transform]:
+    """Declare a scalar function to be a transform.
+
+    The function's first argument says what it changes: ``g``, the update so far, or ``p``, the parameter
+    after the step. It must return that value, followed by its slots in the order of ``slots``.
+
+    Example:
+        >>> @transform(slots=("velocity",))
+        ... def scale_by_velocity(g, velocity, *, momentum):
+        ...     velocity = momentum * velocity + g
+        ...     return velocity, velocity
+    """
+    declared = tuple(Slot(s) if isinstance(s, str) else s for s in slots)
+
+    def declare(rule: Callable[..., Any]) -> Transform:
+        first = next(iter(inspect.signature(rule).parameters), None)
+        if first not in ("g", "p"):
+            raise RuleError(f"{rule.__name__}: the first argument must be g (update) or p (parameter)")
+        made = Transform(rule, first, declared, per_tensor)
+        _check(made)
+        return made
+
+    return declare
+
+
+def _check(made: Transform) -> None:
+    names = {slot.name for slot in made.slots}
+    stray = set(made.inputs) - names - {"g", "p"}
+    missing = names - set(made.inputs)
+    if stray or missing:
+        raise RuleError(
+            f"{made.name}: positional arguments must be g, p and the declared slots; "
+            f"not declared: {sorted(stray)}, not in the signature: {sorted(missing)}"
+        )
+
+
+def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+def _given(once: PerTensor) -> tuple[str, ...]:
+    """Names of the numbers that ``once`` returns, read off its ``return dict(...)``."""
+    from fallline.core.source import returned_names
+
+    return returned_names(once.function)
