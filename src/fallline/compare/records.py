@@ -76,7 +76,8 @@ class Plan:
     """What a comparison will run, fixed before it starts and stored as ``comparison.json``.
 
     ``spaces`` maps each optimizer to its searched ranges as ``{name: [low, high, scale]}``;
-    ``fixed`` maps it to its fixed settings. ``versions`` and ``machine`` say where it ran.
+    ``fixed`` maps it to its fixed settings. ``versions`` and ``machine`` say where it ran. ``seed`` is where
+    every training's seed is derived from; ``fingerprint`` says whether a task is still the same one.
     """
 
     task: str
@@ -95,11 +96,13 @@ class Plan:
     machine: str
     started: str
     caveats: list[str] = field(default_factory=list)
+    seed: int = 0
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A whole comparison, complete or not: its plan, the trials finished so far, and each optimizer's step cost.
+    """A comparison, complete or not: its plan, the trials finished so far, and each optimizer's step cost.
 
     ``step_microseconds`` is measured interleaved in one process on the task's model, gradients in place.
     """

@@ -1,0 +1,103 @@
+"""What a comparison will cost: optimizer steps timed interleaved in one process, seconds of a training."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from fallline.compare.trial import evaluation_steps, measured, one_thread, step_batch
+from fallline.core.registry import Entry
+from fallline.tasks.batches import shuffled
+from fallline.tasks.task import Task, sample_count
+
+#: Steps per measurement, enough that reading the clock does not count; one alone if it takes this long.
+STEPS, LONG_STEP_SECONDS = 5, 1e-3
+#: Measurements of each optimizer, and the seconds after which no new round of them begins.
+ROUNDS, ROUNDS_SECONDS = 31, 1.5
+#: Forward and backward passes timed for each batch size, and likewise.
+PASSES, PASSES_SECONDS = 15, 0.3
+#: Steps before the clock starts: compilation, allocation of state, caches.
+WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Microseconds per optimizer step, without the forward and backward pass, and the parts of a training."""
+
+    step_microseconds: dict[str, float]
+    pass_seconds: dict[str, float]
+    evaluation_seconds: float
+
+    def training_seconds(self, task: Task, entry: Entry, epochs: float) -> float:
+        """Return how long one training of ``entry`` takes on one core."""
+        steps_per_epoch = -(-sample_count(task.train) // step_batch(task, entry))
+        at = evaluation_steps(steps_per_epoch, epochs)
+        step = self.pass_seconds[entry.name] + self.step_microseconds.get(entry.name, 0.0) / 1e6
+        return at[-1] * step + len(at) * self.evaluation_seconds
+
+
+def measure(task: Task, entries: Iterable[Entry]) -> Cost:
+    """Time the task's passes and every optimizer's step, all on one thread.
+
+    An optimizer that fails here has no step cost; why it fails is then told by its trials.
+    """
+    entries = list(entries)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        model = task.model()
+        passes = {
+            batch: _pass_seconds(task, model, batch) for batch in {step_batch(task, e) for e in entries}
+        }
+        evaluation = _timed(lambda: measured(task, model, task.valid)) * 2
+        steps = interleaved(_steppers(list(model.parameters()), entries))
+    by_name = {entry.name: passes[step_batch(task, entry)] for entry in entries}
+    return Cost(steps, by_name, evaluation)
+
+
+def interleaved(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return each function's median microseconds, called in turns so that noise hits all alike."""
+    seen: dict[str, list[float]] = {name: [] for name in steps}
+    repeats = {name: STEPS if _timed(step) < LONG_STEP_SECONDS else 1 for name, step in steps.items()}
+    started = time.perf_counter()
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            seen[name].append(_timed(step, repeats[name]))
+        if time.perf_counter() - started > ROUNDS_SECONDS:
+            break
+    return {name: median(times) * 1e6 for name, times in seen.items()}
+
+
+def _steppers(parameters: list[torch.Tensor], entries: list[Entry]) -> dict[str, Callable[[], object]]:
+    """Return each optimizer's step, warmed up, over the same parameters with their gradients in place."""
+    steps = {}
+    for entry in entries:
+        with suppress(Exception):
+            step = entry.build(
+                parameters, **{name: space.at(0.5) for name, space in entry.space.items()}
+            ).step
+            for _ in range(WARM_UP):
+                step()
+            steps[entry.name] = step
+    return steps
+
+
+def _pass_seconds(task: Task, model: torch.nn.Module, batch: int) -> float:
+    inputs, targets = next(shuffled(task.train, batch, torch.Generator().manual_seed(0)))
+
+    def forward_and_backward() -> None:
+        model.zero_grad()
+        task.loss(model(inputs), targets).backward()
+
+    seen = [_timed(forward_and_backward)]
+    while len(seen) < PASSES and sum(seen) < PASSES_SECONDS:
+        seen.append(_timed(forward_and_backward))
+    return median(seen[len(seen) // 3 :])
+
+
+def _timed(call: Callable[[], object], repeats: int = 1) -> float:
+    started = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - started) / repeats

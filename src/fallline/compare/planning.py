@@ -1,0 +1,241 @@
+"""From what was asked to what will be run: the plan, its cost, and the folder that takes the results."""
+
+import os
+import pickle
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+
+from fallline.compare import budget
+from fallline.compare.cost import Cost, measure
+from fallline.compare.errors import ComparisonError
+from fallline.compare.records import Plan, Trial
+from fallline.compare.schedule import makespan
+from fallline.compare.store import Store
+from fallline.compare.worker import Job
+from fallline.core.hyperparameter import Range
+from fallline.core.registry import FULL_SPACE_TRIALS, Entry, entries, find
+from fallline.tasks.load import load
+from fallline.tasks.task import Task, sample_count
+
+#: Seconds of a budget kept for starting the workers, and for writing the report.
+START_SECONDS, REPORT_SECONDS = 4.0, 2.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; None leaves the choice to the plan, or to the comparison that is resumed."""
+
+    task: str | Task
+    optimizers: Sequence[str] | None = None
+    trials: int | None = None
+    seeds: int | None = None
+    budget: str | float | None = None
+    workers: int | None = None
+    out: str | Path | None = None
+    resume: bool = False
+    seed: int | None = None
+    started: float = field(default_factory=monotonic)
+
+    def __post_init__(self):
+        for name, least in (("trials", 1), ("seeds", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ComparisonError(f"{name} must be at least {least}, got {value}")
+        if self.resume and self.out is None:
+            raise ComparisonError("--resume needs the folder of the comparison to continue: add --out FOLDER")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A comparison ready to run, with the trials that are done already."""
+
+    task: Task
+    job: Job
+    plan: Plan
+    cost: Cost
+    training_seconds: dict[str, float]
+    store: Store
+    done: list[Trial]
+    deadline: float | None
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings the whole comparison has."""
+        return len(self.plan.optimizers) * (self.plan.trials + self.plan.seeds)
+
+    @property
+    def seconds(self) -> float:
+        """How long the trainings that are left will take on all workers, as far as the pilot knows."""
+        one_round = list(self.training_seconds.values())
+        left = (1 - len(self.done) / self.trainings) * (self.plan.trials + self.plan.seeds)
+        return makespan(one_round, self.plan.workers) * left
+
+
+def prepare(request: Request) -> Prepared:
+    """Load the task, measure what a training costs and plan the comparison; nothing is written yet."""
+    task = load(request.task) if isinstance(request.task, str) else request.task
+    store = Store(request.out or _default_folder(task))
+    stored = store.comparison() if request.resume and store.exists() else None
+    if stored is None:
+        store.check_free()
+    seconds = None if request.budget is None else budget.seconds(request.budget)
+    workers = _cores() if request.workers is None else request.workers
+    chosen = _chosen(request.optimizers, stored.plan if stored else None)
+    cost = measure(task, chosen)
+    if stored:
+        _refuse_another(request, stored.plan, task, chosen)
+        plan = replace(stored.plan, workers=workers, budget_seconds=seconds or stored.plan.budget_seconds)
+    else:
+        plan = _new_plan(request, task, chosen, cost, workers, seconds)
+    return Prepared(
+        task=task,
+        job=Job(portable(request.task, task) if workers else "", plan.optimizers, plan.epochs),
+        plan=plan,
+        cost=cost,
+        training_seconds={e.name: cost.training_seconds(task, e, plan.epochs) for e in chosen},
+        store=store,
+        done=stored.trials if stored else [],
+        deadline=None if seconds is None else request.started + seconds - REPORT_SECONDS,
+    )
+
+
+def portable(named: str | Task, task: Task) -> bytes | str:
+    """Return the task as a worker process can load it: a file's function by name, any other task pickled."""
+    if isinstance(named, str) and ".py" in named:
+        return named
+    try:
+        return pickle.dumps(task)
+    except Exception as error:
+        raise ComparisonError(
+            f"task {task.name!r} cannot be sent to worker processes ({error}); "
+            "return it from a function and pass 'my_file.py:make_task', or use workers=0"
+        ) from None
+
+
+def _chosen(names: Sequence[str] | None, stored: Plan | None) -> list[Entry]:
+    names = names if names is not None else stored.optimizers if stored else list(entries())
+    if not names:
+        raise ComparisonError("no optimizer named; `fallline list` shows them all")
+    return [find(name) for name in dict.fromkeys(names)]
+
+
+def _new_plan(
+    request: Request, task: Task, chosen: list[Entry], cost: Cost, workers: int, seconds: float | None
+) -> Plan:
+    size = _size(request, task, chosen, cost, workers, seconds)
+    spaces = {entry.name: space_of(entry, size.trials) for entry in chosen}
+    return Plan(
+        task=task.name,
+        metric_name=task.metric_name,
+        target=task.target,
+        target_name="" if task.target is None else f"validation loss <= {task.target:g}",
+        epochs=task.epochs * size.epochs_share,
+        optimizers=[entry.name for entry in chosen],
+        trials=size.trials,
+        seeds=size.seeds,
+        workers=workers,
+        budget_seconds=seconds,
+        spaces=spaces,
+        fixed={entry.name: dict(entry.fixed) for entry in chosen},
+        versions={
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "fallline": version("fallline"),
+        },
+        machine=f"{platform.machine()}, {_cores()} cores, {platform.system()}",
+        started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        caveats=_caveats(task, chosen, size),
+        seed=request.seed or 0,
+        fingerprint=fingerprint(task),
+    )
+
+
+def _size(
+    request: Request, task: Task, chosen: list[Entry], cost: Cost, workers: int, seconds: float | None
+) -> budget.Size:
+    if seconds is None:
+        return budget.Size(request.trials or budget.DEFAULT_TRIALS, request.seeds or budget.DEFAULT_SEEDS)
+    available = request.started + seconds - REPORT_SECONDS - monotonic() - (START_SECONDS if workers else 0)
+    one_round = makespan([cost.training_seconds(task, e, task.epochs) for e in chosen], workers)
+    return budget.fitting(one_round, available, request.trials, request.seeds)
+
+
+def space_of(entry: Entry, trials: int) -> dict[str, list]:
+    """Return the searched ranges of ``entry`` as the plan stores them."""
+    return {name: _bounds(bounds) for name, bounds in entry.searched(trials).items()}
+
+
+def _bounds(bounds: Range) -> list:
+    return [bounds.low, bounds.high, bounds.scale]
+
+
+def _caveats(task: Task, chosen: list[Entry], size: budget.Size) -> list[str]:
+    caveats = []
+    if size.trials < FULL_SPACE_TRIALS:
+        caveats.append(
+            f"only the learning rate is tuned with {size.trials} trials; the rest stays at its default"
+        )
+    if size.epochs_share < 1:
+        caveats.append(f"the budget allows {size.epochs_share:.0%} of the task's {task.epochs:g} epochs")
+    if any(entry.batch_size for entry in chosen):
+        caveats.append("every training sees the same number of samples, so batch sizes differ in steps")
+    return caveats
+
+
+def fingerprint(task: Task) -> str:
+    """Return a short code that changes with the task's model, sizes, loss, metric or settings."""
+    shapes: Mapping = {name: tuple(p.shape) for name, p in task.model().state_dict().items()}
+    sizes = sample_count(task.train), sample_count(task.valid), task.batch_size, task.epochs, task.target
+    names = getattr(task.loss, "__name__", type(task.loss).__name__), task.metric_name
+    return blake2b(repr((shapes, sizes, names)).encode(), digest_size=6).hexdigest()
+
+
+def _refuse_another(request: Request, stored: Plan, task: Task, chosen: list[Entry]) -> None:
+    """Raise unless the folder's comparison is the one asked for; what was not asked for is taken from it."""
+    asked = {
+        "task": (task.name, stored.task),
+        "task's model or data": (fingerprint(task), stored.fingerprint),
+        "optimizers": ([entry.name for entry in chosen], stored.optimizers),
+        "search spaces": ({e.name: space_of(e, stored.trials) for e in chosen}, stored.spaces),
+        "seed": (request.seed or stored.seed, stored.seed),
+        "trials": (_asked(request.trials, stored.trials, stored), stored.trials),
+        "seeds": (_asked(request.seeds, stored.seeds, stored), stored.seeds),
+    }
+    for what, (now, then) in asked.items():
+        if now != then:
+            raise ComparisonError(
+                f"{request.out} holds a different comparison: its {what} {_are(what)} {_short(then)}, "
+                f"not {_short(now)}; choose another --out"
+            )
+
+
+def _asked(wanted: int | None, stored: int, plan: Plan) -> int:
+    """Return the number asked for; under a budget it was an upper bound."""
+    if wanted is None or (plan.budget_seconds is not None and wanted >= stored):
+        return stored
+    return wanted
+
+
+def _are(what: str) -> str:
+    return "are" if what.endswith("s") else "is"
+
+
+def _short(value: object) -> str:
+    text = ", ".join(value) if isinstance(value, (list, dict)) else str(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def _default_folder(task: Task) -> Path:
+    name = re.sub(r"[^\w.-]+", "-", task.name)
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

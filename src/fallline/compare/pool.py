@@ -1,0 +1,146 @@
+"""Worker processes that may be killed: the trial is tried once more, and a new worker takes over.
+
+`concurrent.futures.ProcessPoolExecutor` is not used because one killed worker breaks it for good.
+"""
+
+import multiprocessing
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from threading import current_thread, main_thread
+
+from fallline.compare.errors import ComparisonError
+from fallline.compare.records import Curve, Spec, Trial
+from fallline.compare.worker import Job, serve
+
+#: How often a trial is started before its dying worker counts as its own fault.
+ATTEMPTS = 2
+#: Workers that may die before their first trial, in all, before the comparison is given up.
+START_DEATHS = 3
+
+
+class Worker:
+    """One process and the pipe to it; ``spec`` is what it is working on."""
+
+    def __init__(self, job: Job):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(job, theirs), daemon=True)
+        with _ctrl_c_ignored():
+            self.process.start()
+        theirs.close()
+        self.ready = False
+        self.spec: Spec | None = None
+
+    def assign(self, spec: Spec) -> None:
+        """Send a training to do; a worker that has just died is noticed when its answer is awaited."""
+        self.spec = spec
+        try:
+            self.connection.send(spec)
+        except OSError:
+            return
+
+    def receive(self) -> Trial | str | None:
+        """Return the next message; raise EOFError if the process is gone."""
+        try:
+            return self.connection.recv()
+        except OSError:
+            raise EOFError from None
+
+    def stop(self) -> None:
+        """End the process now; nothing in it needs saving."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+    def cause_of_death(self) -> str:
+        """Say how the process ended."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+class Pool:
+    """Run trainings in ``workers`` processes with one torch thread each; use as a context manager."""
+
+    def __init__(self, job: Job, workers: int):
+        self.job = job
+        self._again: deque[Spec] = deque()
+        self._deaths: Counter[tuple] = Counter()
+        self._start_deaths = 0
+        self.workers = [Worker(job) for _ in range(workers)]
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for worker in self.workers:
+            worker.stop()
+
+    def run(self, next_spec: Callable[[], Spec | None], deadline: float | None) -> Iterator[Trial]:
+        """Yield each trial as it finishes, until ``next_spec`` has no more or the deadline has come."""
+        while self._hand_out(next_spec):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            for connection in wait([worker.connection for worker in self.workers], left):
+                yield from self._collect(connection)
+
+    def _hand_out(self, next_spec: Callable[[], Spec | None]) -> bool:
+        """Give every idle worker something to do; say whether there is anything to wait for."""
+        for worker in self.workers:
+            if worker.ready and worker.spec is None:
+                spec = self._again.popleft() if self._again else next_spec()
+                if spec is None:
+                    return any(other.spec for other in self.workers)
+                worker.assign(spec)
+        return True
+
+    def _collect(self, connection: object) -> Iterator[Trial]:
+        worker = next(worker for worker in self.workers if worker.connection is connection)
+        try:
+            message = worker.receive()
+        except EOFError:
+            yield from self._replace(worker)
+            return
+        if isinstance(message, Trial):
+            worker.spec = None
+            yield message
+        elif message is not None:
+            raise ComparisonError(f"the task does not load in a worker process:\n{message}")
+        worker.ready = True
+
+    def _replace(self, dead: Worker) -> Iterator[Trial]:
+        cause, spec = dead.cause_of_death(), dead.spec
+        dead.stop()
+        if not dead.ready:
+            self._count_start_death(cause)
+        self.workers[self.workers.index(dead)] = Worker(self.job)
+        if spec is not None:
+            self._deaths[spec.key] += 1
+            if self._deaths[spec.key] < ATTEMPTS:
+                self._again.append(spec)
+            else:
+                reason = f"the worker process was {cause}, {ATTEMPTS} times; is there enough memory?"
+                yield Trial(spec, "failed", Curve(), steps=0, seconds=0.0, error=reason)
+
+    def _count_start_death(self, cause: str) -> None:
+        self._start_deaths += 1
+        if self._start_deaths >= START_DEATHS:
+            raise ComparisonError(f"worker processes die while they start ({cause}); workers=0 shows why")
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Let a new process ignore Ctrl-C from its first moment on: it is the parent's to handle."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

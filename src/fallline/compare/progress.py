@@ -1,0 +1,80 @@
+"""What is seen before and while a comparison runs: the plan with its cost, and a bar with the time left."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from fallline.compare.planning import Prepared
+from fallline.compare.records import Trial
+from fallline.compare.schedule import Schedule
+
+
+def print_plan(prepared: Prepared, console: Console) -> None:
+    """Print what will be run and how long it will take."""
+    plan, task = prepared.plan, prepared.task
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("task", f"{plan.task}: {task.summary}" if task.summary else plan.task)
+    rows.add_row("optimizers", ", ".join(plan.optimizers))
+    rows.add_row("tuning", f"{plan.trials} trials each: {_searched(plan.spaces)}")
+    rows.add_row(
+        "verdict", f"the best of each again on {plan.seeds} fresh seeds, {plan.epochs:.3g} epochs a training"
+    )
+    rows.add_row("cost", _cost(prepared))
+    rows.add_row("results", str(prepared.store.folder))
+    console.print(rows)
+    for caveat in plan.caveats:
+        console.print(f"[dim]note: {caveat}[/dim]")
+
+
+def _searched(spaces: dict[str, dict]) -> str:
+    names = dict.fromkeys(name for space in spaces.values() for name in space)
+    return ", ".join(names) or "nothing to tune"
+
+
+def _cost(prepared: Prepared) -> str:
+    plan, each = prepared.plan, prepared.training_seconds
+    slowest = max(each, key=each.__getitem__)
+    done = f"; {len(prepared.done)} are done" if prepared.done else ""
+    limit = f", at most {duration(plan.budget_seconds)} in all" if plan.budget_seconds else ""
+    return (
+        f"{prepared.trainings} trainings{done}: about {duration(prepared.seconds)} with "
+        f"{plan.workers or 'no'} worker{'s' * (plan.workers != 1)}{limit}; "
+        f"one takes {min(each.values()):.2g} to {each[slowest]:.2g} s ({slowest})"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as ``45 s``, ``3:20 min`` or ``2:05 h``."""
+    whole = max(0, round(seconds))
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 6000:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+class TimeLeft(ProgressColumn):
+    """The time that the schedule expects the rest to take."""
+
+    def __init__(self, schedule: Schedule):
+        super().__init__()
+        self.schedule = schedule
+
+    def render(self, task: Task) -> Text:
+        """Return the column's text."""
+        return Text(f"{duration(self.schedule.seconds_left())} left", style="cyan")
+
+
+def watched(trials: Iterator[Trial], schedule: Schedule, total: int, console: Console) -> Iterator[Trial]:
+    """Yield the trials while a bar shows how many are done and how long the rest will take."""
+    columns = TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeLeft(schedule)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        shown = bar.add_task("starting", total=total, completed=len(schedule.done))
+        for trial in trials:
+            bar.update(
+                shown, advance=1, description=f"{'tuning' if trial.spec.stage == 'tune' else 'verdict'}"
+            )
+            yield trial

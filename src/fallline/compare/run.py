@@ -1,0 +1,125 @@
+"""A comparison from start to end: plan, train, store, report."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fallline.compare.errors import ComparisonError
+from fallline.compare.planning import Prepared, Request, prepare
+from fallline.compare.pool import Pool
+from fallline.compare.records import Comparison, Trial
+from fallline.compare.schedule import Costs, Schedule, shortfalls
+from fallline.compare.serial import Serial
+from fallline.tasks.task import Task
+
+Watch = Callable[[Iterator[Trial], Schedule], Iterator[Trial]]
+
+
+def compare(
+    task: str | Task,
+    optimizers: Sequence[str] | None = None,
+    *,
+    trials: int | None = None,
+    seeds: int | None = None,
+    budget: str | float | None = None,
+    workers: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    seed: int | None = None,
+) -> Comparison:
+    """Tune every optimizer on a task with the same number of trials, and compare them on fresh seeds.
+
+    Arguments:
+        task: a built-in task's name, ``"my_file.py:make_task"`` or a `fallline.Task`.
+        optimizers: names as `fallline list` shows them; all by default.
+        trials: configurations tried for each optimizer; 8 by default, with a budget as many as fit.
+        seeds: fresh seeds that each tuned optimizer is judged on; 3 by default.
+        budget: wall-clock limit such as ``"60s"``, ``"10min"`` or a number of seconds.
+        workers: processes; one for each core by default, 0 to train in this process.
+        out: folder for ``results.jsonl`` and ``report.html``; ``runs/<task>-<time>`` by default.
+        resume: continue the comparison in ``out``; nothing finished is run again.
+        quiet: print nothing.
+        seed: where the seeds of all trainings are derived from; 0 by default.
+
+    Returns:
+        The plan, all trials and the step costs. Ctrl-C ends the comparison early and keeps what is done.
+
+    Raises:
+        UnknownNameError: an unknown task or optimizer.
+        TaskError: the task cannot be loaded.
+        ComparisonError: a bad argument, or a folder that holds another comparison.
+
+    Example:
+        >>> result = compare("digits", ["sgd", "adam"], budget="30s", quiet=True)
+        >>> [trial.valid_loss for trial in result.finals("adam")]
+    """
+    _refuse_unguarded_script()
+    request = Request(task, optimizers, trials, seeds, budget, workers, out, resume, seed)
+    return _quiet(request) if quiet else _shown(request)
+
+
+def _quiet(request: Request) -> Comparison:
+    return run(prepare(request), lambda trials, schedule: trials)
+
+
+def _shown(request: Request) -> Comparison:
+    from rich.console import Console
+
+    from fallline.report.terminal import print_report
+
+    comparison = run_shown(prepare(request), Console(stderr=True))
+    print_report(comparison, Console())
+    return comparison
+
+
+def run_shown(prepared: Prepared, console) -> Comparison:
+    """Print the plan and run it behind a progress bar, both on ``console``."""
+    from fallline.compare.progress import print_plan, watched
+
+    print_plan(prepared, console)
+    comparison = run(
+        prepared, lambda trials, schedule: watched(trials, schedule, prepared.trainings, console)
+    )
+    console.print(f"[dim]{prepared.store.folder}: results.jsonl, report.html[/dim]")
+    return comparison
+
+
+def run(prepared: Prepared, watch: Watch) -> Comparison:
+    """Run what is planned, storing each trial as it finishes, and write the report.
+
+    Arguments:
+        prepared: what to run.
+        watch: is given the trials and the schedule and passes the trials on; a progress bar.
+    """
+    from fallline.report.html import write_html
+
+    plan, store = prepared.plan, prepared.store
+    store.open(plan, prepared.cost.step_microseconds)
+    schedule = Schedule(plan, Costs(prepared.training_seconds), prepared.done, prepared.deadline)
+    try:
+        with _executor(prepared) as executor:
+            for trial in watch(executor.run(schedule.next, prepared.deadline), schedule):
+                store.append(trial)
+                schedule.finished(trial)
+    except KeyboardInterrupt:
+        pass
+    stored = store.comparison()
+    comparison = replace(stored, plan=replace(plan, caveats=plan.caveats + shortfalls(plan, stored.trials)))
+    write_html(comparison, store.folder / "report.html")
+    return comparison
+
+
+def _executor(prepared: Prepared) -> Pool | Serial:
+    if prepared.plan.workers == 0:
+        return Serial(prepared.task, prepared.plan.epochs)
+    return Pool(prepared.job, min(prepared.plan.workers, prepared.trainings))
+
+
+def _refuse_unguarded_script() -> None:
+    """A worker imports the script that started it, which without a guard would compare again in there."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ComparisonError(
+            'call compare() below `if __name__ == "__main__":`, worker processes import the script'
+        )

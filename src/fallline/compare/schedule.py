@@ -1,0 +1,183 @@
+"""Which training comes next: rounds over all optimizers, so that whatever cuts a comparison short is fair."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from statistics import median
+
+from fallline.compare.records import Plan, Spec, Stage, Trial
+from fallline.compare.search import configurations, training_seed
+from fallline.core.hyperparameter import Range
+
+#: A round is begun only if this many times its estimated cost fits into the time left.
+MARGIN = 1.1
+
+
+class Costs:
+    """Seconds per training of each optimizer: the pilot's estimate until real trainings have finished."""
+
+    def __init__(self, pilot: dict[str, float]):
+        self._pilot = pilot
+        self._seen: dict[str, list[float]] = {}
+
+    def record(self, trial: Trial) -> None:
+        """Learn from a finished trial; one that stopped early says nothing about the others."""
+        if trial.status == "ok":
+            self._seen.setdefault(trial.spec.optimizer, []).append(trial.seconds)
+
+    def of(self, optimizer: str) -> float:
+        """Return the seconds that one training of ``optimizer`` takes."""
+        if optimizer in self._seen:
+            return median(self._seen[optimizer])
+        return self._pilot[optimizer] * self._correction()
+
+    def _correction(self) -> float:
+        """How much slower trainings are than the pilot thought, as on shared cores."""
+        pilot = sum(self._pilot[name] for name in self._seen)
+        return sum(map(self.of, self._seen)) / pilot if pilot > 0 else 1.0
+
+
+class Schedule:
+    """Hand out the trainings of a comparison, tuning first, then the winners on fresh seeds.
+
+    A round is one training of every optimizer. With a deadline, a tuning round is begun only if it and all
+    final rounds still fit, so every optimizer is tuned with the same number of trials.
+
+    Arguments:
+        plan: what to run.
+        costs: seconds per training.
+        done: trials finished before, which are not run again.
+        deadline: `time.monotonic` at which to stop, or None.
+    """
+
+    def __init__(self, plan: Plan, costs: Costs, done: Iterable[Trial] = (), deadline: float | None = None):
+        self.plan, self.costs, self.deadline = plan, costs, deadline
+        self.done = {trial.spec.key: trial for trial in done}
+        self.running: dict[tuple, Spec] = {}
+        self._queue: deque[Spec] = deque()
+        self._settings = {
+            name: configurations(_ranges(space), plan.trials, plan.seed)
+            for name, space in plan.spaces.items()
+        }
+        # Finals exist only when tuning was over: more of it would change the winners.
+        self.tuning_over = any(trial.spec.stage == "final" for trial in self.done.values())
+        self.rounds = complete_rounds(self.done.values(), plan) if self.tuning_over else 0
+        self.repeats = 0
+        for trial in self.done.values():
+            costs.record(trial)
+
+    def next(self) -> Spec | None:
+        """Return a training to start now; None when there is none, or none until another one finishes."""
+        while not self._queue and self._open_round():
+            pass
+        if not self._queue:
+            return None
+        spec = self._queue.popleft()
+        self.running[spec.key] = spec
+        return spec
+
+    def finished(self, trial: Trial) -> None:
+        """Note a result; it may decide what comes next."""
+        self.running.pop(trial.spec.key, None)
+        self.done[trial.spec.key] = trial
+        self.costs.record(trial)
+
+    def winners(self) -> dict[str, Spec]:
+        """Return each optimizer's best tuning trial; without one whose training went well, it has none."""
+        best: dict[str, Trial] = {}
+        for trial in self.done.values():
+            spec = trial.spec
+            if spec.stage == "tune" and spec.index < self.rounds and trial.valid_loss is not None:
+                best[spec.optimizer] = min(trial, best.get(spec.optimizer, trial), key=_rank)
+        return {name: trial.spec for name, trial in best.items()}
+
+    def seconds_left(self) -> float:
+        """Return how long the rest will take, as far as is known now."""
+        rounds, repeats = self._rounds_left(), self.plan.seeds - self.repeats
+        left = self._seconds([*self.running.values(), *self._queue], rounds + repeats)
+        return left if self.deadline is None else min(left, self.deadline - time.monotonic())
+
+    def _rounds_left(self) -> int:
+        return 0 if self.tuning_over else self.plan.trials - self.rounds
+
+    def _open_round(self) -> bool:
+        if not self.tuning_over:
+            return self._open_tuning_round()
+        if any(spec.stage == "tune" for spec in self.running.values()) or self.repeats == self.plan.seeds:
+            return False
+        if self.repeats and not self._fits(rounds=1):
+            return False
+        self._enqueue([self._final(spec) for spec in self.winners().values()])
+        self.repeats += 1
+        return True
+
+    def _open_tuning_round(self) -> bool:
+        if self.rounds == self.plan.trials or (self.rounds and not self._fits(1 + self.plan.seeds)):
+            self.tuning_over = True
+        else:
+            self._enqueue([self._tuning(name, self.rounds) for name in self.plan.optimizers])
+            self.rounds += 1
+        return True
+
+    def _enqueue(self, specs: list[Spec]) -> None:
+        """Queue what is not done yet, the longest training first: it must not run alone at the end."""
+        new = [spec for spec in specs if spec.key not in self.done]
+        self._queue.extend(sorted(new, key=lambda spec: -self.costs.of(spec.optimizer)))
+
+    def _fits(self, rounds: int) -> bool:
+        if self.deadline is None:
+            return True
+        return time.monotonic() + MARGIN * self._seconds(self.running.values(), rounds) <= self.deadline
+
+    def _seconds(self, specs: Iterable[Spec], rounds: int) -> float:
+        """Return the time for ``specs`` and ``rounds`` whole rounds on all workers."""
+        jobs = [self.costs.of(spec.optimizer) for spec in specs]
+        jobs += rounds * [self.costs.of(name) for name in self.plan.optimizers]
+        return makespan(jobs, self.plan.workers)
+
+    def _tuning(self, optimizer: str, index: int) -> Spec:
+        return self._spec(optimizer, "tune", index, index)
+
+    def _final(self, winner: Spec) -> Spec:
+        return self._spec(winner.optimizer, "final", winner.index, self.repeats)
+
+    def _spec(self, optimizer: str, stage: Stage, index: int, repeat: int) -> Spec:
+        seed = training_seed(self.plan.seed, stage, repeat)
+        return Spec(optimizer, stage, index, seed, self._settings[optimizer][index])
+
+
+def complete_rounds(trials: Iterable[Trial], plan: Plan) -> int:
+    """Return the number of tuning rounds that every optimizer has finished."""
+    keys = {(trial.spec.optimizer, trial.spec.index) for trial in trials if trial.spec.stage == "tune"}
+    for index in range(plan.trials):
+        if any((name, index) not in keys for name in plan.optimizers):
+            return index
+    return plan.trials
+
+
+def shortfalls(plan: Plan, trials: Iterable[Trial]) -> list[str]:
+    """Say in words what of the plan is missing: a budget or Ctrl-C ended the comparison early."""
+    trials = list(trials)
+    rounds = complete_rounds(trials, plan)
+    finals = [trial for trial in trials if trial.spec.stage == "final"]
+    missing = []
+    if rounds < plan.trials:
+        missing.append(f"cut short: {rounds} of {plan.trials} trials of tuning for each optimizer")
+    tuned = {t.spec.optimizer for t in trials if t.spec.stage == "tune" and t.valid_loss is not None}
+    if len(finals) < plan.seeds * len(tuned):
+        missing.append(f"cut short: {len(finals)} of {plan.seeds * len(tuned)} trainings on fresh seeds")
+    return missing
+
+
+def makespan(jobs: list[float], workers: int) -> float:
+    """Return the longest that ``jobs`` can take if no worker idles while any is queued (Graham 1966)."""
+    workers = max(1, workers)
+    return sum(jobs) / workers + (1 - 1 / workers) * max(jobs, default=0.0)
+
+
+def _rank(trial: Trial) -> tuple[float, int]:
+    return (trial.valid_loss or 0.0, trial.spec.index)
+
+
+def _ranges(space: dict[str, list]) -> dict[str, Range]:
+    return {name: Range(*bounds) for name, bounds in space.items()}

@@ -1,0 +1,32 @@
+"""Trainings one by one in this process, where a debugger can follow; the results are those of the workers."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from fallline.compare.records import Spec, Trial
+from fallline.compare.trial import one_thread, run_trial
+from fallline.core.registry import find
+from fallline.tasks.task import Task
+
+
+class Serial:
+    """Run trainings in this process; the same use as `Pool`.
+
+    The deadline is looked at between trainings: a training that has begun is finished.
+    """
+
+    def __init__(self, task: Task, epochs: float):
+        self.task, self.epochs = task, epochs
+
+    def __enter__(self) -> "Serial":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Nothing to clean up."""
+
+    def run(self, next_spec: Callable[[], Spec | None], deadline: float | None) -> Iterator[Trial]:
+        """Yield each trial as it finishes, until ``next_spec`` has no more or the deadline has come."""
+        while (spec := next_spec()) is not None and (deadline is None or time.monotonic() < deadline):
+            with one_thread():
+                trial = run_trial(self.task, find(spec.optimizer), spec, self.epochs)
+            yield trial

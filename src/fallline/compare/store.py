@@ -1,0 +1,100 @@
+"""The folder of a comparison: ``comparison.json``, the plan, and ``results.jsonl``, a line for each trial."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from fallline.compare.errors import ComparisonError
+from fallline.compare.records import Comparison, Plan, Trial
+
+
+class Store:
+    """Write and read one comparison's folder; a trial counts as finished once `append` has returned.
+
+    Arguments:
+        folder: where the files are; made by `open`.
+
+    Example:
+        >>> store = Store("runs/digits")
+        >>> store.open(plan, step_microseconds={})
+        >>> store.append(trial)
+        >>> Store("runs/digits").comparison().trials == [trial]
+        True
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.plan_file = self.folder / "comparison.json"
+        self.results_file = self.folder / "results.jsonl"
+
+    def exists(self) -> bool:
+        """Say whether the folder holds a comparison."""
+        return self.plan_file.exists()
+
+    def check_free(self) -> None:
+        """Raise unless a new comparison may be written here."""
+        if self.exists() or self.results_file.exists():
+            raise ComparisonError(
+                f"{self.folder} already holds a comparison; add --resume to continue it, or change --out"
+            )
+
+    def open(self, plan: Plan, step_microseconds: dict[str, float]) -> None:
+        """Make the folder ready for results: a new one with the plan, or one to resume, mended."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.exists():
+                self._cut_torn_line()
+            else:
+                self._write_plan(plan, step_microseconds)
+        except OSError as error:
+            raise ComparisonError(
+                f"cannot write to {self.folder}: {error.strerror}; choose another --out"
+            ) from None
+
+    def _write_plan(self, plan: Plan, step_microseconds: dict[str, float]) -> None:
+        """Write the plan so that at every moment the file is absent or whole."""
+        new = self.plan_file.with_suffix(".json.new")
+        text = json.dumps({"plan": asdict(plan), "step_microseconds": step_microseconds}, indent=1)
+        with new.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.plan_file)
+
+    def append(self, trial: Trial) -> None:
+        """Add a finished trial and wait until it is on the disk."""
+        line = json.dumps(trial.to_json(), allow_nan=False, separators=(",", ":")) + "\n"
+        with self.results_file.open("ab", buffering=0) as file:
+            file.write(line.encode())
+            os.fsync(file.fileno())
+
+    def _cut_torn_line(self) -> None:
+        """Remove a last line that a killed process left unfinished; its trial will run again."""
+        if self.results_file.exists():
+            whole = self.results_file.read_bytes().rfind(b"\n") + 1
+            os.truncate(self.results_file, whole)
+
+    def comparison(self) -> Comparison:
+        """Read everything; an unfinished last line is left out."""
+        head = self._json(self.plan_file.read_text(encoding="utf-8"), self.plan_file, 1)
+        try:
+            return Comparison(Plan(**head["plan"]), self._trials(), head["step_microseconds"])
+        except (KeyError, TypeError) as error:
+            raise ComparisonError(
+                f"{self.plan_file} is not a comparison's plan ({error}); choose another --out"
+            ) from None
+
+    def _trials(self) -> list[Trial]:
+        if not self.results_file.exists():
+            return []
+        *lines, _torn = self.results_file.read_text(encoding="utf-8").split("\n")
+        return [Trial.from_json(self._json(line, self.results_file, i)) for i, line in enumerate(lines, 1)]
+
+    def _json(self, text: str, file: Path, line: int) -> dict:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ComparisonError(
+                f"{file}, line {line} is damaged: {error}; remove the line or choose another --out"
+            ) from None

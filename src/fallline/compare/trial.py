@@ -1,0 +1,174 @@
+"""One training: a pure function of the task, the entry and the spec."""
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from math import ceil, isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fallline.compare.records import Curve, Spec, Trial
+from fallline.core.registry import Entry
+from fallline.tasks.batches import Batches, endless, in_order
+from fallline.tasks.task import Data, Task, sample_count
+
+#: How often a training is evaluated, evenly spaced, or after each step if it has fewer.
+EVALUATIONS = 20
+#: The smallest batch worth an evaluation's forward pass.
+EVALUATION_BATCH = 1024
+
+
+def run_trial(task: Task, entry: Entry, spec: Spec, epochs: float) -> Trial:
+    """Train once as ``spec`` says and return what was measured; whatever goes wrong is in the result.
+
+    Arguments:
+        task: what to train.
+        entry: the optimizer, under the name that ``spec`` has.
+        spec: settings and seed.
+        epochs: how often the training sees the training data; may be a fraction.
+
+    Returns:
+        A Trial: ``"diverged"`` when a loss became NaN or infinite, ``"failed"`` when anything raised.
+
+    Example:
+        >>> task, spec = load("digits"), Spec("sgd", "tune", 0, seed=1, settings={"lr": 0.1})
+        >>> run_trial(task, find("sgd"), spec, epochs=1).status
+        'ok'
+    """
+    started = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        try:
+            training = Training(task, entry, spec.settings, spec.seed, epochs)
+        except Exception:
+            return Trial(
+                spec, "failed", Curve(), 0, time.perf_counter() - started, error=traceback.format_exc()
+            )
+        outcome = training.run()
+    return Trial(spec, steps=training.step, seconds=time.perf_counter() - started, **outcome)
+
+
+def warm_up(task: Task, entry: Entry) -> None:
+    """Make two steps on a throwaway model, so that no trial pays for just-in-time compilation."""
+    with torch.random.fork_rng(devices=[]), suppress(Exception):
+        Training(task, entry, {}, seed=0, epochs=task.epochs).advance(2)
+
+
+class Training:
+    """One model, its optimizer and its batches, with the curve measured so far."""
+
+    def __init__(self, task: Task, entry: Entry, settings: dict[str, float], seed: int, epochs: float):
+        self.task = task
+        self.model = task.model()
+        self.parameters = list(self.model.parameters())
+        self.optimizer = entry.build(self.parameters, **settings)
+        batch_size = step_batch(task, entry)
+        self.steps_per_epoch = ceil(sample_count(task.train) / batch_size)
+        self.evaluate_at = evaluation_steps(self.steps_per_epoch, epochs)
+        # The order of batches has its own generator: dropout in one model must not change it.
+        self.batches: Batches = endless(task.train, batch_size, torch.Generator().manual_seed(seed))
+        self.step = 0
+        self.curve = Curve()
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and return the fields of the Trial that depend on how it went."""
+        try:
+            for step in self.evaluate_at:
+                self.advance(step - self.step)
+                if problem := self.evaluate():
+                    return {"status": "diverged", "curve": self.curve, "error": problem}
+        except Exception:
+            return {"status": "failed", "curve": self.curve, "error": traceback.format_exc()}
+        return {
+            "status": "ok",
+            "curve": self.curve,
+            "state_bytes": state_bytes(self.optimizer),
+            **self._best(),
+        }
+
+    def advance(self, steps: int) -> None:
+        """Make ``steps`` optimizer steps."""
+        model, loss, step, parameters = self.model, self.task.loss, self.optimizer.step, self.parameters
+        for inputs, targets in islice(self.batches, steps):
+            loss(model(inputs), targets).backward()
+            step()
+            for parameter in parameters:
+                parameter.grad = None
+        self.step += steps
+
+    def evaluate(self) -> str | None:
+        """Add a point to the curve; return what is wrong when a loss is not finite."""
+        train, _ = measured(self.task, self.model, self.task.train, sample_count(self.task.valid))
+        valid, metric = measured(self.task, self.model, self.task.valid)
+        if not (isfinite(train) and isfinite(valid)):
+            return f"training loss {train}, validation loss {valid} at step {self.step}"
+        if not isfinite(metric):
+            raise ValueError(
+                f"the metric {self.task.metric_name} returned {metric}; it must be a finite number"
+            )
+        point = self.step, self.step / self.steps_per_epoch, train, valid, metric
+        for name, value in zip(("step", "epoch", "train_loss", "valid_loss", "metric"), point, strict=True):
+            getattr(self.curve, name).append(value)
+        return None
+
+    def _best(self) -> dict[str, Any]:
+        curve, target = self.curve, self.task.target
+        best = min(range(len(curve.step)), key=curve.valid_loss.__getitem__)
+        hits = [i for i, loss in enumerate(curve.valid_loss) if target is not None and loss <= target]
+        return {
+            "valid_loss": curve.valid_loss[best],
+            "metric": curve.metric[best],
+            "steps_to_target": curve.step[hits[0]] if hits else None,
+            "epochs_to_target": curve.epoch[hits[0]] if hits else None,
+        }
+
+
+def step_batch(task: Task, entry: Entry) -> int:
+    """Return how many samples one step of ``entry`` sees on ``task``."""
+    count = sample_count(task.train)
+    wanted = count if entry.batch_size == "all" else entry.batch_size or task.batch_size
+    return min(wanted, count)
+
+
+def evaluation_steps(steps_per_epoch: int, epochs: float) -> list[int]:
+    """Return the steps after which to evaluate, the last step among them."""
+    total = max(1, round(epochs * steps_per_epoch))
+    return sorted({max(1, round(total * i / EVALUATIONS)) for i in range(1, EVALUATIONS + 1)})
+
+
+@torch.no_grad()
+def measured(task: Task, model: torch.nn.Module, data: Data, limit: int | None = None) -> tuple[float, float]:
+    """Return loss and metric over the first ``limit`` samples of ``data`` (default all)."""
+    model.eval()
+    parts = [(model(x), y) for x, y in in_order(data, max(EVALUATION_BATCH, task.batch_size), limit)]
+    model.train()
+    outputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+    return float(task.loss(outputs, targets)), float(task.metric(outputs, targets))
+
+
+def state_bytes(optimizer: Any) -> int:
+    """Return the bytes of all tensors in the optimizer's state; a wrapper's and its inner one's."""
+    return sum(t.numel() * t.element_size() for t in _tensors(optimizer.state_dict()))
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (dict, list, tuple)):
+        for branch in tree.values() if isinstance(tree, dict) else tree:
+            yield from _tensors(branch)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, as a worker does: sums, and so results, depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,81 @@
+"""Find a task: a built-in one by name, the user's own as ``my_file.py:make_task``."""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from fallline.core.errors import UnknownNameError, suggestion
+from fallline.tasks.task import Task, TaskError
+
+#: Built-in tasks: the module whose ``make_task`` returns each; imported when asked for.
+BUILT_IN = {"digits": "fallline.tasks.digits"}
+
+
+def load(name: str) -> Task:
+    """Return the task called ``name``: a built-in one, or ``path/to/file.py:function``.
+
+    Arguments:
+        name: a built-in task's name, or a Python file and the function in it that returns a Task;
+            the function's name may be left out when it is ``make_task``.
+
+    Raises:
+        UnknownNameError: no built-in task, file or function of that name; the nearest is suggested.
+        TaskError: the file or the function raised, or did not return a Task.
+
+    Example:
+        >>> load("digits").batch_size
+        32
+    """
+    if ".py" in name:
+        return _called(*_own_function(name))
+    if name not in BUILT_IN:
+        hint = suggestion(name, BUILT_IN)
+        raise UnknownNameError(f"unknown task {name!r}{hint} (your own: path/to/file.py:function)")
+    return importlib.import_module(BUILT_IN[name]).make_task()
+
+
+def _own_function(name: str) -> tuple[str, Callable[[], Task]]:
+    file, _, function = name.rpartition(":") if not name.endswith(".py") else (name, "", "make_task")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise UnknownNameError(f"no task file {file!r}; name it as path/to/file.py:function")
+    module = _imported(path, name)
+    if not callable(getattr(module, function, None)):
+        functions = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise UnknownNameError(f"no function {function!r} in {file}{suggestion(function, functions)}")
+    return name, getattr(module, function)
+
+
+def _imported(path: Path, name: str) -> ModuleType:
+    """Run the file as a module of its own, with its folder importable as for a script."""
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"fallline_task_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise TaskError(f"{path} is not a Python file; a task file ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise TaskError(f"task {name}: {_last_line(error)}") from error
+    return module
+
+
+def _called(name: str, function: Callable[[], Task]) -> Task:
+    try:
+        task = function()
+    except Exception as error:
+        raise TaskError(f"task {name}: {_last_line(error)}") from error
+    if not isinstance(task, Task):
+        raise TaskError(f"task {name}: the function returned {type(task).__name__}; return a fallline.Task")
+    return task
+
+
+def _last_line(error: Exception) -> str:
+    """Return what went wrong and where, in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
