@@ -9,7 +9,7 @@ from torch import Tensor
 from fallline.core import source
 from fallline.core.backend import Batch
 from fallline.core.plan import ElementPass, Plan
-from fallline.core.transform import FRESH, STEP
+from fallline.core.transform import FRESH, STEP, Transform
 
 
 def evaluate(each: ElementPass, values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,14 +25,19 @@ def evaluate(each: ElementPass, values: dict[str, Any], settings: Mapping[str, A
         )
         given[once] = got
         values = {**values, **{slot.name: got[slot.name] for slot in once.slots}}
-    stepped = False
-    for t in each.transforms:
-        if t.target == "p" and not stepped:
-            values, stepped = {**values, "p": values["p"] - values["g"]}, True
-        scalars = {**known, **given.get(t.per_tensor, {})}
-        out = t.rule(*(values[n] for n in t.inputs), **{n: scalars[n] for n in t.reads})
-        values = {**values, **dict(zip(t.outputs, out if isinstance(out, tuple) else (out,), strict=True))}
-    return values if stepped else {**values, "p": values["p"] - values["g"]}
+    update, after = each.stages
+    for t in update:
+        values = _apply(t, values, {**known, **given.get(t.per_tensor, {})})
+    if update:
+        values = {**values, "p": values["p"] - values["g"]}
+    for t in after:
+        values = _apply(t, values, {**known, **given.get(t.per_tensor, {})})
+    return values
+
+
+def _apply(t: Transform, values: dict[str, Any], scalars: Mapping[str, Any]) -> dict[str, Any]:
+    out = t.rule(*(values[n] for n in t.inputs), **{n: scalars[n] for n in t.reads})
+    return {**values, **dict(zip(t.outputs, out if isinstance(out, tuple) else (out,), strict=True))}
 
 
 class Eager:
@@ -72,7 +77,7 @@ def _step(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any], settings: dic
     names = [slot.name for slot in plan.slots]
     counts = [slot.name for slot in plan.scalar_slots if slot.name != STEP]
     differentiable = torch.is_grad_enabled()
-    values = {"p": _real(p), "g": _real(g), **{n: _real(state[n]) for n in names}}
+    values = {"p": _real(p), **({"g": _real(g)} if plan.uses_grad else {}), **{n: _real(state[n]) for n in names}}
     compute = {n: v.to(_compute_dtype(p.dtype)) for n, v in values.items()}
     if differentiable:
         compute["p"] = compute["p"].clone()

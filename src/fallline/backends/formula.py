@@ -44,14 +44,13 @@ def program(each: ElementPass) -> Program:
     lowering = _Lowering({n for t in each.transforms for n in (*t.settings_read, *t.inputs)})
     for once in each.onces:
         lowering.per_tensor(once)
-    stepped = False
-    for t in each.transforms:
-        if t.target == "p" and not stepped:
-            lowering.out.element.append("p = p - g")
-            stepped = True
+    update, after = each.stages
+    for t in update:
         lowering.transform(t)
-    if not stepped:
+    if update:
         lowering.out.element.append("p = p - g")
+    for t in after:
+        lowering.transform(t)
     return lowering.out
 
 

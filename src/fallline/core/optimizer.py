@@ -10,13 +10,19 @@ from fallline.core import checkpoint
 from fallline.core.errors import UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.schedule import Schedule
-from fallline.core.transform import Transform
+from fallline.core.transform import Transform, transform
 
 #: Keys that belong in a parameter group whatever the optimizer: torch's own and its schedulers'.
 COMMON_KEYS = {
     "params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
     "swa_lr",
 }  # fmt: skip
+
+
+@transform()
+def negate(g):
+    """Turn descent into ascent, for ``maximize``."""
+    return -g
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -37,6 +43,11 @@ class Optimizer(torch.optim.Optimizer):
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Return the chain of transforms for a parameter group with these settings."""
         raise NotImplementedError(f"{cls.__name__} must define rules(group)")
+
+    def transforms(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:
+        """Return the whole chain for a parameter group: its `rules`, uphill if it maximizes."""
+        rules = self.rules(group)
+        return (negate, *rules) if group.get("maximize") else rules
 
     def settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return the numbers the rules read, by name, from a parameter group."""

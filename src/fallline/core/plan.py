@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from fallline.core.errors import RuleError
-from fallline.core.transform import FRESH, STEP, PerTensor, Slot, Transform
+from fallline.core.transform import STEP, PerTensor, Slot, Transform
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,12 @@ class ElementPass:
     def slots(self) -> tuple[Slot, ...]:
         """State with one value per element, in order."""
         return tuple(slot for t in self.transforms for slot in t.slots)
+
+    @cached_property
+    def stages(self) -> tuple[tuple[Transform, ...], tuple[Transform, ...]]:
+        """The transforms of the update, and those of the parameter; the step lies between them."""
+        update = tuple(t for t in self.transforms if t.target == "g")
+        return update, tuple(t for t in self.transforms if t.target == "p")
 
     @cached_property
     def onces(self) -> tuple[PerTensor, ...]:
@@ -53,9 +59,9 @@ class Plan:
         return tuple(dict.fromkeys(names))
 
     @cached_property
-    def reads_freshness(self) -> bool:
-        """Whether any formula asks if the state is new."""
-        return FRESH in self._reads
+    def uses_grad(self) -> bool:
+        """Whether there is an update to subtract; a chain of parameter transforms alone has none."""
+        return any(each.stages[0] for each in self.passes)
 
     @cached_property
     def _reads(self) -> set[str]:

@@ -3,7 +3,7 @@
 A schedule is made at the first step and kept while nothing it was made from has changed.
 """
 
-from itertools import chain, compress
+from itertools import chain, compress, islice
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,11 @@ class Schedule:
         self._states = list(optimizer.state.values())
         self._steps_left = STEPS_PER_SCHEDULE
 
+    @staticmethod
+    def of_all(optimizer: "Optimizer") -> list[tuple[Backend, Batch]]:
+        """Return the batches there would be if every parameter had a gradient; no state is made."""
+        return _batches(optimizer, [True] * len(_params(optimizer)), keep=False)
+
     def holds(self, optimizer: "Optimizer") -> bool:
         """Tell whether groups, parameters, gradients' presence and state dicts are those it was made for."""
         params, states = _params(optimizer), optimizer.state.values()
@@ -51,7 +56,8 @@ class Schedule:
         """Step every batch."""
         settings = [optimizer.settings(group) for group in optimizer.param_groups]
         for (_, batch), prepared in zip(self.batches, self.prepared, strict=True):
-            prepared.step([p.grad for p in batch.params], settings)  # type: ignore[misc]
+            grads = [p.grad for p in batch.params] if batch.plan.uses_grad else []
+            prepared.step(grads, settings)  # type: ignore[arg-type]
 
 
 def _params(optimizer: "Optimizer") -> list[Tensor]:
@@ -62,7 +68,7 @@ def _kinds(optimizer: "Optimizer") -> list[Any]:
     """What the structure of each group's update depends on, and so a schedule."""
     return [
         (
-            plan(optimizer.rules(group)),
+            plan(optimizer.transforms(group)),
             len(group["params"]),
             group.get("foreach"),
             group.get("fused"),
@@ -73,15 +79,18 @@ def _kinds(optimizer: "Optimizer") -> list[Any]:
     ]
 
 
-def _batches(optimizer: "Optimizer", has_grad: list[bool]) -> list[tuple[Backend, Batch]]:
+def _batches(
+    optimizer: "Optimizer", has_grad: list[bool], keep: bool = True
+) -> list[tuple[Backend, Batch]]:
     batches: dict[Any, tuple[Backend, Batch]] = {}
     todo = iter(has_grad)
     for row, group in enumerate(optimizer.param_groups):
-        rule = plan(optimizer.rules(group))
-        for p in compress(group["params"], todo):
+        rule = plan(optimizer.transforms(group))
+        chosen = [has or not rule.uses_grad for has in islice(todo, len(group["params"]))]
+        for p in compress(group["params"], chosen):
             _refuse(optimizer, group, p)
-            fresh = make_state(optimizer, rule, group, p)
-            state = optimizer.state.get(p, {})
+            state = _state_of(optimizer, rule, p) if keep else dict(optimizer.state.get(p, {}))
+            fresh = make_state(state, rule, group, p)
             backend, _ = choose(group, p)
             differentiable = bool(group.get("differentiable"))
             key = (rule, backend.name, differentiable, p.dtype, p.device, *_dtypes(rule, state))
@@ -111,11 +120,14 @@ def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
         )
 
 
-def make_state(optimizer: "Optimizer", rule: Plan, group: dict[str, Any], p: Tensor) -> bool:
-    """Create whatever state of ``p`` the plan needs and is not there; tell whether any was made."""
-    if not rule.slots and not rule.scalar_slots:
-        return False
-    state, made = optimizer.state[p], False
+def _state_of(optimizer: "Optimizer", rule: Plan, p: Tensor) -> dict[str, Any]:
+    """Return the state dict of ``p``; a rule without state leaves no entry, as in torch."""
+    return optimizer.state[p] if rule.slots or rule.scalar_slots else optimizer.state.get(p, {})
+
+
+def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tensor) -> bool:
+    """Put whatever the plan needs and is not there into ``state`` of ``p``; tell whether any was made."""
+    made = False
     for slot in rule.scalar_slots:
         if state.get(slot.name) is None:
             state[slot.name] = torch.tensor(_initial(slot, group), dtype=_scalar_dtype())
@@ -123,11 +135,17 @@ def make_state(optimizer: "Optimizer", rule: Plan, group: dict[str, Any], p: Ten
             state[STEP] = _exact_counter(state[STEP])
     for slot in rule.slots:
         if state.get(slot.name) is None:
-            initial = _initial(slot, group)
-            fill = complex(initial, initial) if p.is_complex() else initial
-            state[slot.name] = torch.full_like(p, fill, memory_format=torch.preserve_format).detach_()
+            state[slot.name] = _initial_like(p, slot, group)
             made = True
     return made
+
+
+def _initial_like(p: Tensor, slot: Slot, group: dict[str, Any]) -> Tensor:
+    if slot.initial == "p":
+        return p.detach().clone(memory_format=torch.preserve_format)
+    value = _initial(slot, group)
+    fill = complex(value, value) if p.is_complex() else value
+    return torch.full_like(p, fill, memory_format=torch.preserve_format, requires_grad=False)
 
 
 def _initial(slot: Slot, group: dict[str, Any]) -> float:

@@ -1,12 +1,15 @@
 """A transform: one step of an update rule, written as a pure function of scalars."""
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fallline.core.errors import RuleError
+from fallline.core import source
+from fallline.core.errors import RuleError, UnknownOptionError, suggestion
 
 #: What a rule may read without declaring it: the gradient or update so far, the parameter, the number of
 #: this step (from 1), and whether the tensor's state is new at this step (1 or 0).
@@ -17,7 +20,8 @@ STEP, FRESH = "step", "fresh"
 class Slot:
     """State kept between steps: one value per element, or one per tensor.
 
-    ``initial`` is the starting value, or the name of the hyperparameter that holds it.
+    ``initial`` is the starting value, the name of the hyperparameter that holds it, or ``"p"``: a copy of
+    the parameter.
     """
 
     name: str
@@ -75,12 +79,28 @@ class Transform:
         """What the rule returns, in order: its target, then its slots."""
         return self.target, *(slot.name for slot in self.slots)
 
-    def __call__(self, **settings: Any) -> "Transform":
-        """Return this transform with hyperparameters given by name, for use in `chain`."""
-        unknown = set(settings) - set(self.settings_read)
-        if unknown:
-            raise TypeError(f"{self.name}() has no setting {sorted(unknown)}; it reads {self.settings_read}")
-        return Transform(self.rule, self.target, self.slots, self.per_tensor, {**self.settings, **settings})
+    def __call__(self, *values: Any, **settings: Any) -> "Transform":
+        """Return this transform with hyperparameters given, in order or by name, for use in `chain`."""
+        if len(values) > len(self.settings_read):
+            raise TypeError(f"{self.name}() reads {len(self.settings_read)} settings: {self.settings_read}")
+        settings = {**dict(zip(self.settings_read, values, strict=False)), **settings}
+        for name in settings:
+            if name not in self.settings_read:
+                raise UnknownOptionError(
+                    f"{self.name} has no setting {name!r}{suggestion(name, self.settings_read)}"
+                )
+        return replace(self, settings={**self.settings, **settings})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by name: the rule is code, found again in its module."""
+        return _find, (self.rule.__module__, self.rule.__qualname__, dict(self.settings))
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The settings given by a call or by the rule's signature."""
+        functions = [self.rule, *([self.per_tensor.function] if self.per_tensor else [])]
+        written = {n: d for f in functions for n, d in (f.__kwdefaults__ or {}).items()}
+        return {n: v for n, v in {**written, **self.settings}.items() if n in self.settings_read}
 
     @property
     def settings_read(self) -> tuple[str, ...]:
@@ -127,6 +147,11 @@ def transform(
     return declare
 
 
+def _find(module: str, name: str, settings: dict[str, Any]) -> Transform:
+    found = reduce(getattr, name.split("."), importlib.import_module(module))
+    return replace(found, settings=settings)  # type: ignore[type-var]
+
+
 def _check(made: Transform) -> None:
     names = {slot.name for slot in made.slots}
     stray = set(made.inputs) - names - {"g", "p"}
@@ -145,6 +170,4 @@ def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
 
 def _given(once: PerTensor) -> tuple[str, ...]:
     """Names of the numbers that ``once`` returns, read off its ``return dict(...)``."""
-    from fallline.core.source import returned_names
-
-    return returned_names(once.function)
+    return source.returned_names(once.function)

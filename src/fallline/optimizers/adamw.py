@@ -1,32 +1,89 @@
-from fallline.core.optimizer import Optimizer
-from fallline.core.scalar import sqrt
-from fallline.core.transform import per_tensor, transform
-from fallline.core.hyperparameter import Hyperparameter as H
+"""AdamW: Adam with decoupled weight decay."""
 
-@per_tensor()
-def bias_correction(*, step, beta1, beta2):
-    return dict(bias1=1 - beta1**step, bias2=1 - beta2**step)
+from typing import Any
+
+from fallline.core.registry import Entry, register
+from fallline.optimizers.adam import Adam
+from fallline.optimizers.settings import (
+    MAXIMIZE,
+    betas,
+    epsilon,
+    flag,
+    learning_rate,
+    space,
+    weight_decay,
+)
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=bias_correction)
-def scale_by_adam(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, bias1, bias2):
-    exp_avg = beta1 * exp_avg + (1 - beta1) * g
-    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g
-    return (exp_avg / bias1) / (sqrt(exp_avg_sq / bias2) + eps), exp_avg, exp_avg_sq
+class AdamW(Adam):
+    r"""AdamW: Adam whose weight decay shrinks the parameters directly.
 
-@transform()
-def add_decayed_weights(g, p, *, weight_decay):
-    return g + weight_decay * p
+    .. math::
+        p_t = p_{t-1} - \eta \left( \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda p_{t-1} \right)
 
-@transform()
-def scale_by_learning_rate(g, *, lr):
-    return lr * g
+    with :math:`\hat m_t, \hat v_t` as in `Adam`; the rule is `scale_by_adam`, `add_decayed_weights`,
+    `scale_by_learning_rate`.
 
-class AdamW(Optimizer):
-    hyperparameters=(H("lr",1e-3,""),H("betas",(.9,.999),"",parts=(H("beta1",.9,"",low=0,high=1,open_high=True),H("beta2",.999,"",low=0,high=1,open_high=True))),H("eps",1e-8,"",low=0), H("weight_decay",1e-2,""))
-    def __init__(self, params, lr=1e-3, betas=(.9,.999), eps=1e-8, weight_decay=1e-2, **kw):
-        super().__init__(params, dict(lr=lr, betas=betas,eps=eps,weight_decay=weight_decay, **kw))
-    @classmethod
-    def rules(cls, group):
-        return (scale_by_adam, *( [add_decayed_weights] if group["weight_decay"] else []), scale_by_learning_rate)
-Adam=AdamW
+    Args:
+        params: tensors, group dicts or ``(name, tensor)`` pairs.
+        lr: learning rate :math:`\eta \ge 0`; about the change of an element in one step.
+        betas: decay rates :math:`(\beta_1, \beta_2)`, each in [0, 1).
+        eps: :math:`\epsilon \ge 0`, in units of the gradient.
+        weight_decay: :math:`\lambda \ge 0`; parameters shrink by the share :math:`\eta\lambda` in each step.
+        amsgrad: use the largest average of squares so far.
+        maximize: climb instead of descend.
+        foreach, capturable, differentiable, fused: as in torch.
+
+    State: as `Adam`.
+
+    Raises:
+        ValueError: a setting out of range.
+
+    Example:
+        >>> import torch, fallline
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = fallline.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+        >>> model(torch.ones(2, 3)).sum().backward()
+        >>> optimizer.step()
+
+    Source: Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101.
+    Differs from torch's: decay and step are one subtraction, so that the product 1 - ηλ is not rounded to
+    float32 first (in torch that rounding moves parameters by 3e-8 of their size in every step).
+    """
+
+    hyperparameters = (
+        learning_rate(1e-3, 1e-5, 1e-1),
+        betas(0.9, 0.999),
+        epsilon(1e-8),
+        weight_decay(1e-2),
+        flag("amsgrad", "use the largest average of squares so far"),
+        MAXIMIZE,
+    )
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1e-2,
+        amsgrad=False,
+        *,
+        maximize=False,
+        foreach=None,
+        capturable=False,
+        differentiable=False,
+        fused=None,
+    ):
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
+            capturable=capturable, differentiable=differentiable, fused=fused, decoupled_weight_decay=True,
+        )  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True
+
+
+register(Entry("adamw", AdamW, space(AdamW, "lr", "weight_decay", "beta1", "beta2"), "Adam, decay decoupled"))

@@ -1,1 +1,1 @@
-
+"""Penalties on the size of parameters: weight decay, and proximal operators (`fallline.prox`)."""

@@ -1,1 +1,5 @@
+"""Optimizers around any optimizer; each owns its state."""
 
+from fallline.wrappers.lookahead import Lookahead
+
+__all__ = ["Lookahead"]

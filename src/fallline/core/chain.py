@@ -1,0 +1,95 @@
+"""Any sequence of transforms as an optimizer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fallline.core.errors import RuleError, UnknownOptionError, suggestion
+from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.optimizer import Optimizer
+from fallline.core.plan import plan
+from fallline.core.transform import Transform
+
+
+class ChainedOptimizer(Optimizer):
+    """An optimizer whose rule was put together by `chain`."""
+
+    def __init__(self, params: Any, transforms: tuple[Transform, ...], settings: dict[str, Any], **flags: Any):
+        self.chain = transforms
+        self.hyperparameters = tuple(Hyperparameter(n, v, f"setting {n} of the chain") for n, v in settings.items())
+        defaults = {"maximize": False, "foreach": None, "differentiable": False, "fused": None, **flags}
+        super().__init__(params, {**settings, **defaults})
+
+    def rules(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:  # type: ignore[override]
+        """The transforms as chained."""
+        return self.chain
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "chain": self.chain, "hyperparameters": self.hyperparameters}
+
+
+def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
+    """Return a maker of optimizers that apply ``transforms`` one after the other, fused into few passes.
+
+    Each transform maps the update so far to the next one, the gradient being the first; the last update is
+    subtracted from the parameter. Transforms of the parameter itself follow the step.
+
+    Args:
+        transforms: such as ``scale_by_adam(beta1=0.95)``; settings not given keep the rule's defaults.
+
+    Returns:
+        ``make(params, **settings)``: settings given there override those of the transforms, and are the keys
+        of the parameter groups; ``maximize``, ``foreach``, ``fused``, ``differentiable`` are as in torch.
+
+    Raises:
+        RuleError: two transforms share a state name or disagree about a setting, or a setting has no value.
+        UnknownOptionError: a setting that no transform reads.
+
+    Example:
+        >>> import torch
+        >>> from fallline.optimizers.adam import scale_by_adam
+        >>> from fallline.optimizers.sgd import scale_by_learning_rate
+        >>> make = chain(scale_by_adam(beta2=0.99), scale_by_learning_rate(3e-4))
+        >>> optimizer = make([torch.nn.Parameter(torch.zeros(3))], lr=1e-3)
+        >>> optimizer.param_groups[0]["lr"]
+        0.001
+
+    Differs from optax's: the result is an optimizer, and the learning rate is not negated.
+    """
+    bare = tuple(_bare(t) for t in transforms)
+    plan(bare)
+    defaults = _defaults(transforms)
+    options = {"maximize", "foreach", "differentiable", "fused"}
+
+    def make(params: Any, **settings: Any) -> ChainedOptimizer:
+        for name in settings:
+            if name not in defaults and name not in options:
+                raise UnknownOptionError(f"this chain has no option {name!r}{suggestion(name, {*defaults, *options})}")
+        flags = {n: v for n, v in settings.items() if n in options}
+        values = {**defaults, **{n: v for n, v in settings.items() if n in defaults}}
+        missing = [n for t in bare for n in t.settings_read if n not in values]
+        if missing:
+            raise RuleError(f"the chain's setting {missing[0]!r} has no value; give {missing[0]}=... to its transform")
+        return ChainedOptimizer(params, bare, values, **flags)
+
+    return make
+
+
+_originals: dict[tuple[Any, str], Transform] = {}
+
+
+def _bare(t: Transform) -> Transform:
+    """Return one transform for each rule, without settings: equal chains then share a plan and kernels."""
+    return _originals.setdefault((t.rule, t.target), t)
+
+
+def _defaults(transforms: tuple[Transform, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for t in transforms:
+        for name, value in t.defaults.items():
+            if name in values and values[name] != value:
+                raise RuleError(
+                    f"two transforms read {name!r}, one as {values[name]} and one as {value}; "
+                    f"give both the same value, or write one with another argument name"
+                )
+            values[name] = value
+    return values

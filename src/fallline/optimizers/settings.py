@@ -1,0 +1,65 @@
+"""The hyperparameters that many optimizers share, as records; each optimizer names its own default."""
+
+from fallline.core.hyperparameter import Hyperparameter, Range
+
+
+def learning_rate(default: float, low: float, high: float) -> Hyperparameter:
+    """Return the record of a learning rate searched from ``low`` to ``high`` on a log scale."""
+    return Hyperparameter(
+        "lr", default, "learning rate: how far one step goes", "η", "parameter units per unit of update",
+        low=0, search=Range(low, high, "log"), complaint="Invalid learning rate",
+    )  # fmt: skip
+
+
+def betas(beta1: float, beta2: float) -> Hyperparameter:
+    """Return the record of Adam's pair of decay rates."""
+    first = Hyperparameter(
+        "beta1", beta1, "decay rate of the average of gradients", "β₁", "per step", low=0, high=1,
+        open_high=True, search=Range(0.5, 0.99, "one_minus_log"),
+        complaint="Invalid beta parameter at index 0",
+    )  # fmt: skip
+    second = Hyperparameter(
+        "beta2", beta2, "decay rate of the average of squared gradients", "β₂", "per step", low=0, high=1,
+        open_high=True, search=Range(0.9, 0.9999, "one_minus_log"),
+        complaint="Invalid beta parameter at index 1",
+    )  # fmt: skip
+    return Hyperparameter("betas", (beta1, beta2), "decay rates of the averages", parts=(first, second))
+
+
+def epsilon(default: float) -> Hyperparameter:
+    """Return the record of the small number that keeps a denominator from zero."""
+    return Hyperparameter(
+        "eps", default, "added to the denominator", "ε", "gradient units", low=0,
+        search=Range(1e-10, 1e-3, "log"), complaint="Invalid epsilon value",
+    )  # fmt: skip
+
+
+def weight_decay(default: float) -> Hyperparameter:
+    """Return the record of the strength of weight decay."""
+    return Hyperparameter(
+        "weight_decay", default, "strength of weight decay", "λ", "per unit of learning rate", low=0,
+        search=Range(1e-5, 1e-1, "log"),
+    )  # fmt: skip
+
+
+def momentum(default: float) -> Hyperparameter:
+    """Return the record of the share of the last velocity that is kept."""
+    return Hyperparameter(
+        "momentum", default, "share of the last velocity that is kept", "μ", "per step", low=0,
+        search=Range(0.5, 0.99, "one_minus_log"),
+    )  # fmt: skip
+
+
+def flag(name: str, meaning: str) -> Hyperparameter:
+    """Return the record of a switch that is off by default."""
+    return Hyperparameter(name, False, meaning)
+
+
+MAXIMIZE = flag("maximize", "climb instead of descend")
+DECOUPLED = flag("decoupled_weight_decay", "shrink parameters directly, not through the gradient")
+
+
+def space(optimizer: type, *names: str) -> dict[str, Range]:
+    """Return the published ranges of the named hyperparameters of ``optimizer``."""
+    records = [part for h in optimizer.hyperparameters for part in (h.parts or (h,))]  # type: ignore[attr-defined]
+    return {name: next(r.search for r in records if r.name == name) for name in names}

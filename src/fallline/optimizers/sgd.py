@@ -1,0 +1,135 @@
+"""Stochastic gradient descent, with momentum and Nesterov's momentum."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.optimizer import Optimizer
+from fallline.core.registry import Entry, register
+from fallline.core.scalar import where
+from fallline.core.transform import Transform, transform
+from fallline.optimizers.settings import MAXIMIZE, flag, learning_rate, momentum, space, weight_decay
+from fallline.penalties.decay import add_decayed_weights
+
+
+@transform()
+def scale_by_learning_rate(g, *, lr):
+    """Multiply the update by the learning rate; it is then subtracted from the parameter."""
+    return lr * g
+
+
+@transform(slots=("momentum_buffer",))
+def trace(g, momentum_buffer, *, momentum=0.9, dampening=0.0, fresh):
+    """Replace the update by the velocity; the first velocity is the update itself."""
+    momentum_buffer = where(fresh > 0, g, momentum * momentum_buffer + (1 - dampening) * g)
+    return momentum_buffer, momentum_buffer
+
+
+@transform(slots=("momentum_buffer",))
+def trace_nesterov(g, momentum_buffer, *, momentum=0.9, fresh):
+    """Replace the update by where the velocity will have led one step ahead."""
+    momentum_buffer = where(fresh > 0, g, momentum * momentum_buffer + g)
+    return g + momentum * momentum_buffer, momentum_buffer
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent: a step of length ``lr`` against the gradient.
+
+    .. math::
+        u_t &= \mu\, u_{t-1} + (1 - \tau)\, (g_t + \lambda p_{t-1}), \qquad u_1 = g_1 + \lambda p_0 \\
+        p_t &= p_{t-1} - \eta\, u_t
+
+    with Nesterov's momentum :math:`p_t = p_{t-1} - \eta\,(g_t + \lambda p_{t-1} + \mu\, u_t)`.
+
+    Args:
+        params: tensors, group dicts or ``(name, tensor)`` pairs.
+        lr: learning rate :math:`\eta \ge 0`.
+        momentum: :math:`\mu \ge 0`; 0 keeps no state.
+        dampening: :math:`\tau`, the share of the gradient kept out of the velocity.
+        weight_decay: :math:`\lambda \ge 0`, coupled (L2).
+        nesterov: look one step ahead; needs momentum and no dampening.
+        maximize: climb instead of descend.
+        foreach, fused, differentiable: as in torch; ``foreach=False, fused=False`` or
+            ``differentiable=True`` select the eager backend.
+
+    State: ``momentum_buffer`` of each parameter's shape and dtype, if ``momentum`` is not 0.
+
+    Raises:
+        ValueError: a setting out of range, or Nesterov's momentum without momentum.
+
+    Example:
+        >>> import torch, fallline
+        >>> p = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = fallline.SGD([p], lr=0.5)
+        >>> (p * p).sum().backward()
+        >>> optimizer.step()
+        >>> p.item()
+        0.0
+
+    Source: Robbins and Monro 1951; Polyak 1964 (momentum); Nesterov 1983, in the form of Sutskever et al. 2013.
+    Differs from torch's: momentum may be turned on after training started; NaN settings are refused.
+    """
+
+    hyperparameters = (
+        learning_rate(1e-3, 1e-3, 1e1),
+        momentum(0.0),
+        Hyperparameter("dampening", 0.0, "share of the gradient kept out of the velocity", "τ", "", high=1),
+        weight_decay(0.0),
+        flag("nesterov", "look one step ahead"),
+        MAXIMIZE,
+    )
+    added_later = {**Optimizer.added_later, "nesterov": False, "fused": None}
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        momentum=0,
+        dampening=0,
+        weight_decay=0,
+        nesterov=False,
+        *,
+        maximize=False,
+        foreach=None,
+        differentiable=False,
+        fused=None,
+    ):
+        super().__init__(
+            params,
+            dict(
+                lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
+                maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
+            ),
+        )  # fmt: skip
+
+    def check_together(self, group: Mapping[str, Any]) -> None:
+        """Refuse Nesterov's momentum without momentum or with dampening, as torch does."""
+        super().check_together(group)
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError(
+                "Nesterov momentum requires a momentum and zero dampening; set momentum=0.9, dampening=0"
+            )
+
+    @classmethod
+    def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
+        """Coupled decay, then the velocity, then the learning rate."""
+        decay = (add_decayed_weights,) if group["weight_decay"] else ()
+        velocity = (trace_nesterov if group["nesterov"] else trace,) if group["momentum"] else ()
+        return *decay, *velocity, scale_by_learning_rate
+
+
+register(Entry("gd", SGD, space(SGD, "lr"), "gradient descent on the whole training set", batch_size="all"))
+register(Entry("online-sgd", SGD, space(SGD, "lr"), "gradient descent on one sample at a time", batch_size=1))
+register(Entry("sgd", SGD, space(SGD, "lr"), "stochastic gradient descent on mini-batches"))
+register(
+    Entry("momentum", SGD, space(SGD, "lr", "momentum"), "SGD with Polyak's momentum", {"momentum": 0.9})
+)
+register(
+    Entry(
+        "nesterov",
+        SGD,
+        space(SGD, "lr", "momentum"),
+        "SGD with Nesterov's momentum",
+        {"momentum": 0.9, "nesterov": True},
+    )
+)
