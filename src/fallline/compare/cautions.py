@@ -1,0 +1,162 @@
+"""What should make a reader doubt a comparison: each check looks at the records and warns or stays silent."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from fallline.compare.records import Comparison, Trial
+from fallline.compare.statistics import Pair
+from fallline.compare.wording import listing, setting
+from fallline.core.hyperparameter import Range
+
+#: Fewer tuning trials than this say nothing about edges or divergences.
+ENOUGH_TRIALS = 4
+#: This near an end of its range, as a fraction of it, a tuned value counts as on the edge.
+EDGE = 0.05
+#: A larger share of diverged tuning trials means that the budget went into a bad range.
+MANY_DIVERGED = 0.4
+#: A relative change of the loss that is worth a warning.
+CHANGE = 0.02
+#: Which optimizer contains which: the first with its extra setting at zero is the second.
+INCLUSIONS = (("momentum", "sgd"), ("nesterov", "sgd"))
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A reason to doubt: its ``kind``, the ``optimizers`` it concerns, and a sentence with the remedy."""
+
+    kind: str
+    optimizers: list[str]
+    text: str
+
+
+def cautions(comparison: Comparison, pairs: list[Pair]) -> list[Caution]:
+    """Return every reason to doubt ``comparison``; ``pairs`` are the comparisons of final losses."""
+    checks: list[Callable[[Comparison], Caution | None]] = [
+        unequal_tuning, at_edge, many_diverged, failed, still_improving, overfitting, target_missed,
+    ]  # fmt: skip
+    found = [check(comparison) for check in checks]
+    return [c for c in (*found, inclusion_violated(pairs)) if c is not None]
+
+
+def best_tuning(comparison: Comparison, optimizer: str) -> Trial | None:
+    """Return the tuning trial of ``optimizer`` with the lowest validation loss."""
+    done = [t for t in comparison.tuning(optimizer) if t.valid_loss is not None]
+    return min(done, key=lambda t: t.valid_loss or 0.0, default=None)
+
+
+def unequal_tuning(comparison: Comparison) -> Caution | None:
+    """Warn when some optimizers got fewer tuning trials than others."""
+    counts = {o: len(comparison.tuning(o)) for o in comparison.plan.optimizers}
+    most = max(counts.values(), default=0)
+    short = {o: n for o, n in counts.items() if n < most}
+    named = listing([f"{o} ({n} of {most} trials)" for o, n in short.items()])
+    return _caution("unequal tuning", list(short), f"Tuned less than others: {named}. Resume to finish.")
+
+
+def at_edge(comparison: Comparison) -> Caution | None:
+    """Warn when the best value is at the end of its range, or no trial lies beyond the best learning rate."""
+    found = {o: text for o in comparison.plan.optimizers if (text := _edge(comparison, o))}
+    named = listing([f"{o} ({text})" for o, text in found.items()])
+    return _caution("edge", list(found), f"Tuned to the edge of what was tried: {named}. Widen the range.")
+
+
+def _edge(comparison: Comparison, optimizer: str) -> str:
+    best, space = best_tuning(comparison, optimizer), comparison.plan.spaces.get(optimizer, {})
+    tried = [t for t in comparison.tuning(optimizer) if t.status != "failed"]
+    if best is None or len(tried) < ENOUGH_TRIALS:
+        return ""
+    for name, ends in space.items():
+        value, others = best.spec.settings[name], [t.spec.settings[name] for t in tried]
+        fraction = Range(*ends).fraction(value)
+        if fraction < EDGE or (name == "lr" and value == min(others)):
+            return f"{name} {setting(value)}, low end"
+        if fraction > 1 - EDGE or (name == "lr" and value == max(others)):
+            return f"{name} {setting(value)}, high end"
+    return ""
+
+
+def many_diverged(comparison: Comparison) -> Caution | None:
+    """Warn when much of the tuning budget, or a final run of a tuned optimizer, diverged."""
+    found = {o: text for o in comparison.plan.optimizers if (text := _diverged(comparison, o))}
+    named = listing([f"{o} ({text})" for o, text in found.items()])
+    text = f"Many divergences: {named}. Lower the upper end of the learning rate, or warm it up."
+    return _caution("diverged", list(found), text)
+
+
+def _diverged(comparison: Comparison, optimizer: str) -> str:
+    finals, tuning = comparison.finals(optimizer), comparison.tuning(optimizer)
+    if lost := _count(finals, "diverged"):
+        return f"{lost} of {len(finals)} final runs"
+    lost = _count(tuning, "diverged")
+    many = len(tuning) >= ENOUGH_TRIALS and lost > MANY_DIVERGED * len(tuning)
+    return f"{lost} of {len(tuning)} tuning trials" if many else ""
+
+
+def _count(trials: list[Trial], status: str) -> int:
+    return sum(t.status == status for t in trials)
+
+
+def failed(comparison: Comparison) -> Caution | None:
+    """Warn of trials that raised an error."""
+    of = {o: [*comparison.tuning(o), *comparison.finals(o)] for o in comparison.plan.optimizers}
+    lost = {o: f"{o} ({n} of {len(ts)} trials)" for o, ts in of.items() if (n := _count(ts, "failed"))}
+    text = f"Errors: {listing(list(lost.values()))}. Missing trials count as less tuning, not as bad results."
+    return _caution("failed", list(lost), text)
+
+
+def still_improving(comparison: Comparison) -> Caution | None:
+    """Warn when the last tenth of the final runs still lowered the best loss."""
+    names = [o for o in comparison.plan.optimizers if _median_of_finals(comparison, o, _late_gain) > CHANGE]
+    text = f"Still improving at the end: {listing(names)}. More epochs may change the order."
+    return _caution("improving", names, text)
+
+
+def overfitting(comparison: Comparison) -> Caution | None:
+    """Warn when the loss rose again after its lowest point, which is what is ranked."""
+    names = [o for o in comparison.plan.optimizers if _median_of_finals(comparison, o, _rise) > 5 * CHANGE]
+    text = f"Overfitting: the validation loss of {listing(names)} rose again; the lowest point is ranked."
+    return _caution("overfitting", names, text)
+
+
+def _late_gain(losses: list[float]) -> float:
+    before = losses[: max(1, len(losses) - max(1, len(losses) // 10))]
+    return (min(before) - min(losses)) / abs(min(before) or 1.0)
+
+
+def _rise(losses: list[float]) -> float:
+    return (losses[-1] - min(losses)) / abs(min(losses) or 1.0)
+
+
+def _median_of_finals(comparison: Comparison, optimizer: str, of: Callable[[list[float]], float]) -> float:
+    curves = [t.curve.valid_loss for t in comparison.finals(optimizer) if t.status == "ok"]
+    values = sorted(of(losses) for losses in curves if len(losses) > 1)
+    return values[len(values) // 2] if values else -inf
+
+
+def target_missed(comparison: Comparison) -> Caution | None:
+    """Warn when no final run reached the target, so that it separates nothing."""
+    finals = [t for o in comparison.plan.optimizers for t in comparison.finals(o) if t.status == "ok"]
+    useless = bool(finals) and comparison.plan.target is not None
+    if not useless or any(t.steps_to_target is not None for t in finals):
+        return None
+    return Caution("target", [], "No final run reached the target: choose an easier one or train longer.")
+
+
+def inclusion_violated(pairs: list[Pair]) -> Caution | None:
+    """Warn when an optimizer loses to one that it contains: then its tuning, not its rule, is to blame."""
+    lost = [pair for pair in map(_inclusion, pairs) if pair and pair.difference > CHANGE and pair.p < 0.05]
+    text = listing([f"{p.second} loses to {p.first}, which it contains" for p in lost])
+    text = f"{text}: it is badly tuned, so give it more trials or a better range."
+    return _caution("inclusion", [p.second for p in lost], text)
+
+
+def _inclusion(pair: Pair) -> Pair | None:
+    """Return the evidence as contained optimizer first, containing one second."""
+    if (pair.second, pair.first) in INCLUSIONS:
+        return pair
+    return pair.reversed() if (pair.first, pair.second) in INCLUSIONS else None
+
+
+def _caution(kind: str, optimizers: list[str], text: str) -> Caution | None:
+    return Caution(kind, optimizers, text) if optimizers else None

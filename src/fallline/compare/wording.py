@@ -1,0 +1,56 @@
+"""Numbers and lists as a reader wants them."""
+
+from collections.abc import Sequence
+from math import isfinite
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def number(x: float) -> str:
+    """Return ``x`` with three significant digits: 0.0912, 12.3, 1234, 2.50e+10.
+
+    >>> number(0.1)
+    '0.100'
+    """
+    if not isfinite(x):
+        return str(x)
+    if 1000 <= abs(x) < 99999.5:
+        return f"{x:.0f}"
+    return f"{x:#.3g}".removesuffix(".")
+
+
+def setting(x: float) -> str:
+    """Return a hyperparameter's value briefly: 0.00316, 0.9, 10."""
+    return f"{x:.3g}" if isinstance(x, float) else str(x)
+
+
+def excess(ratio: float) -> str:
+    """Return how much more a ``ratio`` of losses is: '4 % higher', '3.2 times as high'.
+
+    >>> excess(1.04)
+    '4 % higher'
+    """
+    if ratio >= 2:
+        return f"{number(ratio)} times as high"
+    return f"{ratio - 1:.0%} higher".replace("%", " %") if ratio >= 1.005 else "less than 1 % higher"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with its unit, such as '60.3 kB'."""
+    value, unit = float(count), 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{count} B" if unit == 0 else f"{number(value)} {_UNITS[unit]}"
+
+
+def listing(items: Sequence[str], most: int = 6) -> str:
+    """Return ``items`` as prose, naming at most ``most``: 'a, b and c', 'a, b and 7 others'."""
+    if len(items) > most:
+        items = [*items[: most - 1], f"{len(items) - most + 1} others"]
+    return " and ".join(filter(None, (", ".join(items[:-1]), items[-1]))) if items else ""
+
+
+def last_line(error: str | None) -> str:
+    """Return the line of a traceback that names the error."""
+    lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason recorded"
