@@ -1,10 +1,15 @@
 """Every optimizer as one fused formula for PyTorch, and an honest comparison of them on your own model."""
 
-from fallline import backends  # noqa: F401  (fills the list of backends)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fallline import backends as backends  # fills the list of backends
 from fallline.core.chain import chain
 from fallline.core.explain import explain, show_kernel
+from fallline.core.hyperparameter import Hyperparameter, Range
 from fallline.core.optimizer import Optimizer
-from fallline.core.transform import per_tensor, transform
+from fallline.core.registry import Entry, register
+from fallline.core.transform import Slot, per_tensor, transform
 from fallline.optimizers import (
     SGD,
     Adadelta,
@@ -19,3 +24,24 @@ from fallline.optimizers import (
 )
 from fallline.penalties import prox
 from fallline.wrappers import Lookahead
+
+if TYPE_CHECKING:
+    from fallline import compare
+    from fallline.tasks.task import Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry", "Hyperparameter", "Lookahead", "NAdam",
+    "Optimizer", "ProximalSGD", "RAdam", "RMSprop", "Range", "Slot", "Task", "chain", "compare", "explain",
+    "per_tensor", "prox", "register", "show_kernel", "transform",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load the comparison half on first use: training needs none of it."""
+    if name == "compare":
+        return importlib.import_module("fallline.compare")
+    if name == "Task":
+        return importlib.import_module("fallline.tasks.task").Task
+    raise AttributeError(f"module 'fallline' has no attribute {name!r}")

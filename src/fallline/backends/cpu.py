@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ class Job:
     def __init__(self, batch: Batch):
         self._batch = batch
         self._plan = batch.plan
+        self._grad_dtype = _grad_dtype(batch.params[0])
         self._names = [slot.name for slot in batch.plan.slots]
         self._scalar_names = [slot.name for slot in batch.plan.scalar_slots]
         self._kernel = kernel_cache.load(_source(batch))
@@ -67,7 +69,10 @@ class Job:
         """Lay out the table for the tensors as they are now."""
         batch = self._batch
         n, slots, scalars = len(batch.params), len(self._names), len(self._scalar_names)
-        self._seen = self._addresses_seen()
+        self._param_addresses = list(map(_data_ptr, batch.params))
+        self._state = list(chain.from_iterable(map(dict.values, batch.states)))
+        self._memory = [x.untyped_storage() for x in self._state]
+        self._first_state_address = _data_ptr(self._state[0]) if self._state else 0
         self._layouts = [_dense_like(p) for p in batch.params]
         self._plain = all(p.is_contiguous() and not p.is_complex() for p in batch.params)
         self._staged: list[tuple[Tensor, Tensor]] = []
@@ -112,9 +117,9 @@ class Job:
         self._job_address = self._job.ctypes.data
         self._counter = self._job[FIELDS.index("counter") :]
 
-    def step(self, grads: Sequence[Tensor], settings: Sequence[Mapping[str, Any]]) -> None:
+    def step(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> None:
         """Run the kernel over the batch."""
-        if self._addresses_seen() != self._seen:
+        if not self._holds():
             self._tabulate()
         self._set_settings(settings)
         grads = self._set_grads(grads)
@@ -139,30 +144,48 @@ class Job:
         else:
             threads.share(self._kernel.work, job, wanted)
 
-    def _addresses_seen(self) -> list[int]:
-        states = chain.from_iterable(map(dict.values, self._batch.states))
-        return [*map(_data_ptr, self._batch.params), *map(_data_ptr, states)]
+    def _holds(self) -> bool:
+        """Tell whether parameters and state lie where the table says.
 
-    def _set_settings(self, settings: Sequence[Mapping[str, Any]]) -> None:
-        names = self._plan.settings
-        values = [float(settings[row][name]) for row in self._used_rows for name in names]
+        A parameter's memory may be swapped at any step. Of the state, the tensors must be the same objects;
+        should one's memory be swapped all the same, the old memory is kept alive, and the first is looked at.
+        """
+        state = list(chain.from_iterable(map(dict.values, self._batch.states)))
+        return (
+            list(map(_data_ptr, self._batch.params)) == self._param_addresses
+            and len(state) == len(self._state)
+            and all(map(is_, state, self._state))
+            and (not state or _data_ptr(state[0]) == self._first_state_address)
+        )
+
+    def _set_settings(self, settings: Sequence[Sequence[Any]]) -> None:
+        values = [float(value) for row in self._used_rows for value in settings[row]]
         if values != self._values:
-            self._settings.flat = values
+            self._settings[:] = np.reshape(values, self._settings.shape)
             self._values = values
 
     def _set_grads(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
         """Enter the gradients' addresses; return the tensors that must live until the kernel has run."""
+        if not self._plan.uses_grad:
+            return grads
         if not (self._plain and all(map(Tensor.is_contiguous, grads))):
             grads = [_laid_out(g, like) for g, like in zip(grads, self._layouts, strict=True)]
         addresses = list(map(_data_ptr, grads))
         if addresses != self._grad_addresses:
+            self._check_dtypes(grads)
             self._addresses[1] = addresses
             self._grad_addresses = addresses
         return grads
 
+    def _check_dtypes(self, grads: Sequence[Tensor]) -> None:
+        if any(g.dtype != self._grad_dtype for g in grads):
+            raise TypeError(
+                f"gradients were {self._grad_dtype} and have changed; set grad_dtype before the first step"
+            )
+
     def _stage(self, x: Tensor, i: int) -> Tensor:
         layout = self._layouts[i]
-        if x.stride() == layout.stride() or x.is_contiguous() and layout.is_contiguous():
+        if x.stride() == layout.stride() or (x.is_contiguous() and layout.is_contiguous()):
             return x
         copy = torch.empty_like(layout)
         self._staged.append((x, copy))
@@ -177,7 +200,7 @@ def _dense_like(p: Tensor) -> Tensor:
 
 def _laid_out(g: Tensor, like: Tensor) -> Tensor:
     g = g.detach().resolve_conj().resolve_neg()
-    if g.stride() == like.stride() or g.is_contiguous() and like.is_contiguous():
+    if g.stride() == like.stride() or (g.is_contiguous() and like.is_contiguous()):
         return g
     return torch.empty_like(like, dtype=g.dtype).copy_(g)
 
@@ -186,12 +209,16 @@ def _real_dtype(x: Tensor) -> torch.dtype:
     return _REAL.get(x.dtype, x.dtype)
 
 
+def _grad_dtype(p: Tensor) -> torch.dtype:
+    return p.dtype if p.grad is None else p.grad.dtype
+
+
 def _source(batch: Batch) -> str:
     plan, p, state = batch.plan, batch.params[0], batch.states[0]
     (each,) = plan.passes
     dtypes = Signature(
         _real_dtype(p),
-        _real_dtype(p if p.grad is None else p.grad),
+        _REAL.get(_grad_dtype(p), _grad_dtype(p)),
         tuple(_real_dtype(state[slot.name]) for slot in plan.slots),
         tuple(state[slot.name].dtype for slot in plan.scalar_slots),
     )

@@ -32,7 +32,18 @@ WIDENED = {**ELEMENT, torch.float32: Format("load_f32_as_f64", "store_f64_as_f32
 SCALAR = {torch.float64: WIDENED[torch.float64], torch.float32: WIDENED[torch.float32]}
 
 #: The fields of a job, in order: see `cpu.Job`.
-FIELDS = ("tensors", "chunks", "chunk", "counter", "offsets", "addresses", "rows", "settings", "numbers", "fresh")
+FIELDS = (
+    "tensors",
+    "chunks",
+    "chunk",
+    "counter",
+    "offsets",
+    "addresses",
+    "rows",
+    "settings",
+    "numbers",
+    "fresh",
+)
 
 _MODULE = '''\
 """{title}
@@ -128,7 +139,9 @@ class Signature:
         return [formats[d] for d in (self.p, self.g, *self.slots)]
 
 
-def generate(each: ElementPass, scalar_slots: tuple[Slot, ...], settings: tuple[str, ...], dtypes: Signature) -> str:
+def generate(
+    each: ElementPass, scalar_slots: tuple[Slot, ...], settings: tuple[str, ...], dtypes: Signature
+) -> str:
     """Return the source of the kernel module of an element pass."""
     code = program(each)
     fields = {name: i for i, name in enumerate(FIELDS)}

@@ -20,9 +20,7 @@ def evaluate(each: ElementPass, values: dict[str, Any], settings: Mapping[str, A
     known = {**settings, **values}
     given: dict[Any, dict[str, Any]] = {}
     for once in each.onces:
-        got = once.function(
-            *(known[slot.name] for slot in once.slots), **{n: known[n] for n in once.reads}
-        )
+        got = once.function(*(known[slot.name] for slot in once.slots), **{n: known[n] for n in once.reads})
         given[once] = got
         values = {**values, **{slot.name: got[slot.name] for slot in once.slots}}
     update, after = each.stages
@@ -62,12 +60,14 @@ class _Prepared:
     def __init__(self, batch: Batch):
         self._batch = batch
 
-    def step(self, grads: Sequence[Tensor], settings: Sequence[Mapping[str, Any]]) -> None:
+    def step(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> None:
         batch = self._batch
+        grads = grads or batch.params
         for i, (p, g, state, row) in enumerate(
             zip(batch.params, grads, batch.states, batch.rows, strict=True)
         ):
-            own = {n: _setting(settings[row][n], batch.differentiable) for n in batch.plan.settings}
+            values = [_setting(value, batch.differentiable) for value in settings[row]]
+            own = dict(zip(batch.plan.settings, values, strict=True))
             with torch.set_grad_enabled(batch.differentiable):
                 _step(batch.plan, p, g, state, {**own, FRESH: float(batch.fresh[i])})
         batch.fresh = [False] * len(batch.fresh)
@@ -77,7 +77,11 @@ def _step(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any], settings: dic
     names = [slot.name for slot in plan.slots]
     counts = [slot.name for slot in plan.scalar_slots if slot.name != STEP]
     differentiable = torch.is_grad_enabled()
-    values = {"p": _real(p), **({"g": _real(g)} if plan.uses_grad else {}), **{n: _real(state[n]) for n in names}}
+    values = {
+        "p": _real(p),
+        **({"g": _real(g)} if plan.uses_grad else {}),
+        **{n: _real(state[n]) for n in names},
+    }
     compute = {n: v.to(_compute_dtype(p.dtype)) for n, v in values.items()}
     if differentiable:
         compute["p"] = compute["p"].clone()

@@ -21,7 +21,7 @@ def _loader(result, stored, widen):
     @intrinsic
     def load(typingctx, address, index):
         def codegen(context, builder, signature, args):
-            value = builder.load(_pointer(builder, *args, stored))
+            value = builder.load(_pointer(builder, args[0], args[1], stored))
             value.align = stored.get_abi_alignment(context.target_data)
             return widen(builder, value)
 

@@ -13,9 +13,9 @@ from fallline.core.plan import Plan
 class Batch:
     """Parameters that share a plan, a backend and dtypes, in the order of the parameter groups.
 
-    ``rows[i]`` is the index into ``settings`` for parameter ``i``; ``fresh[i]`` tells whether its state was
-    made for the coming step. ``states[i]`` is the optimizer's own state dict of parameter ``i``.
-    ``differentiable`` asks that autograd can follow the step.
+    ``rows[i]`` is the parameter group of parameter ``i`` and ``indices[i]`` its place among all parameters;
+    ``fresh[i]`` tells whether its state was made for the coming step. ``states[i]`` is the optimizer's own
+    state dict of parameter ``i``. ``differentiable`` asks that autograd can follow the step.
     """
 
     plan: Plan
@@ -23,14 +23,15 @@ class Batch:
     params: list[Tensor] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
     fresh: list[bool] = field(default_factory=list)
 
 
 class Prepared(Protocol):
     """A batch that a backend has got ready to step again and again."""
 
-    def step(self, grads: Sequence[Tensor], settings: Sequence[Mapping[str, Any]]) -> None:
-        """Update parameters and state in place; ``settings[row]`` are the numbers the plan reads."""
+    def step(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> None:
+        """Update parameters and state in place; ``settings[row]`` are the values of ``plan.settings``."""
         ...
 
 

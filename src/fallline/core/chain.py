@@ -13,9 +13,13 @@ from fallline.core.transform import Transform
 class ChainedOptimizer(Optimizer):
     """An optimizer whose rule was put together by `chain`."""
 
-    def __init__(self, params: Any, transforms: tuple[Transform, ...], settings: dict[str, Any], **flags: Any):
+    def __init__(
+        self, params: Any, transforms: tuple[Transform, ...], settings: dict[str, Any], **flags: Any
+    ):
         self.chain = transforms
-        self.hyperparameters = tuple(Hyperparameter(n, v, f"setting {n} of the chain") for n, v in settings.items())
+        self.hyperparameters = tuple(
+            Hyperparameter(n, v, f"setting {n} of the chain") for n, v in settings.items()
+        )
         defaults = {"maximize": False, "foreach": None, "differentiable": False, "fused": None, **flags}
         super().__init__(params, {**settings, **defaults})
 
@@ -63,12 +67,16 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
     def make(params: Any, **settings: Any) -> ChainedOptimizer:
         for name in settings:
             if name not in defaults and name not in options:
-                raise UnknownOptionError(f"this chain has no option {name!r}{suggestion(name, {*defaults, *options})}")
+                raise UnknownOptionError(
+                    f"this chain has no option {name!r}{suggestion(name, {*defaults, *options})}"
+                )
         flags = {n: v for n, v in settings.items() if n in options}
         values = {**defaults, **{n: v for n, v in settings.items() if n in defaults}}
         missing = [n for t in bare for n in t.settings_read if n not in values]
         if missing:
-            raise RuleError(f"the chain's setting {missing[0]!r} has no value; give {missing[0]}=... to its transform")
+            raise RuleError(
+                f"the chain's setting {missing[0]!r} has no value; give {missing[0]}=... to its transform"
+            )
         return ChainedOptimizer(params, bare, values, **flags)
 
     return make

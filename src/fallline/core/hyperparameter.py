@@ -55,7 +55,7 @@ class Hyperparameter:
     """One setting of an optimizer: its name, meaning, default, allowed values, unit and search range.
 
     ``low`` and ``high`` bound the allowed values; each end is allowed unless ``open_low`` / ``open_high``.
-    ``complaint`` is how the error for a bad value starts: torch's own words, so that they can be searched for.
+    ``complaint`` is how the error for a bad value starts: torch's own words, so that a search finds them.
     A tuple such as ``betas`` has ``parts``, one record for each scalar that the rule reads.
     """
 
@@ -83,11 +83,12 @@ class Hyperparameter:
         else:
             self._check_number(value)
 
-    def scalars(self, value: Any) -> dict[str, Any]:
-        """Return the numbers the rule reads, by name: ``betas`` gives ``beta1`` and ``beta2``."""
+    @property
+    def readers(self) -> dict[str, tuple[str, int | None]]:
+        """Where the numbers that rules read lie in a parameter group: key and index, by name."""
         if self.parts:
-            return {part.name: value[i] for i, part in enumerate(self.parts)}
-        return {self.name: value}
+            return {part.name: (self.name, i) for i, part in enumerate(self.parts)}
+        return {self.name: (self.name, None)}
 
     @property
     def interval(self) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch.autograd import profiler
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fallline.core import checkpoint
 from fallline.core.errors import UnknownOptionError, suggestion
@@ -28,7 +29,7 @@ def negate(g):
 class Optimizer(torch.optim.Optimizer):
     """An update rule as a ``torch.optim.Optimizer``; a subclass gives its hyperparameters and `rules`."""
 
-    hyperparameters: ClassVar[tuple[Hyperparameter, ...]] = ()
+    hyperparameters: tuple[Hyperparameter, ...] = ()
     #: Group keys that checkpoints of older torch versions lack, with the value they stood for.
     added_later: ClassVar[dict[str, Any]] = {"maximize": False, "foreach": None, "differentiable": False}
 
@@ -49,23 +50,23 @@ class Optimizer(torch.optim.Optimizer):
         rules = self.rules(group)
         return (negate, *rules) if group.get("maximize") else rules
 
-    def settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the numbers the rules read, by name, from a parameter group."""
-        values: dict[str, Any] = {}
-        for h in self.hyperparameters:
-            values.update(h.scalars(group[h.name]))
-        return values
-
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the loss of ``closure`` if one is given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        if self._schedule is None or not self._schedule.holds(self):
-            self._schedule = Schedule(self)
-        self._schedule.step(self)
-        return loss
+        if self._watched():
+            return _step_with_hooks(self, closure)
+        return _step(self, closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # hooks run when there are any: torch need not wrap it
+
+    def _watched(self) -> bool:
+        """Tell whether a hook or a profiler wants to see the step."""
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or profiler._is_profiler_enabled
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; unknown keys and values out of range are refused before anything changes."""
@@ -109,3 +110,17 @@ class Optimizer(torch.optim.Optimizer):
                 raise UnknownOptionError(
                     f"{type(self).__name__} has no option {key!r}{suggestion(str(key), known)}"
                 )
+
+
+def _step(optimizer: Optimizer, closure: Callable[[], Any] | None) -> Any:
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    if optimizer._schedule is None or not optimizer._schedule.step(optimizer):
+        optimizer._schedule = Schedule(optimizer)
+        optimizer._schedule.step(optimizer)
+    return loss
+
+
+_step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)

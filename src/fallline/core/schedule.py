@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fallline.core.backend import Backend, Batch, Prepared, choose
+from fallline.core.backend import Backend, Batch, choose
 from fallline.core.plan import Plan, plan
 from fallline.core.transform import STEP, Slot
 
@@ -29,7 +29,8 @@ class Schedule:
         self._params = _params(optimizer)
         self._has_grad = [p.grad is not None for p in self._params]
         self.batches = _batches(optimizer, self._has_grad)
-        self.prepared: list[Prepared] = [backend.prepare(batch) for backend, batch in self.batches]
+        self._prepared = [backend.prepare(batch) for backend, batch in self.batches]
+        self._readers = [_readers(optimizer, batch.plan) for _, batch in self.batches]
         self._states = list(optimizer.state.values())
         self._steps_left = STEPS_PER_SCHEDULE
 
@@ -38,7 +39,19 @@ class Schedule:
         """Return the batches there would be if every parameter had a gradient; no state is made."""
         return _batches(optimizer, [True] * len(_params(optimizer)), keep=False)
 
-    def holds(self, optimizer: "Optimizer") -> bool:
+    def step(self, optimizer: "Optimizer") -> bool:
+        """Step every batch; do nothing and return False if the schedule does not hold any more."""
+        grads = [p.grad for p in self._params]
+        if not self._holds(optimizer, grads):
+            return False
+        groups = optimizer.param_groups
+        for (_, batch), prepared, readers in zip(self.batches, self._prepared, self._readers, strict=True):
+            settings = [[g[k] if i is None else g[k][i] for k, i in readers] for g in groups]
+            chosen = grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
+            prepared.step(chosen if batch.plan.uses_grad else [], settings)  # type: ignore[arg-type]
+        return True
+
+    def _holds(self, optimizer: "Optimizer", grads: list[Tensor | None]) -> bool:
         """Tell whether groups, parameters, gradients' presence and state dicts are those it was made for."""
         params, states = _params(optimizer), optimizer.state.values()
         self._steps_left -= 1
@@ -48,16 +61,14 @@ class Schedule:
             and len(states) == len(self._states)
             and all(map(is_, params, self._params))
             and all(map(is_, states, self._states))
-            and [p.grad is not None for p in params] == self._has_grad
+            and [g is not None for g in grads] == self._has_grad
             and _kinds(optimizer) == self._kinds
         )
 
-    def step(self, optimizer: "Optimizer") -> None:
-        """Step every batch."""
-        settings = [optimizer.settings(group) for group in optimizer.param_groups]
-        for (_, batch), prepared in zip(self.batches, self.prepared, strict=True):
-            grads = [p.grad for p in batch.params] if batch.plan.uses_grad else []
-            prepared.step(grads, settings)  # type: ignore[arg-type]
+
+def _readers(optimizer: "Optimizer", rule: Plan) -> list[tuple[str, int | None]]:
+    known = {name: place for h in optimizer.hyperparameters for name, place in h.readers.items()}
+    return [known[name] for name in rule.settings]
 
 
 def _params(optimizer: "Optimizer") -> list[Tensor]:
@@ -79,31 +90,32 @@ def _kinds(optimizer: "Optimizer") -> list[Any]:
     ]
 
 
-def _batches(
-    optimizer: "Optimizer", has_grad: list[bool], keep: bool = True
-) -> list[tuple[Backend, Batch]]:
+def _batches(optimizer: "Optimizer", has_grad: list[bool], keep: bool = True) -> list[tuple[Backend, Batch]]:
     batches: dict[Any, tuple[Backend, Batch]] = {}
-    todo = iter(has_grad)
+    todo, first = iter(has_grad), 0
     for row, group in enumerate(optimizer.param_groups):
         rule = plan(optimizer.transforms(group))
         chosen = [has or not rule.uses_grad for has in islice(todo, len(group["params"]))]
-        for p in compress(group["params"], chosen):
+        for index, p in compress(enumerate(group["params"], first), chosen):
             _refuse(optimizer, group, p)
             state = _state_of(optimizer, rule, p) if keep else dict(optimizer.state.get(p, {}))
             fresh = make_state(state, rule, group, p)
             backend, _ = choose(group, p)
             differentiable = bool(group.get("differentiable"))
-            key = (rule, backend.name, differentiable, p.dtype, p.device, *_dtypes(rule, state))
+            key = (rule, backend.name, differentiable, p.device, *_dtypes(rule, state, p))
             _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable)))
             batch.params.append(p)
             batch.states.append(state)
             batch.rows.append(row)
+            batch.indices.append(index)
             batch.fresh.append(fresh)
+        first += len(group["params"])
     return list(batches.values())
 
 
-def _dtypes(rule: Plan, state: dict[str, Any]) -> list[torch.dtype]:
-    return [state[slot.name].dtype for slot in (*rule.slots, *rule.scalar_slots)]
+def _dtypes(rule: Plan, state: dict[str, Any], p: Tensor) -> list[torch.dtype]:
+    grad = p if p.grad is None else p.grad
+    return [p.dtype, grad.dtype] + [state[slot.name].dtype for slot in (*rule.slots, *rule.scalar_slots)]
 
 
 def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:

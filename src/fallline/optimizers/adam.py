@@ -1,6 +1,6 @@
 """Adam, and its AMSGrad variant."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -58,7 +58,7 @@ class Adam(Optimizer):
         p_t &= p_{t-1} - \eta\, \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
     Weight decay adds :math:`\lambda p_{t-1}` to :math:`g_t`, or with ``decoupled_weight_decay`` to the step
-    before :math:`\eta` scales it. With ``amsgrad`` the largest :math:`v` so far takes the place of :math:`v_t`.
+    before :math:`\eta` scales it. With ``amsgrad`` the largest :math:`v` so far replaces :math:`v_t`.
 
     Args:
         params: tensors, group dicts or ``(name, tensor)`` pairs.
@@ -108,19 +108,19 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        params,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=0,
-        amsgrad=False,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
         *,
-        foreach=None,
-        maximize=False,
-        capturable=False,
-        differentiable=False,
-        fused=None,
-        decoupled_weight_decay=False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
     ):
         super().__init__(
             params,

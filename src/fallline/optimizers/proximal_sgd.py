@@ -1,7 +1,9 @@
 """Proximal gradient descent: a gradient step on the loss, then an exact step on the penalty."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from fallline.core.optimizer import Optimizer
 from fallline.core.registry import Entry, register
@@ -48,18 +50,16 @@ class ProximalSGD(Optimizer):
 
     def __init__(
         self,
-        params,
-        lr=1e-3,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
         *,
         prox: Prox,
-        maximize=False,
-        foreach=None,
-        differentiable=False,
-        fused=None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ):
-        defaults = dict(
-            lr=lr, maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused
-        )
+        defaults = dict(lr=lr, maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused)
         super().__init__(params, {**defaults, **_as_data(prox)})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """RMSprop: steps divided by a running root mean square of the gradient."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter, Range
 from fallline.core.optimizer import Optimizer
@@ -69,8 +71,8 @@ class RMSprop(Optimizer):
         centered: divide by the standard deviation.
         capturable, foreach, maximize, differentiable: as in torch.
 
-    State: ``step`` (0-d float32), ``square_avg``, with momentum ``momentum_buffer``, if centered ``grad_avg``,
-    each of the parameter's shape and dtype.
+    State: ``step`` (0-d float32), ``square_avg``, with momentum ``momentum_buffer``, if centered
+    ``grad_avg``, each of the parameter's shape and dtype.
 
     Raises:
         ValueError: a setting out of range.
@@ -105,17 +107,17 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        params,
-        lr=1e-2,
-        alpha=0.99,
-        eps=1e-8,
-        weight_decay=0,
-        momentum=0,
-        centered=False,
-        capturable=False,
-        foreach=None,
-        maximize=False,
-        differentiable=False,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
     ):
         super().__init__(
             params,

@@ -1,7 +1,9 @@
 """Stochastic gradient descent, with momentum and Nesterov's momentum."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
@@ -66,7 +68,7 @@ class SGD(Optimizer):
         >>> p.item()
         0.0
 
-    Source: Robbins and Monro 1951; Polyak 1964 (momentum); Nesterov 1983, in the form of Sutskever et al. 2013.
+    Source: Robbins and Monro 1951; Polyak 1964 (momentum); Nesterov 1983, as in Sutskever et al. 2013.
     Differs from torch's: momentum may be turned on after training started; NaN settings are refused.
     """
 
@@ -82,17 +84,17 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        params,
-        lr=1e-3,
-        momentum=0,
-        dampening=0,
-        weight_decay=0,
-        nesterov=False,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
         *,
-        maximize=False,
-        foreach=None,
-        differentiable=False,
-        fused=None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ):
         super().__init__(
             params,

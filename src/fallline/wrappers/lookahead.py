@@ -51,7 +51,7 @@ class SlowWeights(Optimizer):
 
 
 class Lookahead(torch.optim.Optimizer):
-    r"""Lookahead around any optimizer: every ``k`` steps, slow weights follow and the fast ones restart there.
+    r"""Lookahead: every ``k`` steps, slow weights follow those of any optimizer, which restarts from them.
 
     .. math::
         \phi \leftarrow \phi + \alpha\,(\theta - \phi), \qquad \theta \leftarrow \phi
@@ -134,13 +134,21 @@ class Lookahead(torch.optim.Optimizer):
         """Load what `state_dict` returned."""
         missing = {"optimizer", "slow", "steps"} - set(state_dict)
         if missing:
-            raise ValueError(f"not a state of Lookahead: {sorted(missing)} missing; load it in the inner optimizer")
+            raise ValueError(
+                f"not a state of Lookahead: {sorted(missing)} missing; load it in the inner optimizer"
+            )
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.slow.load_state_dict(state_dict["slow"])
         self.steps = state_dict["steps"]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer, "k": self.k, "steps": self.steps, "slow": self.slow, "defaults": {}}
+        return {
+            "optimizer": self.optimizer,
+            "k": self.k,
+            "steps": self.steps,
+            "slow": self.slow,
+            "defaults": {},
+        }
 
     def __repr__(self) -> str:
         return f"Lookahead(k={self.k}, alpha={self.slow.param_groups[0]['alpha']}, {self.optimizer!r})"
