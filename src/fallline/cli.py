@@ -1,0 +1,110 @@
+"""The command line: parses and calls."""
+
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fallline.core.errors import FalllineError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Compare optimizers honestly on your own model.",
+)
+
+
+def main() -> None:
+    """Run the command; an expected error is one line and exit code 2."""
+    try:
+        app()
+    except FalllineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def compare(
+    task: Annotated[str, typer.Argument(help="A built-in task, or my_file.py:make_task.")],
+    optimizers: Annotated[str, typer.Option(help="Names separated by commas; all by default.")] = "",
+    trials: Annotated[int | None, typer.Option(help="Tuning trials of each optimizer (8).")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Fresh seeds for each tuned optimizer (3).")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall-clock limit: 60s, 10min, 1h.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; 0: none (number of cores).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results (runs/TASK-TIME).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the comparison in --out.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Where all seeds are derived from (0).")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Tune every optimizer on TASK with equal effort, and rank them on fresh seeds."""
+    from rich.console import Console
+
+    from fallline.compare.document import document
+    from fallline.compare.planning import Request, prepare
+    from fallline.compare.progress import print_plan
+    from fallline.compare.run import run_shown
+    from fallline.report.terminal import print_report
+
+    names = [name.strip() for name in optimizers.split(",") if name.strip()] or None
+    request = Request(task, names, trials, seeds, budget, workers, out, resume, seed)
+    messages = Console(stderr=True, quiet=quiet)
+    with redirect_stdout(sys.stderr):  # what a task prints is not part of the result
+        prepared = prepare(request)
+        comparison = None if dry_run else run_shown(prepared, messages)
+    if comparison is None:
+        print_plan(prepared, Console())
+    elif as_json:
+        print(json.dumps(document(comparison), allow_nan=False))
+    else:
+        print_report(comparison, Console())
+
+
+@app.command("list")
+def list_() -> None:
+    """List the optimizers and tasks."""
+    from rich.console import Console
+
+    from fallline.describe import print_list
+
+    print_list(Console())
+
+
+@app.command()
+def show(optimizer: Annotated[str, typer.Argument(help="A name from `fallline list`.")]) -> None:
+    """Show an optimizer's formula, hyperparameters and references."""
+    from rich.console import Console
+
+    from fallline.core.registry import find
+    from fallline.describe import print_entry
+
+    print_entry(find(optimizer), Console())
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation; exit code 1 if anything fails."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fallline.doctor import diagnose
+
+    results = diagnose()
+    table = Table.grid(padding=(0, 2))
+    for name, passed, found in results:
+        table.add_row("[green]ok[/green]" if passed else "[red]failed[/red]", name, found)
+    Console().print(table)
+    if not all(passed for _, passed, _ in results):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""A comparison as one JSON document: the verdict, the ranking and everything they were made from."""
+
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+from fallline.compare.records import Comparison
+
+
+def document(comparison: Comparison) -> dict[str, Any]:
+    """Return ``comparison`` as a JSON object; what is not known, or infinite, is null.
+
+    Example:
+        >>> document(compare("digits", budget="30s"))["ranking"][0]["optimizer"]
+    """
+    from fallline.compare.verdict import judge
+    from fallline.report.summary import rows
+
+    verdict = judge(comparison)
+    return _plain(
+        {
+            "headline": verdict.headline,
+            "ranking": [asdict(row) for row in rows(comparison, verdict)],
+            "plan": asdict(comparison.plan),
+            "step_microseconds": comparison.step_microseconds,
+            "trials": [trial.to_json() for trial in comparison.trials],
+        }
+    )
+
+
+def _plain(tree: Any) -> Any:
+    """Replace numbers that JSON does not have."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_plain(value) for value in tree]
+    return None if isinstance(tree, float) and not isfinite(tree) else tree

@@ -1,0 +1,118 @@
+"""What `fallline list` and `fallline show` print, read off the entries themselves."""
+
+import ast
+import inspect
+import re
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.registry import Entry, entries
+from fallline.tasks.load import BUILT_IN
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+#: Paragraphs of a docstring that say where an algorithm comes from.
+REFERENCES = ("Source:", "References:", "Differs")
+
+
+def print_list(console: "Console") -> None:
+    """Print every optimizer that can be compared, and every built-in task."""
+    optimizers = _grid(*((entry.name, entry.summary) for entry in entries().values()))
+    tasks = _grid(*((name, "built in") for name in BUILT_IN), ("my_file.py:make_task", "your own"))
+    console.print("[bold]optimizers[/bold]", optimizers, "\n[bold]tasks[/bold]", tasks)
+
+
+def print_entry(entry: Entry, console: "Console") -> None:
+    """Print an optimizer's formula, hyperparameters and references."""
+    from rich.padding import Padding
+    from rich.syntax import Syntax
+
+    optimizer = example(entry)
+    console.print(f"[bold]{entry.name}[/bold]: {entry.summary} ({type(optimizer).__name__})")
+    for part in formulas(optimizer):
+        formula = Syntax(formula_source(part), "python", background_color="default", word_wrap=True)
+        console.print(Padding(formula, (1, 0)))
+    for part in formulas(optimizer):
+        for record in part.hyperparameters:
+            _print_setting(record, part.param_groups[0].get(record.name), entry, console)
+    console.print("", references(type(optimizer)), sep="\n", highlight=False)
+
+
+def example(entry: Entry) -> Any:
+    """Return the optimizer of ``entry`` over one parameter; only the learning rate may lack a default."""
+    settings = {name: space.at(0.5) for name, space in list(entry.space.items())[:1]}
+    return entry.build([torch.nn.Parameter(torch.zeros(1))], **settings)
+
+
+def formulas(optimizer: Any) -> list[Any]:
+    """Return what has rules of its own: the optimizer, or the halves of a wrapper."""
+    return [part for part in (optimizer, *vars(optimizer).values()) if hasattr(part, "transforms")]
+
+
+def formula_source(optimizer: Any) -> str:
+    """Return the source of the scalar rules that the optimizer applies, in their order."""
+    chain = optimizer.transforms(optimizer.param_groups[0])
+    functions = [function for part in chain for function in _functions(part)]
+    return "\n\n".join(_source(function) for function in functions)
+
+
+def _functions(part: Any) -> list[Any]:
+    once = [part.per_tensor.function] if part.per_tensor else []
+    return [*once, part.rule]
+
+
+def _source(function: Any) -> str:
+    """Return a function's code alone, without decorator and docstring, which say what the table says."""
+    lines = dedent(inspect.getsource(function)).splitlines()
+    definition = ast.parse("\n".join(lines)).body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    first = definition.body[1] if ast.get_docstring(definition) else definition.body[0]
+    return "\n".join(lines[definition.lineno - 1 : definition.body[0].lineno - 1] + lines[first.lineno - 1 :])
+
+
+def _print_setting(record: Hyperparameter, value: Any, entry: Entry, console: "Console") -> None:
+    for part, given in _scalars(record, value):
+        default = part.default if part.name in entry.space else given
+        allowed = "on or off" if isinstance(part.default, bool) else f"in {part.interval}"
+        searched = _range(entry.space.get(part.name))
+        console.print(f"{part.symbol:2} [bold]{part.name}[/bold] = {_short(default)}, {allowed}{searched}")
+        console.print(f"   [dim]{part.meaning}{'; ' * bool(part.unit)}{part.unit}[/dim]", highlight=False)
+
+
+def _scalars(record: Hyperparameter, value: Any) -> list[tuple[Hyperparameter, Any]]:
+    value = record.default if value is None else value
+    return list(zip(record.parts, value, strict=True)) if record.parts else [(record, value)]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _range(searched: Range | None) -> str:
+    if searched is None:
+        return ""
+    scale = {"log": ", log", "one_minus_log": ", log of 1 - x", "linear": ""}[searched.scale]
+    return f"; searched from {searched.low:g} to {searched.high:g}{scale}"
+
+
+def references(optimizer: type) -> str:
+    """Return the paragraphs of the docstring that name sources and differences."""
+    paragraphs = re.split(r"\n\s*\n", inspect.getdoc(optimizer) or "")
+    chosen = [p for p in paragraphs if p.startswith(REFERENCES)]
+    return re.sub(r"\n(?!Differs)", " ", "\n".join(chosen))
+
+
+def _grid(*rows: tuple[str, str]) -> "Table":
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for row in rows:
+        grid.add_row("  " + row[0], row[1])
+    return grid
