@@ -4,7 +4,7 @@ import os
 import pickle
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import blake2b
@@ -26,6 +26,10 @@ from fallline.tasks.task import Task, sample_count
 
 #: Seconds of a budget kept for starting the workers, and for writing the report.
 START_SECONDS, REPORT_SECONDS = 4.0, 2.5
+#: Share of the time left that a plan may take by the pilot's measure: workers share memory and caches.
+SAFETY = 0.85
+#: Rounds over which the time of one is averaged.
+MANY = 4
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,13 @@ class Prepared:
     @property
     def seconds(self) -> float:
         """How long the trainings that are left will take on all workers, as far as the pilot knows."""
-        one_round = list(self.training_seconds.values())
-        left = (1 - len(self.done) / self.trainings) * (self.plan.trials + self.plan.seeds)
-        return makespan(one_round, self.plan.workers) * left
+        rounds = (1 - len(self.done) / self.trainings) * (self.plan.trials + self.plan.seeds)
+        return rounds_seconds(self.training_seconds.values(), self.plan.workers) * rounds
+
+
+def rounds_seconds(trainings: Iterable[float], workers: int) -> float:
+    """Return the seconds that one of many rounds takes: a worker that is done goes on with the next round."""
+    return makespan(sorted(trainings, reverse=True) * MANY, workers) / MANY
 
 
 def prepare(request: Request) -> Prepared:
@@ -91,7 +99,7 @@ def prepare(request: Request) -> Prepared:
     cost = measure(task, chosen)
     if stored:
         _refuse_another(request, stored.plan, task, chosen)
-        plan = replace(stored.plan, workers=workers, budget_seconds=seconds or stored.plan.budget_seconds)
+        plan = replace(stored.plan, workers=workers, budget_seconds=seconds)
     else:
         plan = _new_plan(request, task, chosen, cost, workers, seconds)
     return Prepared(
@@ -163,8 +171,8 @@ def _size(
     if seconds is None:
         return budget.Size(request.trials or budget.DEFAULT_TRIALS, request.seeds or budget.DEFAULT_SEEDS)
     available = request.started + seconds - REPORT_SECONDS - monotonic() - (START_SECONDS if workers else 0)
-    one_round = makespan([cost.training_seconds(task, e, task.epochs) for e in chosen], workers)
-    return budget.fitting(one_round, available, request.trials, request.seeds)
+    one_round = rounds_seconds([cost.training_seconds(task, e, task.epochs) for e in chosen], workers)
+    return budget.fitting(one_round, SAFETY * available, request.trials, request.seeds)
 
 
 def space_of(entry: Entry, trials: int) -> dict[str, list]:

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterable
+from heapq import heapreplace
 from statistics import median
 
 from fallline.compare.records import Plan, Spec, Stage, Trial
@@ -10,7 +11,7 @@ from fallline.compare.search import configurations, training_seed
 from fallline.core.hyperparameter import Range
 
 #: A round is begun only if this many times its estimated cost fits into the time left.
-MARGIN = 1.1
+MARGIN = 1.05
 
 
 class Costs:
@@ -40,8 +41,8 @@ class Costs:
 class Schedule:
     """Hand out the trainings of a comparison, tuning first, then the winners on fresh seeds.
 
-    A round is one training of every optimizer. With a deadline, a tuning round is begun only if it and all
-    final rounds still fit, so every optimizer is tuned with the same number of trials.
+    A round is one training of every optimizer. With a deadline, a round is begun only if all of it still
+    fits, a tuning round only if final rounds fit after it: every optimizer gets the same number of trials.
 
     Arguments:
         plan: what to run.
@@ -93,12 +94,9 @@ class Schedule:
 
     def seconds_left(self) -> float:
         """Return how long the rest will take, as far as is known now."""
-        rounds, repeats = self._rounds_left(), self.plan.seeds - self.repeats
-        left = self._seconds([*self.running.values(), *self._queue], rounds + repeats)
+        rounds = 0 if self.tuning_over else self.plan.trials - self.rounds
+        left = self._seconds(rounds + self.plan.seeds - self.repeats)
         return left if self.deadline is None else min(left, self.deadline - time.monotonic())
-
-    def _rounds_left(self) -> int:
-        return 0 if self.tuning_over else self.plan.trials - self.rounds
 
     def _open_round(self) -> bool:
         if not self.tuning_over:
@@ -112,12 +110,16 @@ class Schedule:
         return True
 
     def _open_tuning_round(self) -> bool:
-        if self.rounds == self.plan.trials or (self.rounds and not self._fits(1 + self.plan.seeds)):
+        if self.rounds == self.plan.trials or (self.rounds and not self._fits(1 + self._seeds_after())):
             self.tuning_over = True
         else:
             self._enqueue([self._tuning(name, self.rounds) for name in self.plan.optimizers])
             self.rounds += 1
         return True
+
+    def _seeds_after(self) -> int:
+        """Return the seeds to keep time for after one more tuning round: as the plan divides its time."""
+        return max(1, round(self.plan.seeds * (self.rounds + 1) / self.plan.trials))
 
     def _enqueue(self, specs: list[Spec]) -> None:
         """Queue what is not done yet, the longest training first: it must not run alone at the end."""
@@ -127,13 +129,13 @@ class Schedule:
     def _fits(self, rounds: int) -> bool:
         if self.deadline is None:
             return True
-        return time.monotonic() + MARGIN * self._seconds(self.running.values(), rounds) <= self.deadline
+        return time.monotonic() + MARGIN * self._seconds(rounds) <= self.deadline
 
-    def _seconds(self, specs: Iterable[Spec], rounds: int) -> float:
-        """Return the time for ``specs`` and ``rounds`` whole rounds on all workers."""
-        jobs = [self.costs.of(spec.optimizer) for spec in specs]
-        jobs += rounds * [self.costs.of(name) for name in self.plan.optimizers]
-        return makespan(jobs, self.plan.workers)
+    def _seconds(self, rounds: int) -> float:
+        """Return the time for what is running and queued and ``rounds`` whole rounds more."""
+        begun = [self.costs.of(spec.optimizer) for spec in (*self.running.values(), *self._queue)]
+        whole = sorted(map(self.costs.of, self.plan.optimizers), reverse=True)
+        return makespan(begun + rounds * whole, self.plan.workers)
 
     def _tuning(self, optimizer: str, index: int) -> Spec:
         return self._spec(optimizer, "tune", index, index)
@@ -169,10 +171,12 @@ def shortfalls(plan: Plan, trials: Iterable[Trial]) -> list[str]:
     return missing
 
 
-def makespan(jobs: list[float], workers: int) -> float:
-    """Return the longest that ``jobs`` can take if no worker idles while any is queued (Graham 1966)."""
-    workers = max(1, workers)
-    return sum(jobs) / workers + (1 - 1 / workers) * max(jobs, default=0.0)
+def makespan(jobs: Iterable[float], workers: int) -> float:
+    """Return how long ``jobs``, in this order, keep the workers busy."""
+    busy_until = [0.0] * max(1, workers)
+    for seconds in jobs:
+        heapreplace(busy_until, busy_until[0] + seconds)
+    return max(busy_until)
 
 
 def _rank(trial: Trial) -> tuple[float, int]:

@@ -1,0 +1,119 @@
+"""The built-in tasks, batches, and loading the user's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from fallline.core.errors import UnknownNameError
+from fallline.tasks import Task, TaskError, load
+from fallline.tasks.batches import in_order, shuffled
+
+SMALL = Path(__file__).parent.parent / "compare" / "small_task.py"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+def test_digits_are_all_of_sklearns_split_by_class(digits):
+    from sklearn.datasets import load_digits
+
+    everything = torch.cat([digits.train[0], digits.valid[0]])
+    original = torch.tensor(load_digits().data / 16, dtype=torch.float32)
+    assert (len(digits.train[0]), len(digits.valid[0])) == (1437, 360)
+    assert torch.equal(everything.sum(1).sort().values, original.sum(1).sort().values)
+    assert set(digits.valid[1].bincount().tolist()) <= {35, 36, 37}
+    assert (everything.min(), everything.max()) == (0, 1)
+
+
+def test_digits_are_split_the_same_way_every_time(digits):
+    assert torch.equal(load("digits").valid[0], digits.valid[0])
+
+
+def tensors(count=23):
+    return torch.arange(count, dtype=torch.float32).unsqueeze(1), torch.arange(count)
+
+
+@pytest.mark.parametrize("as_dataset", [False, True], ids=["tensors", "dataset"])
+def test_an_epoch_visits_every_sample_once_with_its_own_target(as_dataset):
+    data = TensorDataset(*tensors()) if as_dataset else tensors()
+    batches = list(shuffled(data, 5, torch.Generator().manual_seed(1)))
+    assert [len(y) for _, y in batches] == [5, 5, 5, 5, 3]
+    assert all(torch.equal(x.squeeze(1).long(), y) for x, y in batches)
+    order = torch.cat([y for _, y in batches])
+    assert not torch.equal(order, torch.arange(23))
+    assert torch.equal(order.sort().values, torch.arange(23))
+
+
+def test_the_order_is_the_generators(monkeypatch):
+    def order(seed):
+        return torch.cat([y for _, y in shuffled(tensors(), 2, torch.Generator().manual_seed(seed))])
+
+    whole = order(1)
+    assert not torch.equal(whole, order(2))
+    monkeypatch.setattr("fallline.tasks.batches.BLOCK", 4)
+    assert torch.equal(whole, order(1)), "gathering in blocks must not change the order"
+
+
+@pytest.mark.parametrize("as_dataset", [False, True], ids=["tensors", "dataset"])
+def test_evaluation_keeps_the_order_and_the_limit(as_dataset):
+    data = TensorDataset(*tensors()) if as_dataset else tensors()
+    assert torch.cat([y for _, y in in_order(data, 4, 10)]).tolist() == list(range(10))
+    assert torch.cat([y for _, y in in_order(data, 4)]).tolist() == list(range(23))
+
+
+def test_a_task_is_loaded_from_a_file():
+    assert load(f"{SMALL}:blobs").name == "blobs"
+
+
+def test_make_task_need_not_be_named_and_neighbours_can_be_imported(tmp_path):
+    (tmp_path / "neighbour_of_a_task.py").write_text("EPOCHS = 3\n")
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch, fallline, neighbour_of_a_task\n"
+        "data = torch.zeros(4, 2), torch.zeros(4).long()\n"
+        "def make_task():\n"
+        "    return fallline.Task('mine', lambda: torch.nn.Linear(2, 2), data, data,"
+        " epochs=neighbour_of_a_task.EPOCHS)\n"
+    )
+    assert load(str(file)).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("digts", UnknownNameError, "unknown task 'digts'; did you mean 'digits'?"),
+        ("nowhere.py:make_task", UnknownNameError, "no task file 'nowhere.py'"),
+        (f"{SMALL}:blob", UnknownNameError, "no function 'blob' in .*; did you mean 'blobs'?"),
+        (f"{SMALL}:broken", TaskError, r"OSError: the data is not there \(small_task.py, line \d+\)"),
+        (f"{SMALL}:not_a_task", TaskError, "returned int; return a fallline.Task"),
+    ],
+)
+def test_errors_say_what_to_change(name, error, message):
+    with pytest.raises(error, match=message):
+        load(name)
+
+
+def test_a_file_that_does_not_import_is_a_task_error(tmp_path):
+    (tmp_path / "bad.py").write_text("import no_such_module_anywhere\n")
+    with pytest.raises(TaskError, match=r"No module named 'no_such_module_anywhere' \(bad.py, line 1\)"):
+        load(f"{tmp_path / 'bad.py'}:make_task")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "must be positive"),
+        ({"epochs": float("nan")}, "must be positive"),
+        ({"train": (torch.zeros(3, 1), torch.zeros(2))}, "train must be .* of one length"),
+        ({"valid": (torch.zeros(0, 1), torch.zeros(0))}, "valid is empty"),
+    ],
+)
+def test_a_task_put_together_wrongly_is_refused(changes, message):
+    arguments = {"model": lambda: nn.Linear(1, 2), "train": tensors(), "valid": tensors(), **changes}
+    with pytest.raises(TaskError, match=message):
+        Task("wrong", **arguments)
