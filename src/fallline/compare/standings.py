@@ -71,7 +71,7 @@ def rank(comparison: Comparison, pairs: list[Pair]) -> list[Place]:
     """Return all optimizers from best to worst; the unsteady and those without a result come last."""
     scale, results = loss_scale(comparison), final_losses(comparison)
     means = {o: mean_interval(list(seeds.values()), scale=scale) for o, seeds in results.items()}
-    ranked = sorted(means, key=lambda o: (means[o].low is None, means[o].mean))
+    ranked = sorted(means, key=lambda o: (means[o].ends is None, means[o].mean))
     rest = [_unplaced(comparison, o, scale) for o in comparison.plan.optimizers if o not in means]
     return [*_placed(ranked, means, pairs), *sorted(rest, key=lambda p: p.loss.mean if p.loss else inf)]
 

@@ -62,7 +62,7 @@ def _headline(places: list[Place], comparison: Comparison) -> str:
     ranked = [p for p in places if p.loss is not None and p.standing != "unsteady"]
     if len(ranked) == 1:
         return f"{low}; no other optimizer has a final result to compare with."
-    if best.loss is not None and best.loss.low is None:
+    if best.loss is not None and best.loss.ends is None:
         return f"{low}, but one seed settles nothing: run at least 3."
     if not rivals:
         return f"{best.optimizer} wins: its validation loss, {_interval(best.loss)}, beats all others."
@@ -72,9 +72,9 @@ def _headline(places: list[Place], comparison: Comparison) -> str:
 def _interval(loss: Interval | None) -> str:
     if loss is None:
         return "unknown"
-    if loss.low is None or loss.high is None:
+    if loss.ends is None:
         return number(loss.mean)
-    return f"{number(loss.mean)} (95 % interval {number(loss.low)} to {number(loss.high)})"
+    return f"{number(loss.mean)} (95 % interval {number(loss.ends[0])} to {number(loss.ends[1])})"
 
 
 def _sentences(places: list[Place], comparison: Comparison, scale: Scale) -> list[str]:
@@ -162,7 +162,8 @@ def _absent(places: list[Place], comparison: Comparison) -> str:
 
 
 def _reason(comparison: Comparison, optimizer: str) -> str:
-    for stage, trials in (("final", comparison.finals(optimizer)), ("tuning", comparison.tuning(optimizer))):
+    finals, tuning = comparison.finals(optimizer), comparison.tuning(optimizer)
+    for stage, trials in (("final", finals), ("tuning", tuning)):
         for status in ("diverged", "failed"):
             lost = [t for t in trials if t.status == status]
             if lost and (stage == "final" or len(lost) == len(trials)):
@@ -176,8 +177,8 @@ def _caveats(scale: Scale, pairs: int, comparison: Comparison) -> list[str]:
     holm = f"Holm's correction covers all {pairs} pairs: the chance of any false “beaten” is about 5 %."
     return [
         "Intervals and tests cover the luck of the seed (initialisation, order of batches), not the luck of "
-        "tuning: with other tuning trials the settings and the result would differ. Where both were measured, "
-        "on digits, the whole spread was about four times that of the seeds alone.",
+        "tuning: with other tuning trials the settings and the result would differ. Where both were "
+        "measured, on digits, the whole spread was about four times that of the seeds alone.",
         f"Losses are {mean}, over final runs on fresh seeds; tuning runs are not counted.",
         *([holm] if pairs else []),
         f"Tuned with {_tuned_with(comparison)}; what was not searched stayed at its fixed value.",

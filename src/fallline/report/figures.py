@@ -1,0 +1,255 @@
+"""The large figures of a report, drawn with Plotly; the page itself gives text and grid their colours."""
+
+from html import escape
+from math import ceil, floor, inf, log10
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fallline.compare.records import Comparison, Trial
+from fallline.compare.statistics import Scale
+from fallline.compare.verdict import Verdict
+from fallline.compare.wording import number
+from fallline.report.summary import Row
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+#: Distinguishable by colour-blind readers, and on a white as well as on a dark page.
+PALETTE = ("#3b82c4", "#d9730d", "#1e9e74", "#c9559b", "#8a6fd1", "#9a7d2e")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+GREY = "#8b919c"
+INK = "#5b6270"
+RED = "#d0492f"
+ROW_HEIGHT = 27
+
+
+def figure_of(traces: list[dict[str, Any]], height: int, **layout: Any) -> "go.Figure":
+    """Return a figure of ``traces`` without Plotly's own colours and margins."""
+    import plotly.graph_objects as go
+
+    base = {"template": "none", "margin": {"l": 8, "r": 16, "t": 12, "b": 8}, "showlegend": False}
+    return go.Figure([{"type": "scatter", **trace} for trace in traces], {**base, "height": height, **layout})
+
+
+def ranking(comparison: Comparison, table: list[Row], verdict: Verdict) -> "go.Figure":
+    """Return each optimizer's mean loss with its interval, and its seeds as small dots."""
+    shown = [row for row in table if row.loss is not None]
+    traces = [_mean(row, PALETTE[0] if row.optimizer in verdict.best_set else GREY) for row in shown]
+    traces.append(_seeds(comparison, shown))
+    ends = [end for row in shown if row.loss for end in (row.loss.mean, *(row.loss.ends or ()))]
+    return figure_of(
+        traces,
+        90 + ROW_HEIGHT * len(shown),
+        xaxis=axis(ends, verdict.scale, "validation loss"),
+        yaxis=_names(shown),
+    )
+
+
+def _names(table: list[Row]) -> dict[str, Any]:
+    order = [escape(row.optimizer) for row in table]
+    given = {"categoryorder": "array", "categoryarray": order}
+    return {"type": "category", "autorange": "reversed", "ticksuffix": "  ", **given}
+
+
+def _seeds(comparison: Comparison, table: list[Row]) -> dict[str, Any]:
+    dots = [(t.valid_loss, row.optimizer) for row in table for t in comparison.finals(row.optimizer)]
+    known = [(loss, escape(name)) for loss, name in dots if loss is not None]
+    return {
+        "x": [loss for loss, _ in known],
+        "y": [name for _, name in known],
+        "mode": "markers",
+        "marker": {"size": 7, "symbol": "line-ns", "line": {"width": 1.2, "color": INK}},
+        "hovertemplate": "%{y}, one seed: %{x:.4g}<extra></extra>",
+    }
+
+
+def _mean(row: Row, colour: str) -> dict[str, Any]:
+    assert row.loss is not None
+    mean = row.loss.mean
+    low, high = row.loss.ends or (mean, mean)
+    words = f"{number(mean)}<br>95 % {number(low)} to {number(high)}" if row.loss.ends else number(mean)
+    bars = {"array": [high - mean], "arrayminus": [mean - low], "symmetric": False}
+    return {
+        "x": [mean],
+        "y": [escape(row.optimizer)],
+        "mode": "markers",
+        "marker": {"size": 10, "color": colour},
+        "error_x": {"type": "data", "thickness": 2.5, "width": 0, "color": colour, **bars},
+        "hovertemplate": f"%{{y}}: {words}<extra></extra>",
+    }
+
+
+def curves(comparison: Comparison, table: list[Row], verdict: Verdict) -> "go.Figure":
+    """Return the validation loss along the final runs: the median over seeds, bands for the best ones."""
+    lines = [line for i, row in enumerate(table) if (line := _line(comparison, row, i))]
+    traces = [trace for line in reversed(lines) for trace in line]
+    losses = axis(readable([y for t in traces for y in t["y"]]), verdict.scale, "validation loss")
+    steps = axis([x for t in traces for x in t["customdata"]], "log", "steps")
+    epochs = {"type": "linear", "rangemode": "tozero", "autorange": True, "title": {"text": "epochs"}}
+    return figure_of(
+        traces,
+        520,
+        xaxis={**epochs, "tickvals": None},
+        yaxis=losses,
+        meta={"epochs": {**epochs, "tickvals": None}, "steps": {**steps, "autorange": False}},
+        annotations=_labels([line[-1] for line in lines if len(line) > 1], losses["range"], verdict.scale),
+        margin={"l": 8, "r": 110, "t": 12, "b": 8},
+        showlegend=True,
+        legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "traceorder": "reversed"},
+    )
+
+
+def axis(
+    values: list[float], scale: Scale, title: str, room: float = 0.0, coarse: bool = False
+) -> dict[str, Any]:
+    """Return an axis around ``values``, with ``room`` beyond them as a fraction of its length.
+
+    ``coarse`` numbers whole powers of ten only, for small figures.
+    """
+    low, high = _range(values, scale)
+    span = [low, high + room * (high - low)]
+    at = _log_ticks(*span, most=4 if coarse else 9) if scale == "log" else None
+    text = None if at is None else [f"{x:g}" for x in at]
+    return {"type": scale, "range": span, "title": {"text": title}, "tickvals": at, "ticktext": text}
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return round numbers whose log10 lies between the ends: fewer of each decade the more decades."""
+    decades = high - low
+    digits = next((d for d in ((1, 2, 3, 4, 5, 7), (1, 2, 5)) if len(d) * decades <= most), (1,))
+    every = ceil(decades / most)
+    powers = range(floor(low), ceil(high) + 1)
+    ticks = [float(f"{digit}e{power}") for power in powers if power % every == 0 for digit in digits]
+    return [tick for tick in ticks if low <= log10(tick) <= high]
+
+
+def _range(values: list[float], scale: Scale) -> list[float]:
+    low, high = (min(values), max(values)) if values else (0.1, 1.0)
+    if scale == "log":
+        low, high = log10(low), log10(high)
+    pad = 0.06 * (high - low) + 0.02
+    return [low - pad, high + pad]
+
+
+def readable(losses: list[float]) -> list[float]:
+    """Return ``losses`` without those a thousand times the lowest, which would flatten all others."""
+    lowest = min(losses, default=0.0)
+    return [x for x in losses if x <= 1000 * lowest] if lowest > 0 else losses
+
+
+def _line(comparison: Comparison, row: Row, place: int) -> list[dict[str, Any]]:
+    finals = [t for t in comparison.finals(row.optimizer) if t.curve.valid_loss]
+    if not finals:
+        return []
+    longest = max(finals, key=lambda t: len(t.curve.step)).curve
+    losses = _matrix(finals, len(longest.step))
+    name, top = escape(row.optimizer), place < len(PALETTE) and row.rank is not None
+    colour = PALETTE[place] if top else GREY
+    middle = {
+        "x": longest.epoch,
+        "customdata": longest.step,
+        "y": np.nanmedian(losses, axis=0).tolist(),
+        "name": name,
+        "legendgroup": name,
+        "mode": "lines",
+        "opacity": 1 if top else 0.55,
+        "line": {"color": colour, "width": 2.4 if top else 1.2, "dash": DASHES[place] if top else "solid"},
+        "hovertemplate": f"{name}: %{{y:.4g}} after %{{x:.4g}}<extra></extra>",
+    }
+    return [_band(middle, losses), middle] if top else [middle]
+
+
+def _matrix(finals: list[Trial], length: int) -> np.ndarray:
+    losses = np.full((len(finals), length), np.nan)
+    for line, trial in zip(losses, finals, strict=True):
+        line[: len(trial.curve.valid_loss)] = trial.curve.valid_loss
+    return losses
+
+
+def _band(middle: dict[str, Any], losses: np.ndarray) -> dict[str, Any]:
+    low, high = np.nanmin(losses, axis=0).tolist(), np.nanmax(losses, axis=0).tolist()
+    return {
+        "x": [*middle["x"], *reversed(middle["x"])],
+        "customdata": [*middle["customdata"], *reversed(middle["customdata"])],
+        "y": [*high, *reversed(low)],
+        "fill": "toself",
+        "fillcolor": middle["line"]["color"],
+        "opacity": 0.18,
+        "line": {"width": 0},
+        "mode": "lines",
+        "legendgroup": middle["legendgroup"],
+        "showlegend": False,
+        "hoverinfo": "skip",
+    }
+
+
+def _labels(lines: list[dict[str, Any]], span: list[float], scale: Scale) -> list[dict[str, Any]]:
+    """Return the names at the right ends of the lines, moved apart where they would overlap."""
+    lines = sorted(lines, key=lambda line: line["y"][-1])
+    heights = _apart([log10(y) if scale == "log" else y for y in (line["y"][-1] for line in lines)], span)
+    place = {"x": 1, "xref": "paper", "xanchor": "left", "xshift": 6, "yanchor": "middle", "showarrow": False}
+    return [
+        {**place, "y": y, "text": line["name"], "font": {"color": line["line"]["color"], "size": 13}}
+        for line, y in zip(lines, heights, strict=True)
+    ]
+
+
+def _apart(heights: list[float], span: list[float]) -> list[float]:
+    """Return sorted ``heights`` with a line of text between any two, on average where they were."""
+    gap, moved = 0.048 * (span[1] - span[0]), []
+    for height in heights:
+        moved.append(max(height, moved[-1] + gap) if moved else height)
+    shift = float(np.mean(np.subtract(moved, heights))) if heights else 0.0
+    shift = min(shift, moved[0] - span[0]) if moved else 0.0
+    return [height - shift for height in moved]
+
+
+def to_target(comparison: Comparison, table: list[Row]) -> "go.Figure":
+    """Return when each final run reached the target, with the median, and how many missed it."""
+    shown = [row for row in table if row.finals]
+    runs = [(row.optimizer, t) for row in shown for t in comparison.finals(row.optimizer)]
+    hits = [(name, t.epochs_to_target, t.steps_to_target) for name, t in runs]
+    hits = [(name, epochs, steps) for name, epochs, steps in hits if epochs is not None]
+    medians = [(r.optimizer, r.epochs, r.steps) for r in shown if r.epochs is not None and r.epochs < inf]
+    epochs = axis([epochs for _, epochs, _ in hits], "log", "epochs", room=0.2)
+    steps = axis([steps for _, _, steps in hits if steps], "log", "steps", room=0.2)
+    bar = {"size": 17, "symbol": "line-ns", "line": {"width": 3, "color": PALETTE[0]}}
+    return figure_of(
+        [
+            _times(hits, "one seed", {"size": 6, "color": GREY}),
+            _times(medians, "median", bar),
+            _missed(shown),
+        ],
+        90 + ROW_HEIGHT * len(shown),
+        xaxis=epochs,
+        meta={"epochs": epochs, "steps": steps},
+        xaxis2={"overlaying": "x", "range": [0, 1], "visible": False, "fixedrange": True},
+        yaxis=_names(shown),
+        margin={"l": 8, "r": 24, "t": 12, "b": 8},
+    )
+
+
+def _times(times: list[tuple[str, float, Any]], what: str, marker: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "x": [epochs for _, epochs, _ in times],
+        "customdata": [steps for _, _, steps in times],
+        "y": [escape(name) for name, _, _ in times],
+        "mode": "markers",
+        "marker": marker,
+        "hovertemplate": f"%{{y}}, {what}: %{{x:.4g}}<extra></extra>",
+    }
+
+
+def _missed(table: list[Row]) -> dict[str, Any]:
+    missed = [row for row in table if row.reached < row.finals]
+    return {
+        "x": [1.0] * len(missed),
+        "y": [escape(row.optimizer) for row in missed],
+        "xaxis": "x2",
+        "mode": "text",
+        "text": [f"{row.finals - row.reached} of {row.finals} missed" for row in missed],
+        "textposition": "middle left",
+        "textfont": {"size": 12, "color": RED},
+        "hoverinfo": "skip",
+    }

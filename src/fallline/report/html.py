@@ -1,0 +1,124 @@
+"""The report as one HTML file that needs no network: style, script and Plotly are all inside it."""
+
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fallline.compare.records import Comparison
+from fallline.compare.verdict import Verdict, judge
+from fallline.report import figures
+from fallline.report.sections import errors, need_for_tuning, protocol, results, section, verdict_section
+from fallline.report.sensitivity import bowls
+from fallline.report.summary import Row, rows
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+#: Forbids every request, so that a report stays private and works the same anywhere.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def write_html(comparison: Comparison, path: str | Path) -> Path:
+    """Write what ``comparison`` found, complete or not, as a page at ``path`` and return its path.
+
+    Example:
+        >>> write_html(comparison, "report.html")
+    """
+    path = Path(path)
+    path.write_text(page(comparison), encoding="utf-8")
+    return path
+
+
+def page(comparison: Comparison) -> str:
+    """Return the whole page as HTML."""
+    from plotly.offline import get_plotlyjs
+
+    verdict = judge(comparison)
+    table = rows(comparison, verdict)
+    title = escape(f"Optimizers on {comparison.plan.task}")
+    body = "\n".join(_body(comparison, table, verdict))
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<script>{get_plotlyjs()}</script>\n<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
+    )
+
+
+def _asset(name: str) -> str:
+    return files("fallline.report").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _body(comparison: Comparison, table: list[Row], verdict: Verdict) -> list[str]:
+    finals = any(row.loss is not None for row in table)
+    return [
+        verdict_section(comparison, verdict),
+        *(_final_figures(comparison, table, verdict) if finals else []),
+        results(table, comparison.plan.metric_name) if comparison.trials else "",
+        _tuning(comparison, table, verdict),
+        errors(comparison, table),
+        protocol(comparison, verdict),
+    ]
+
+
+def _final_figures(comparison: Comparison, table: list[Row], verdict: Verdict) -> list[str]:
+    ranking = section(
+        "Ranking",
+        "The lowest validation loss of each tuned optimizer on fresh seeds: mean with 95 % interval, and "
+        "every seed as a thin bar. Blue may be the best; grey is beaten or cannot be ranked.",
+        _figure("ranking", figures.ranking(comparison, table, verdict), "Ranking by validation loss"),
+    )
+    curves = section(
+        "Learning curves",
+        "Median over seeds, with the range from the lowest to the highest for the first six. Click a name to "
+        "hide it, double-click to see it alone.",
+        _toggle("curves") + _figure("curves", figures.curves(comparison, table, verdict), "Learning curves"),
+    )
+    return [ranking, curves, _target_section(comparison, table) if comparison.plan.target is not None else ""]
+
+
+def _target_section(comparison: Comparison, table: list[Row]) -> str:
+    return section(
+        "Time to target",
+        f"When each run first reached {comparison.plan.target_name}: a dot for each seed, a bar at the "
+        "median. A run that never got there counts as taking forever.",
+        _toggle("target") + _figure("target", figures.to_target(comparison, table), "Time to target"),
+    )
+
+
+def _tuning(comparison: Comparison, table: list[Row], verdict: Verdict) -> str:
+    small = bowls(comparison, table, verdict)
+    if not small:
+        return ""
+    panels = [_panel(f"bowl{i}", name, figure, table) for i, (name, figure) in enumerate(small.items())]
+    return section(
+        "Learning-rate sensitivity",
+        "Every tuning trial: validation loss over learning rate, all on the same axes. Shaded: within 10 % "
+        "of the optimizer's best. Large dot: the best. Red cross: diverged.",
+        f'<div class="bowls">{"".join(panels)}</div>{need_for_tuning(comparison, table, verdict)}',
+    )
+
+
+def _panel(key: str, name: str, figure: "go.Figure", table: list[Row]) -> str:
+    good = next(row.good for row in table if row.optimizer == name)
+    width = "" if good is None else f"<small>good over {good.decades:.1f} decades</small>"
+    chart = _figure(key, figure, f"Loss over learning rate of {name}")
+    return f"<figure><figcaption>{escape(name)}{width}</figcaption>{chart}</figure>"
+
+
+def _toggle(figure: str) -> str:
+    return (
+        f'<div class="toggle" role="group" aria-label="Horizontal axis" data-figure="{figure}">'
+        '<button type="button" data-unit="epochs" aria-pressed="true">epochs</button>'
+        '<button type="button" data-unit="steps" aria-pressed="false">steps</button></div>'
+    )
+
+
+def _figure(key: str, figure: "go.Figure", label: str) -> str:
+    """Return a place for the figure and its data, in which no text can end the script element."""
+    data = (figure.to_json() or "").replace("<", "\\u003c")
+    place = f'id="{key}" data-source="{key}-data" role="img" aria-label="{escape(label)}"'
+    source = f'<script type="application/json" id="{key}-data">{data}</script>'
+    return f'<div class="figure" {place}></div>{source}'

@@ -1,0 +1,175 @@
+"""The sections of the page that are text and tables; everything a user may have written is escaped."""
+
+import re
+from html import escape
+from math import inf
+from typing import Any
+
+from fallline.compare.records import Comparison
+from fallline.compare.statistics import Interval, Scale
+from fallline.compare.verdict import Verdict
+from fallline.compare.wording import last_line, number, setting, size
+from fallline.report.summary import Row, best_of
+from fallline.report.terminal import is_share, percentage, standing_text, target_text
+
+
+def prose(text: str) -> str:
+    """Return ``text`` escaped, with signs and units kept on the line of their number."""
+    return re.sub(r"(?<=\d) (?=%|B\b|kB|MB|GB|µs|decades)", "\u00a0", escape(text))
+
+
+def section(title: str, about: str, content: str) -> str:
+    """Return a section of the page: a heading, a line on how to read it, and ``content`` as HTML."""
+    return f'<section><h2>{escape(title)}</h2><p class="about">{prose(about)}</p>{content}</section>'
+
+
+def verdict_section(comparison: Comparison, verdict: Verdict) -> str:
+    """Return the head of the page: the answer, the evidence, the warnings."""
+    plan = comparison.plan
+    findings = "".join(f"<li>{prose(sentence)}</li>" for sentence in verdict.sentences)
+    warnings = "".join(f"<li>{prose(caution.text)}</li>" for caution in verdict.cautions)
+    box = f'<section class="warnings"><h2>Warnings</h2><ul>{warnings}</ul></section>' if warnings else ""
+    return (
+        f'<header><p class="task">{len(plan.optimizers)} optimizers, {plan.trials} tuning trials and '
+        f"{plan.seeds} fresh seeds each, {plan.epochs:g} epochs</p>"
+        f"<h1>Optimizers on {escape(plan.task)}</h1>"
+        f'<p class="lead">{prose(verdict.headline)}</p></header>'
+        f'<ul class="findings">{findings}</ul>{box}'
+    )
+
+
+def results(table: list[Row], metric: str) -> str:
+    """Return the table of all results."""
+    share = is_share(table)
+    heads = ["#", "optimizer", "verdict", "validation loss", f"{metric}{' %' if share else ''}"]
+    heads += ["epochs", "steps", "µs/step", "state", "tuned settings"]
+    body = "".join(_result(row, share) for row in table)
+    about = "Small: 95 % interval. Epochs and steps: median to the target, or how many runs reached it."
+    return section("All results", about, _table(heads, body))
+
+
+def _table(heads: list[str], body: str) -> str:
+    named = ("optimizer", "tuned settings", "searched", "fixed")
+    cells = "".join(f'<th scope="col"{_named(head in named)}>{escape(head)}</th>' for head in heads)
+    rows = f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll" tabindex="0"><table>{rows}</table></div>'
+
+
+def _named(is_name: bool) -> str:
+    return ' class="name"' if is_name else ""
+
+
+def _result(row: Row, share: bool) -> str:
+    cells = [
+        _cell(str(row.rank or "–")),
+        _cell(row.optimizer, "name"),
+        f'<td><span class="mark {row.standing}">{escape(standing_text(row))}</span></td>',
+        _interval(row.loss),
+        _interval(row.metric, share),
+        _cell(target_text(row, row.epochs)),
+        _cell(target_text(row, row.steps)),
+        _cell("" if row.step_microseconds is None else number(row.step_microseconds)),
+        _cell("" if row.state_bytes is None else size(row.state_bytes)),
+        _cell(", ".join(f"{name} {setting(value)}" for name, value in row.settings.items()), "settings"),
+    ]
+    return f'<tr class="{row.standing}">{"".join(cells)}</tr>'
+
+
+def _cell(text: str, kind: str = "") -> str:
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+
+
+def _interval(interval: Interval | None, share: bool = False) -> str:
+    if interval is None:
+        return "<td></td>"
+    write = percentage if share else number
+    ends = " to ".join(map(write, interval.ends or ()))
+    return f"<td>{write(interval.mean)}<br><small>{ends}</small></td>"
+
+
+def need_for_tuning(comparison: Comparison, table: list[Row], verdict: Verdict) -> str:
+    """Return the table of good learning rates and of the loss to expect from few trials."""
+    most = max((len(comparison.tuning(row.optimizer)) for row in table), default=0)
+    counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= most]
+    heads = ["optimizer", "good learning rates", "decades"]
+    heads += [f"best of {n}" for n in counts]
+    body = "".join(_need(comparison, row, counts, verdict.scale) for row in table)
+    return (
+        "<h3>How much tuning each needs</h3>"
+        '<p class="about">Validation loss to expect from the best of so many random trials, out of those '
+        "that were run; ∞ where all of them might diverge.</p>" + _table(heads, body)
+    )
+
+
+def _need(comparison: Comparison, row: Row, counts: list[int], scale: Scale) -> str:
+    best = best_of(comparison, row.optimizer, scale)
+    known = [best[n - 1] if n <= len(best) else None for n in counts]
+    good = "" if row.good is None else f"{setting(row.good.low)} to {setting(row.good.high)}"
+    cells = [_cell(row.optimizer, "name"), _cell(good)]
+    cells.append(_cell("" if row.good is None else f"{row.good.decades:.1f}"))
+    cells += [_cell("" if x is None else "∞" if x == inf else number(x)) for x in known]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def errors(comparison: Comparison, table: list[Row]) -> str:
+    """Return what diverged or failed, with the first error of each optimizer in full."""
+    items = [_error(comparison, row) for row in table if row.diverged or row.failed]
+    return f"<section><h2>What went wrong</h2>{''.join(items)}</section>" if items else ""
+
+
+def _error(comparison: Comparison, row: Row) -> str:
+    counts = [f"{n} {what}" for n, what in ((row.diverged, "diverged"), (row.failed, "failed")) if n]
+    trials = [*comparison.tuning(row.optimizer), *comparison.finals(row.optimizer)]
+    first = min((t for t in trials if t.status != "ok"), key=lambda t: t.status != "failed")
+    head = f"{row.optimizer}: {' and '.join(counts)} of {row.trials} runs; {last_line(first.error)}"
+    settings = ", ".join(f"{name} {setting(value)}" for name, value in first.spec.settings.items())
+    where = f"{first.spec.stage} run {first.spec.index}, seed {first.spec.seed}, {settings}"
+    full = f"{where}\n\n{first.error or ''}".strip()
+    return f"<details><summary>{escape(head)}</summary><pre>{escape(full)}</pre></details>"
+
+
+def protocol(comparison: Comparison, verdict: Verdict) -> str:
+    """Return how the comparison was made, and the limits of what it says."""
+    caveats = "".join(f"<li>{prose(caveat)}</li>" for caveat in verdict.caveats)
+    pairs = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in _facts(comparison))
+    return (
+        f"<section><h2>How to read this</h2><ul>{caveats}</ul></section>"
+        f"<section><h2>Protocol</h2><dl>{pairs}</dl>{_spaces(comparison)}</section>"
+    )
+
+
+def _facts(comparison: Comparison) -> list[tuple[str, str]]:
+    plan = comparison.plan
+    budget = "none" if plan.budget_seconds is None else f"{plan.budget_seconds:g} s of wall clock"
+    return [
+        ("Task", plan.task),
+        ("Target", plan.target_name or "none"),
+        ("Budget", f"{plan.trials} trials and {plan.seeds} seeds of {plan.epochs:g} epochs; limit: {budget}"),
+        ("Trainings", f"{len(comparison.trials)} finished, on {plan.workers} workers"),
+        ("Started", plan.started),
+        ("Machine", plan.machine),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in plan.versions.items())),
+    ]
+
+
+def _spaces(comparison: Comparison) -> str:
+    plan = comparison.plan
+    body = "".join(
+        f"<tr>{_cell(o, 'name')}{_cell(_searched(plan.spaces.get(o, {})), 'settings')}"
+        f"{_cell(_fixed(plan.fixed.get(o, {})), 'settings')}</tr>"
+        for o in plan.optimizers
+    )
+    table = _table(["optimizer", "searched", "fixed"], body)
+    return f"<details><summary>Search spaces</summary>{table}</details>"
+
+
+def _searched(space: dict[str, list[Any]]) -> str:
+    words = {"log": "log", "one_minus_log": "log of 1 - x", "linear": "even"}
+    return "; ".join(
+        f"{name} {setting(low)} to {setting(high)} ({words.get(scale, scale)})"
+        for name, (low, high, scale) in space.items()
+    )
+
+
+def _fixed(fixed: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {setting(value)}" for name, value in fixed.items())

@@ -1,0 +1,74 @@
+"""Small figures, one for each optimizer, of the tuning loss over the learning rate; all share their axes."""
+
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from fallline.compare.records import Comparison
+from fallline.compare.verdict import Verdict
+from fallline.report.figures import PALETTE, RED, axis, figure_of, readable
+from fallline.report.summary import Row, tuning_losses
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+HEIGHT = 150
+
+
+def bowls(comparison: Comparison, table: list[Row], verdict: Verdict) -> dict[str, "go.Figure"]:
+    """Return a figure for each optimizer with tuning trials, whose good learning rates are shaded."""
+    tried = {row.optimizer: tuning_losses(comparison, row.optimizer) for row in table}
+    finite = [loss for _, losses in tried.values() for loss in losses if loss < inf]
+    rates = [rate for found, _ in tried.values() for rate in found]
+    if not finite or min(rates) <= 0:
+        return {}
+    axes = {
+        "xaxis": axis(rates, "log", "", coarse=True),
+        "yaxis": axis(readable(finite), verdict.scale, "", coarse=True),
+        "yaxis2": {"overlaying": "y", "range": [0, 1.06], "visible": False, "fixedrange": True},
+    }
+    return {
+        row.optimizer: _bowl(row, *tried[row.optimizer], axes, _is_line(comparison, row))
+        for row in table
+        if tried[row.optimizer][0]
+    }
+
+
+def _is_line(comparison: Comparison, row: Row) -> bool:
+    """Whether only the learning rate was tuned, so that neighbours in it are neighbours."""
+    return list(comparison.plan.spaces.get(row.optimizer, {})) == ["lr"]
+
+
+def _bowl(row: Row, rates: list[float], losses: list[float], axes: dict, line: bool) -> "go.Figure":
+    finite = [(rate, loss) for rate, loss in zip(rates, losses, strict=True) if loss < inf]
+    lost = [rate for rate, loss in zip(rates, losses, strict=True) if loss == inf]
+    shade = [] if row.good is None else [_shade(row.good.low, row.good.high)]
+    margin = {"l": 4, "r": 8, "t": 8, "b": 4}
+    return figure_of([_trials(finite, line), _diverged(lost)], HEIGHT, margin=margin, shapes=shade, **axes)
+
+
+def _shade(low: float, high: float) -> dict[str, Any]:
+    look = {"fillcolor": PALETTE[2], "opacity": 0.2, "line": {"width": 0}, "layer": "below"}
+    return {"type": "rect", "x0": low, "x1": high, "y0": 0, "y1": 1, "yref": "paper", **look}
+
+
+def _trials(points: list[tuple[float, float]], line: bool) -> dict[str, Any]:
+    best = min((loss for _, loss in points), default=None)
+    return {
+        "x": [rate for rate, _ in points],
+        "y": [loss for _, loss in points],
+        "mode": "lines+markers" if line else "markers",
+        "line": {"width": 1.5, "color": PALETTE[0]},
+        "marker": {"color": PALETTE[0], "size": [10 if loss == best else 5 for _, loss in points]},
+        "hovertemplate": "lr %{x:.3g}: %{y:.4g}<extra></extra>",
+    }
+
+
+def _diverged(rates: list[float]) -> dict[str, Any]:
+    return {
+        "x": rates,
+        "y": [1.0] * len(rates),
+        "yaxis": "y2",
+        "mode": "markers",
+        "marker": {"size": 8, "symbol": "x-thin", "line": {"width": 2, "color": RED}},
+        "hovertemplate": "lr %{x:.3g}: diverged<extra></extra>",
+    }

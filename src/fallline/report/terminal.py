@@ -1,0 +1,138 @@
+"""The report in a terminal: the verdict, two tables that fit 80 columns, and the reasons to doubt."""
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from fallline.compare.records import Comparison
+from fallline.compare.statistics import Interval
+from fallline.compare.verdict import Verdict, judge
+from fallline.compare.wording import number, setting, size
+from fallline.report.summary import Row, rows
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+#: Tables and paragraphs are no wider than this, on wider terminals too.
+WIDTH = 80
+_STYLES = {"best": "bold green", "tie": "green", "open": "cyan", "unsteady": "red", "none": "dim"}
+
+
+def print_report(comparison: Comparison, console: "Console") -> None:
+    """Print what ``comparison`` found on ``console``, complete or not.
+
+    Example:
+        >>> print_report(comparison, rich.console.Console())
+    """
+    verdict = judge(comparison)
+    table = rows(comparison, verdict)
+    parts = [results_table(table, comparison), costs_table(table)] if comparison.trials else []
+    for part in (*parts, _doubts(verdict), _answer(verdict)):
+        console.print(part, width=min(WIDTH, console.width))
+
+
+def results_table(table: list[Row], comparison: Comparison) -> "Table":
+    """Return the ranking: losses and metrics with their intervals, and the way to the target."""
+    name, share = comparison.plan.metric_name, is_share(table)
+    grid = _grid(" #", "optimizer", "loss", "95 %", f"{name}{' %' if share else ''}", "95 %")
+    grid.add_column("steps*", justify="right")
+    grid.add_column("vs best", justify="left", no_wrap=True)
+    for row in table:
+        cells = [str(row.rank or "–"), row.optimizer, *_interval(row.loss), *_interval(row.metric, share)]
+        grid.add_row(*map(_text, cells), _text(target_text(row, row.steps)), _standing(row))
+    aim = comparison.plan.target_name or "none was set"
+    grid.caption = _text(f"* median to the target ({aim}) or arrivals")
+    return grid
+
+
+def costs_table(table: list[Row]) -> "Table":
+    """Return what each optimizer costs and how it was tuned."""
+    grid = _grid("optimizer", "epochs*", "µs/step", "state", "good lr", "runs", "lost")
+    grid.add_column("tuned settings", overflow="fold")
+    for row in table:
+        epochs = target_text(row, row.epochs)
+        step = "" if row.step_microseconds is None else number(row.step_microseconds)
+        state = "" if row.state_bytes is None else size(row.state_bytes)
+        good = "" if row.good is None else f"{row.good.decades:.1f}"
+        tuned = ", ".join(f"{name} {setting(value)}" for name, value in row.settings.items())
+        runs, lost = str(row.trials), str(row.diverged + row.failed or "")
+        grid.add_row(*map(_text, (row.optimizer, epochs, step, state, good, runs, lost, tuned)))
+    grid.caption = _text("good lr: decades within 10 % of the best; lost: diverged or failed")
+    return grid
+
+
+def is_share(table: list[Row]) -> bool:
+    """Return whether the metric is a share such as accuracy, which reads best in per cent."""
+    means = [row.metric.mean for row in table if row.metric is not None]
+    return bool(means) and all(0 <= mean <= 1 for mean in means)
+
+
+def standing_text(row: Row) -> str:
+    """Return how a row stands against the best in a word or two."""
+    if row.standing in ("best", "tie"):
+        return row.standing
+    if row.standing in ("unsteady", "none"):
+        return "diverged" if row.standing == "unsteady" else "no result"
+    more = "" if row.ratio is None else ratio_text(row.ratio)
+    return f"open {more}".rstrip() if row.standing == "open" else more or "beaten"
+
+
+def ratio_text(ratio: float) -> str:
+    """Return a ratio of losses briefly: '+12 %', '×3.2'."""
+    return f"×{number(ratio)}" if ratio >= 2 else f"+{ratio - 1:.0%}".replace("%", " %")
+
+
+def _standing(row: Row) -> "Text":
+    return _text(standing_text(row), _STYLES.get(row.standing, ""))
+
+
+def target_text(row: Row, median: float | None) -> str:
+    """Return a median time to the target, or how many of the runs reached it when most did not."""
+    if median is None:
+        return ""
+    if median == inf:
+        return f"{row.reached} of {row.finals}"
+    return f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+
+
+def _interval(interval: Interval | None, share: bool = False) -> list[str]:
+    if interval is None:
+        return ["", ""]
+    write = percentage if share else number
+    return [write(interval.mean), "–".join(map(write, interval.ends or ()))]
+
+
+def percentage(x: float) -> str:
+    """Return a share in per cent, without the sign."""
+    return f"{100 * x:.1f}"
+
+
+def _grid(*names: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 0), collapse_padding=True, caption_justify="left")
+    for name in names:
+        grid.add_column(name, justify="left" if name == "optimizer" else "right", overflow="fold")
+    return grid
+
+
+def _text(text: str, style: str = "") -> "Text":
+    from rich.text import Text
+
+    return Text(text, style)
+
+
+def _warning(text: str) -> "Text":
+    return _text("Warning: ", "bold yellow").append(text, "not bold default")
+
+
+def _answer(verdict: Verdict) -> "Text":
+    return _text("\n").join([_text(verdict.headline, "bold"), *map(_text, verdict.sentences), _text("")])
+
+
+def _doubts(verdict: Verdict) -> "Text":
+    notes = [_text(f"Note: {caveat}", "dim") for caveat in verdict.caveats]
+    warnings = [_warning(caution.text) for caution in verdict.cautions]
+    return _text("\n").join([_text(""), *notes, *warnings, _text("")])
