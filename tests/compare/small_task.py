@@ -1,4 +1,4 @@
-"""Small tasks for the tests, loaded by path as a user's own would be: three blobs, and models that misbehave."""
+"""Small tasks, loaded by path as a user's own would be: three blobs, and models that misbehave."""
 
 import os
 import signal

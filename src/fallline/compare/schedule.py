@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import heapreplace
 from statistics import median
 
@@ -48,11 +48,19 @@ class Schedule:
         plan: what to run.
         costs: seconds per training.
         done: trials finished before, which are not run again.
-        deadline: `time.monotonic` at which to stop, or None.
+        deadline: the time at which to stop, or None.
+        clock: tells the time, in seconds.
     """
 
-    def __init__(self, plan: Plan, costs: Costs, done: Iterable[Trial] = (), deadline: float | None = None):
-        self.plan, self.costs, self.deadline = plan, costs, deadline
+    def __init__(
+        self,
+        plan: Plan,
+        costs: Costs,
+        done: Iterable[Trial] = (),
+        deadline: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.plan, self.costs, self.deadline, self.clock = plan, costs, deadline, clock
         self.done = {trial.spec.key: trial for trial in done}
         self.running: dict[tuple, Spec] = {}
         self._queue: deque[Spec] = deque()
@@ -96,7 +104,7 @@ class Schedule:
         """Return how long the rest will take, as far as is known now."""
         rounds = 0 if self.tuning_over else self.plan.trials - self.rounds
         left = self._seconds(rounds + self.plan.seeds - self.repeats)
-        return left if self.deadline is None else min(left, self.deadline - time.monotonic())
+        return left if self.deadline is None else min(left, self.deadline - self.clock())
 
     def _open_round(self) -> bool:
         if not self.tuning_over:
@@ -129,7 +137,7 @@ class Schedule:
     def _fits(self, rounds: int) -> bool:
         if self.deadline is None:
             return True
-        return time.monotonic() + MARGIN * self._seconds(rounds) <= self.deadline
+        return self.clock() + MARGIN * self._seconds(rounds) <= self.deadline
 
     def _seconds(self, rounds: int) -> float:
         """Return the time for what is running and queued and ``rounds`` whole rounds more."""

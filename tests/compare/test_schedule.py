@@ -1,0 +1,181 @@
+"""What runs next: every optimizer gets the same, whatever cuts the comparison short."""
+
+from collections import Counter
+from dataclasses import replace
+from heapq import heappop, heappush
+
+import pytest
+
+from fallline.compare import budget
+from fallline.compare.errors import ComparisonError
+from fallline.compare.records import Curve, Plan, Trial
+from fallline.compare.schedule import Costs, Schedule, makespan, shortfalls
+
+NAMES = ["slow", "quick", "other"]
+SECONDS = {"slow": 8.0, "quick": 1.0, "other": 1.0}
+
+
+def plan(trials=4, seeds=2, workers=2):
+    space = {"lr": [1e-4, 1.0, "log"]}
+    return Plan(
+        task="t", metric_name="accuracy", target=None, target_name="", epochs=1, optimizers=NAMES,
+        trials=trials, seeds=seeds, workers=workers, budget_seconds=None, spaces=dict.fromkeys(NAMES, space),
+        fixed={}, versions={}, machine="", started="",
+    )  # fmt: skip
+
+
+def result(spec, loss=None, status="ok"):
+    loss = spec.settings["lr"] if loss is None else loss
+    return Trial(spec, status, Curve(), 1, SECONDS[spec.optimizer], loss if status == "ok" else None)
+
+
+def drained(schedule, status="ok"):
+    """Run a schedule to its end, without a deadline, one training at a time."""
+    while (spec := schedule.next()) is not None:
+        schedule.finished(result(spec, status=status))
+    return list(schedule.done.values())
+
+
+class Simulation:
+    """Two workers and a clock that jumps to the end of the next training; returns what a limit allows."""
+
+    def __init__(self, plan, seconds, limit, done=()):
+        self.now, self.seconds = 0.0, seconds
+        self.schedule = Schedule(plan, Costs(SECONDS), done, limit, clock=lambda: self.now)
+
+    def run(self):
+        running = []
+        while True:
+            while len(running) < 2 and (spec := self.schedule.next()) is not None:
+                heappush(running, (self.now + self.seconds[spec.optimizer], spec.key, spec))
+            if not running:
+                return list(self.schedule.done.values())
+            self.now, _, spec = heappop(running)
+            self.schedule.finished(replace(result(spec), seconds=self.seconds[spec.optimizer]))
+
+
+def counts(trials):
+    return Counter((trial.spec.optimizer, trial.spec.stage) for trial in trials)
+
+
+def test_everything_planned_is_run_once():
+    trials = drained(Schedule(plan(), Costs(SECONDS)))
+    assert len({trial.spec.key for trial in trials}) == 18
+    assert counts(trials) == {(n, s): k for n in NAMES for s, k in (("tune", 4), ("final", 2))}
+    assert not shortfalls(plan(), trials)
+
+
+def test_all_optimizers_share_seeds_and_the_slowest_starts_first():
+    schedule = Schedule(plan(), Costs(SECONDS))
+    first = [schedule.next() for _ in NAMES]
+    assert first[0].optimizer == "slow"
+    assert len({spec.seed for spec in first}) == 1
+    assert len({spec.settings["lr"] for spec in first}) == 1
+
+
+def test_finals_wait_for_all_of_tuning_and_repeat_the_best():
+    schedule = Schedule(plan(trials=2), Costs(SECONDS))
+    specs = [schedule.next() for _ in range(6)]
+    for spec in specs[:-1]:
+        schedule.finished(result(spec))
+    assert schedule.next() is None
+    schedule.finished(result(specs[-1]))
+    best = min(specs, key=lambda spec: spec.settings["lr"])
+    final = schedule.next()
+    assert (final.stage, final.index, final.settings) == ("final", best.index, best.settings)
+    assert final.seed not in {spec.seed for spec in specs}
+
+
+def test_an_optimizer_that_always_diverges_has_no_finals():
+    schedule = Schedule(plan(), Costs(SECONDS))
+    assert counts(drained(schedule, status="diverged")) == {(name, "tune"): 4 for name in NAMES}
+
+
+@pytest.mark.parametrize("slower", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("limit", [20, 30, 45, 60, 80, 95, 200])
+def test_a_limit_is_kept_and_drops_whole_rounds(limit, slower):
+    simulation = Simulation(plan(8, 3), {name: slower * cost for name, cost in SECONDS.items()}, limit)
+    trials = simulation.run()
+    assert simulation.now <= max(limit, 20 * slower), "only the first two rounds are begun in any case"
+    for stage, most in (("tune", 8), ("final", 3)):
+        each = {counts(trials)[name, stage] for name in NAMES}
+        assert len(each) == 1, "every optimizer has the same number of trials"
+        assert 1 <= each.pop() <= most
+    assert bool(shortfalls(plan(8, 3), trials)) == (len(trials) < 33)
+
+
+def test_a_limit_is_used():
+    simulation = Simulation(plan(8, 3), SECONDS, limit=45)
+    simulation.run()
+    assert simulation.now > 45 - 2 * 8
+
+
+def test_a_resumed_schedule_runs_what_is_missing_and_nothing_else():
+    whole = drained(Schedule(plan(), Costs(SECONDS)))
+    for kept in range(len(whole)):
+        schedule = Schedule(plan(), Costs(SECONDS), done=whole[:kept])
+        again = []
+        while (spec := schedule.next()) is not None:
+            again.append(spec.key)
+            schedule.finished(result(spec))
+        assert sorted(again) == sorted(trial.spec.key for trial in whole[kept:])
+
+
+def test_tuning_stays_closed_once_finals_exist():
+    short = Simulation(plan(8, 2), SECONDS, limit=30).run()
+    rounds = counts(short)["slow", "tune"]
+    assert rounds < 8
+    resumed = drained(Schedule(plan(8, 2), Costs(SECONDS), done=short))
+    assert counts(resumed) == {(n, s): k for n in NAMES for s, k in (("tune", rounds), ("final", 2))}
+    assert len({trial.spec.settings["lr"] for trial in resumed if trial.spec.stage == "final"}) == 1
+
+
+def test_costs_learn_from_finished_trainings():
+    costs = Costs({"slow": 1.0, "quick": 0.1, "other": 0.1})
+    spec = Schedule(plan(), costs).next()
+    costs.record(result(spec))
+    assert costs.of("slow") == 8.0
+    assert costs.of("quick") == pytest.approx(0.8), "the others are as much slower than the pilot thought"
+    costs.record(result(spec, status="diverged"))
+    assert costs.of("slow") == 8.0
+
+
+def test_makespan_of_a_queue():
+    assert makespan([8, 1, 1, 1], workers=2) == 8
+    assert makespan([1, 1, 1, 8], workers=2) == 9
+    assert makespan([2, 2], workers=0) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("60s", 60), ("10 min", 600), ("1h", 3600), ("1.5 hours", 5400), ("2 minutes", 120), (45, 45), ("7", 7)],
+)
+def test_budgets_are_read(text, expected):
+    assert budget.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3s", "0", "10 parsecs", "nan"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(ComparisonError, match="write it as 60s, 10min or 1h"):
+        budget.seconds(text)
+
+
+@pytest.mark.parametrize("available", [7, 10, 20, 50, 100, 1000])
+def test_the_plan_that_fits_is_the_largest_that_fits(available):
+    size = budget.fitting(1.0, available, None, None)
+    assert (size.trials + size.seeds) * size.epochs_share <= available
+    assert size.epochs_share == 1
+    larger = budget.fitting(1.0, available * 3, None, None)
+    assert larger.trials >= size.trials
+
+
+def test_a_tight_budget_cuts_epochs_and_a_hopeless_one_is_refused():
+    assert budget.fitting(1.0, 3.0, None, None) == budget.Size(4, 2, 0.5)
+    with pytest.raises(ComparisonError, match="too small; raise it or name fewer --optimizers"):
+        budget.fitting(1.0, 0.1, None, None)
+
+
+def test_numbers_that_the_user_gave_are_upper_bounds():
+    assert budget.fitting(1.0, 1000, 5, 2) == budget.Size(5, 2)
+    assert budget.fitting(1.0, 1000, 100, 20) == budget.Size(100, 20)
+    assert budget.fitting(1.0, 9, 8, 3).trials <= 8

@@ -1,0 +1,71 @@
+"""The folder of results: nothing finished is lost, and damage is named."""
+
+import pytest
+from test_schedule import SECONDS, drained, plan
+
+from fallline.compare.errors import ComparisonError
+from fallline.compare.schedule import Costs, Schedule
+from fallline.compare.store import Store
+
+
+@pytest.fixture
+def trials():
+    return drained(Schedule(plan(), Costs(SECONDS)))
+
+
+@pytest.fixture
+def store(tmp_path, trials):
+    store = Store(tmp_path / "deep" / "folder")
+    store.open(plan(), {"slow": 1.5})
+    for trial in trials:
+        store.append(trial)
+    return store
+
+
+def test_what_was_written_is_read(store, trials):
+    comparison = store.comparison()
+    assert comparison.trials == trials
+    assert comparison.plan == plan()
+    assert comparison.step_microseconds == {"slow": 1.5}
+
+
+def test_every_torn_end_loses_only_the_torn_line(store, trials):
+    whole = store.results_file.read_bytes()
+    last = len(whole.rstrip(b"\n").rpartition(b"\n")[2]) + 1
+    for missing in (1, 2, last // 2, last - 1):
+        store.results_file.write_bytes(whole[:-missing])
+        assert store.comparison().trials == trials[:-1]
+        store.open(plan(), {})
+        store.append(trials[-1])
+        assert store.comparison().trials == trials
+
+
+def test_opening_again_keeps_the_plan_that_is_there(store):
+    store.open(plan(trials=99), {})
+    assert store.comparison().plan == plan()
+
+
+def test_a_folder_in_use_is_refused(store, tmp_path):
+    with pytest.raises(ComparisonError, match=r"already holds a comparison; add --resume .* or change --out"):
+        store.check_free()
+    Store(tmp_path / "fresh").check_free()
+
+
+def test_a_damaged_line_is_named(store):
+    lines = store.results_file.read_text().splitlines()
+    store.results_file.write_text("\n".join([lines[0], lines[1][:40], *lines[2:]]) + "\n")
+    with pytest.raises(ComparisonError, match=r"results.jsonl, line 2 is damaged"):
+        store.comparison()
+
+
+@pytest.mark.parametrize("text", ["{}", '{"plan": {"unknown": 1}, "step_microseconds": {}}', "[]"])
+def test_a_file_that_is_no_plan_is_named(store, text):
+    store.plan_file.write_text(text)
+    with pytest.raises(ComparisonError, match=r"comparison.json is not a comparison's plan"):
+        store.comparison()
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ComparisonError, match=r"cannot write to .*; choose another --out"):
+        Store(tmp_path / "file" / "out").open(plan(), {})
