@@ -109,8 +109,8 @@ def axis(
     """
     low, high = _range(values, scale)
     span = [low, high + room * (high - low)]
-    at = _log_ticks(*span, most=4 if coarse else 9) if scale == "log" else None
-    text = None if at is None else [f"{x:g}" for x in at]
+    ticks = _log_ticks(*span, most=4 if coarse else 9) if scale == "log" else []
+    at, text = (ticks, [f"{x:g}" for x in ticks]) if len(ticks) > 1 else (None, None)
     return {"type": scale, "range": span, "title": {"text": title}, "tickvals": at, "ticktext": text}
 
 

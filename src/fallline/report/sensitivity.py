@@ -53,12 +53,13 @@ def _shade(low: float, high: float) -> dict[str, Any]:
 
 def _trials(points: list[tuple[float, float]], line: bool) -> dict[str, Any]:
     best = min((loss for _, loss in points), default=None)
+    sizes = [10 if loss == best else 5 for _, loss in points]
     return {
         "x": [rate for rate, _ in points],
         "y": [loss for _, loss in points],
         "mode": "lines+markers" if line else "markers",
         "line": {"width": 1.5, "color": PALETTE[0]},
-        "marker": {"color": PALETTE[0], "size": [10 if loss == best else 5 for _, loss in points]},
+        "marker": {"color": PALETTE[0], "size": sizes, "line": {"width": 0}},
         "hovertemplate": "lr %{x:.3g}: %{y:.4g}<extra></extra>",
     }
 
