@@ -66,6 +66,8 @@ def compare(
         print(json.dumps(document(comparison), allow_nan=False))
     else:
         print_report(comparison, Console())
+    if comparison is not None and not any(trial.status == "ok" for trial in comparison.trials):
+        raise typer.Exit(1)
 
 
 @app.command("list")

@@ -72,6 +72,13 @@ def unlucky() -> Task:
     return replace(blobs(), name="unlucky", model=lambda: RaisesLater(2, 3))
 
 
+def impossible() -> Task:
+    def model():
+        raise ValueError("no such layer")
+
+    return replace(blobs(), name="impossible", model=model)
+
+
 def broken() -> Task:
     raise OSError("the data is not there")
 

@@ -42,18 +42,15 @@ class Cost:
 def measure(task: Task, entries: Iterable[Entry]) -> Cost:
     """Time the task's passes and every optimizer's step, all on one thread.
 
-    An optimizer that fails here has no step cost; why it fails is then told by its trials.
+    What fails here takes no time and has no step cost; why it fails is then told by the trials.
     """
     entries = list(entries)
+    batches = {entry.name: step_batch(task, entry) for entry in entries}
     with one_thread(), torch.random.fork_rng(devices=[]):
-        model = task.model()
-        passes = {
-            batch: _pass_seconds(task, model, batch) for batch in {step_batch(task, e) for e in entries}
-        }
-        evaluation = _timed(lambda: measured(task, model, task.valid)) * 2
-        steps = interleaved(_steppers(list(model.parameters()), entries))
-    by_name = {entry.name: passes[step_batch(task, entry)] for entry in entries}
-    return Cost(steps, by_name, evaluation)
+        passes = {batch: _pass_seconds(task, batch) for batch in set(batches.values())}
+        evaluation = _evaluation_seconds(task)
+        steps = interleaved(_steppers(task, entries))
+    return Cost(steps, {name: passes[batch] for name, batch in batches.items()}, evaluation)
 
 
 def interleaved(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -69,9 +66,10 @@ def interleaved(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
     return {name: median(times) * 1e6 for name, times in seen.items()}
 
 
-def _steppers(parameters: list[torch.Tensor], entries: list[Entry]) -> dict[str, Callable[[], object]]:
+def _steppers(task: Task, entries: list[Entry]) -> dict[str, Callable[[], object]]:
     """Return each optimizer's step, warmed up, over the same parameters with their gradients in place."""
     steps = {}
+    parameters = _parameters(task)
     for entry in entries:
         with suppress(Exception):
             step = entry.build(
@@ -83,17 +81,32 @@ def _steppers(parameters: list[torch.Tensor], entries: list[Entry]) -> dict[str,
     return steps
 
 
-def _pass_seconds(task: Task, model: torch.nn.Module, batch: int) -> float:
-    inputs, targets = next(shuffled(task.train, batch, torch.Generator().manual_seed(0)))
+def _parameters(task: Task) -> list[torch.Tensor]:
+    with suppress(Exception):
+        parameters = list(task.model().parameters())
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        return parameters
+    return []
 
-    def forward_and_backward() -> None:
-        model.zero_grad()
-        task.loss(model(inputs), targets).backward()
 
-    seen = [_timed(forward_and_backward)]
-    while len(seen) < PASSES and sum(seen) < PASSES_SECONDS:
-        seen.append(_timed(forward_and_backward))
-    return median(seen[len(seen) // 3 :])
+def _pass_seconds(task: Task, batch: int) -> float:
+    """Return the seconds of a forward and backward pass over ``batch`` samples."""
+    seen = []
+    with suppress(Exception):
+        model = task.model()
+        inputs, targets = next(shuffled(task.train, batch, torch.Generator().manual_seed(0)))
+        while len(seen) < PASSES and sum(seen) < PASSES_SECONDS:
+            seen.append(_timed(lambda: task.loss(model(inputs), targets).backward()))
+    return median(seen[len(seen) // 3 :]) if seen else 0.0
+
+
+def _evaluation_seconds(task: Task) -> float:
+    """Return the seconds of an evaluation: the validation set and as many training samples."""
+    with suppress(Exception):
+        model = task.model()
+        return 2 * _timed(lambda: measured(task, model, task.valid))
+    return 0.0
 
 
 def _timed(call: Callable[[], object], repeats: int = 1) -> float:

@@ -4,7 +4,8 @@ import os
 import pickle
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import blake2b
@@ -199,7 +200,9 @@ def _caveats(task: Task, chosen: list[Entry], size: budget.Size) -> list[str]:
 
 def fingerprint(task: Task) -> str:
     """Return a short code that changes with the task's model, sizes, loss, metric or settings."""
-    shapes: Mapping = {name: tuple(p.shape) for name, p in task.model().state_dict().items()}
+    shapes = {}
+    with suppress(Exception):  # a model that raises is told by its trials
+        shapes = {name: tuple(value.shape) for name, value in task.model().state_dict().items()}
     sizes = sample_count(task.train), sample_count(task.valid), task.batch_size, task.epochs, task.target
     names = getattr(task.loss, "__name__", type(task.loss).__name__), task.metric_name
     return blake2b(repr((shapes, sizes, names)).encode(), digest_size=6).hexdigest()

@@ -1,6 +1,7 @@
 """What is seen before and while a comparison runs: the plan with its cost, and a bar with the time left."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -8,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fallline.compare.planning import Prepared
-from fallline.compare.records import Trial
+from fallline.compare.records import Comparison, Trial
 from fallline.compare.schedule import Schedule
 
 
@@ -27,6 +28,16 @@ def print_plan(prepared: Prepared, console: Console) -> None:
     console.print(rows)
     for caveat in plan.caveats:
         console.print(f"[dim]note: {caveat}[/dim]")
+
+
+def print_outcome(comparison: Comparison, folder: Path, console: Console) -> None:
+    """Print where the results are, and the first error if any training failed."""
+    errors = [trial for trial in comparison.trials if trial.status == "failed"]
+    if errors:
+        first = (errors[0].error or "").strip().splitlines()[-1]
+        share = f"{len(errors)} of {len(comparison.trials)} trainings failed"
+        console.print(f"[red]{share}[/red], first {errors[0].spec.optimizer}:", Text(first))
+    console.print(f"[dim]{folder}: results.jsonl, report.html[/dim]")
 
 
 def _searched(spaces: dict[str, dict]) -> str:

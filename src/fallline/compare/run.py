@@ -76,13 +76,13 @@ def _shown(request: Request) -> Comparison:
 
 def run_shown(prepared: Prepared, console) -> Comparison:
     """Print the plan and run it behind a progress bar, both on ``console``."""
-    from fallline.compare.progress import print_plan, watched
+    from fallline.compare.progress import print_outcome, print_plan, watched
 
     print_plan(prepared, console)
     comparison = run(
         prepared, lambda trials, schedule: watched(trials, schedule, prepared.trainings, console)
     )
-    console.print(f"[dim]{prepared.store.folder}: results.jsonl, report.html[/dim]")
+    print_outcome(comparison, prepared.store.folder, console)
     return comparison
 
 

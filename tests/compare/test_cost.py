@@ -1,0 +1,48 @@
+"""What things cost: measured in turns, and no failure escapes."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fallline.compare.cost import interleaved, measure
+from fallline.core.registry import Entry, find
+from fallline.tasks import load
+
+SMALL = Path(__file__).with_name("small_task.py")
+
+
+def test_calls_are_measured_in_turns_and_in_microseconds():
+    order = []
+
+    def call(name, seconds):
+        order.append(name)
+        time.sleep(seconds)
+
+    medians = interleaved({"short": lambda: call("short", 0.002), "long": lambda: call("long", 0.01)})
+    assert 2000 <= medians["short"] < medians["long"]
+    assert order[2:] == ["short", "long"] * (len(order) // 2 - 1)
+
+
+def test_an_estimate_is_the_size_of_a_real_training():
+    task = replace(load(f"{SMALL}:slow"), epochs=2)
+    cost = measure(task, [find("sgd"), find("online-sgd")])
+    steps = 24 * 0.005
+    assert steps < cost.training_seconds(task, find("sgd"), 2) < 4 * steps
+    assert cost.training_seconds(task, find("online-sgd"), 2) > 240 * 0.005
+
+
+def test_an_optimizer_that_fails_has_no_step_cost():
+    def fails(params, lr):
+        raise RuntimeError("never")
+
+    blobs = load(f"{SMALL}:blobs")
+    cost = measure(blobs, [find("sgd"), Entry("fails", fails, {}, "")])
+    assert set(cost.step_microseconds) == {"sgd"}
+    assert cost.training_seconds(blobs, Entry("fails", fails, {}, ""), 1) > 0
+
+
+@pytest.mark.parametrize("task", ["unlucky", "impossible"])
+def test_a_task_that_raises_can_be_measured(task):
+    assert measure(load(f"{SMALL}:{task}"), [find("sgd")]).evaluation_seconds >= 0

@@ -1,0 +1,206 @@
+"""A whole comparison: from Python, resumed after kill -9, under a budget, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_pool import alive, wait_until
+
+import fallline
+from fallline.compare import ComparisonError, compare
+from fallline.compare.store import Store
+from fallline.core.errors import UnknownNameError
+from fallline.tasks import load
+
+SMALL = Path(__file__).with_name("small_task.py")
+BLOBS, SLOW = f"{SMALL}:blobs", f"{SMALL}:slow"
+NAMES = ["sgd", "adam"]
+
+
+def quick(task=BLOBS, optimizers=NAMES, **options):
+    chosen = {"trials": 2, "seeds": 2, "workers": 0, "quiet": True, **options}
+    return compare(task, optimizers, **chosen)
+
+
+def by_key(comparison):
+    return {trial.spec.key: (trial.status, trial.valid_loss, trial.curve) for trial in comparison.trials}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "blobs"
+    return folder, quick(out=folder)
+
+
+def test_every_optimizer_is_tuned_and_judged_equally(finished):
+    _, comparison = finished
+    for name in NAMES:
+        tuning, finals = comparison.tuning(name), comparison.finals(name)
+        assert (len(tuning), len(finals)) == (2, 2)
+        best = min(tuning, key=lambda trial: trial.valid_loss)
+        assert all(trial.spec.settings == best.spec.settings for trial in finals)
+        assert comparison.step_microseconds[name] > 0
+    seeds = [{trial.spec.seed for trial in comparison.finals(name)} for name in NAMES]
+    assert seeds[0] == seeds[1]
+
+
+def test_the_folder_holds_the_results_and_a_report(finished):
+    folder, comparison = finished
+    assert Store(folder).comparison().trials == comparison.trials
+    assert len((folder / "results.jsonl").read_text().splitlines()) == 8
+    assert "<html" in (folder / "report.html").read_text()
+
+
+def test_the_module_is_the_function():
+    assert callable(fallline.compare)
+    with pytest.raises(UnknownNameError, match="did you mean 'adam'"):
+        fallline.compare(BLOBS, ["adan"])
+
+
+def test_worker_processes_give_the_same_comparison(finished, tmp_path):
+    _, serial = finished
+    assert by_key(quick(out=tmp_path / "again", workers=2)) == by_key(serial)
+
+
+def test_a_task_object_is_sent_to_workers_if_it_can_be():
+    task = load(BLOBS)
+    with pytest.raises(ComparisonError, match=r"cannot be sent to worker processes .* or use workers=0"):
+        quick(task, workers=1)
+
+
+def test_trainings_that_raise_are_recorded_and_the_others_go_on(tmp_path):
+    comparison = quick(f"{SMALL}:unlucky", ["sgd", "gd"], out=tmp_path / "out")
+    assert {trial.status for trial in comparison.tuning("sgd")} == {"failed"}
+    assert "out of luck at call 6" in comparison.tuning("sgd")[0].error
+    assert {trial.status for trial in comparison.finals("gd")} == {"ok"}, "gd makes four steps only"
+
+
+def test_a_model_that_cannot_be_made_fails_every_trial_and_ends_well(tmp_path):
+    comparison = quick(f"{SMALL}:impossible", out=tmp_path / "out")
+    assert [trial.status for trial in comparison.trials] == ["failed"] * 4
+    assert "no such layer" in comparison.trials[0].error
+
+
+def test_resuming_a_finished_comparison_runs_nothing(finished):
+    folder, comparison = finished
+    before = (folder / "results.jsonl").read_bytes()
+    resumed = compare(BLOBS, out=folder, resume=True, workers=0, quiet=True)
+    assert (folder / "results.jsonl").read_bytes() == before
+    assert by_key(resumed) == by_key(comparison)
+
+
+def test_a_folder_in_use_is_refused_without_resume(finished):
+    with pytest.raises(ComparisonError, match=r"already holds a comparison; add --resume"):
+        quick(out=finished[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"optimizers": ["sgd", "adamw"]},
+            "its optimizers are sgd, adam, not sgd, adamw; choose another --out",
+        ),
+        ({"trials": 3}, "its trials are 2, not 3"),
+        ({"seeds": 1}, "its seeds are 2, not 1"),
+        ({"seed": 5}, "its seed is 0, not 5"),
+        ({"task": SLOW}, "its task is blobs, not slow"),
+    ],
+)
+def test_resuming_another_comparison_is_refused(finished, options, message):
+    with pytest.raises(ComparisonError, match=f"holds a different comparison: {message}"):
+        quick(out=finished[0], resume=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"optimizers": []}, "no optimizer named"),
+        ({"budget": "soon"}, "cannot read the budget 'soon'"),
+        ({"resume": True}, "add --out FOLDER"),
+        ({"budget": 0.1}, "too small; raise it or name fewer --optimizers"),
+    ],
+)
+def test_bad_arguments_say_what_to_change(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ComparisonError, match=message):
+        quick(**options)
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_a_budget_is_kept(tmp_path):
+    started = time.monotonic()
+    comparison = compare(SLOW, NAMES, budget="14s", workers=2, out=tmp_path / "out", quiet=True)
+    assert time.monotonic() - started <= 14 * 1.05
+    assert len({len(comparison.tuning(name)) for name in NAMES}) == 1
+    cut = any("cut short" in caveat for caveat in comparison.plan.caveats)
+    assert cut or all(len(comparison.finals(name)) == comparison.plan.seeds for name in NAMES)
+
+
+def start(folder, *options):
+    arguments = [
+        "compare",
+        SLOW,
+        "--optimizers",
+        "sgd,adam",
+        "--trials",
+        "3",
+        "--seeds",
+        "1",
+        "--out",
+        str(folder),
+    ]
+    command = [sys.executable, "-m", "fallline.cli", *arguments, *options]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def lines(folder):
+    file = folder / "results.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
+def test_kill_9_and_resume_lose_no_finished_trial(tmp_path):
+    folder = tmp_path / "killed"
+    process = start(folder)
+    wait_until(lambda: lines(folder) >= 2, seconds=60)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = (folder / "results.jsonl").read_bytes()
+    kept = kept[: kept.rfind(b"\n") + 1]
+    wait_until(lambda: not any(map(alive, workers)), seconds=15)
+
+    resumed = start(folder, "--resume", "--json", "--quiet")
+    out, err = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, err
+    assert (folder / "results.jsonl").read_bytes().startswith(kept), "finished trials are not run again"
+    assert len(json.loads(out)["trials"]) == 8
+    whole = quick(SLOW, trials=3, seeds=1, out=tmp_path / "whole")
+    assert by_key(Store(folder).comparison()) == by_key(whole)
+
+
+def test_ctrl_c_keeps_what_is_done_and_reports(tmp_path):
+    folder = tmp_path / "interrupted"
+    process = start(folder)
+    wait_until(lambda: lines(folder) >= 2, seconds=60)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "cut short" in " ".join(out.split())
+    assert "Traceback" not in err
+    assert (folder / "report.html").exists()
+    assert 2 <= lines(folder) < 8

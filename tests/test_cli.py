@@ -1,0 +1,150 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fallline import cli
+from fallline.core.registry import entries
+
+SMALL = Path(__file__).parent / "compare" / "small_task.py"
+QUICK = [
+    "compare",
+    f"{SMALL}:blobs",
+    "--optimizers",
+    "sgd,adam",
+    "--trials",
+    "2",
+    "--seeds",
+    "2",
+    "--workers",
+    "0",
+]
+
+
+@pytest.fixture
+def fallline(monkeypatch, capsys):
+    """Run a command in this process, 80 columns wide; return exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fallline", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        printed = capsys.readouterr()
+        return end.value.code or 0, printed.out, printed.err
+
+    monkeypatch.setenv("COLUMNS", "80")
+    return run
+
+
+def test_list_names_every_entry(fallline):
+    code, out, _ = fallline("list")
+    assert code == 0
+    assert set(entries()) | {"digits"} <= set(out.split())
+
+
+@pytest.mark.parametrize("name", list(entries()))
+def test_show_prints_formula_settings_and_references(fallline, name):
+    code, out, _ = fallline("show", name)
+    assert code == 0
+    assert "def " in out
+    assert "return " in out
+    assert "learning rate" in out
+    assert "Source: " in out
+    for setting in entries()[name].space:
+        assert f"{setting} = " in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_show_adamw_has_its_numbers(fallline):
+    out = " ".join(fallline("show", "adamw")[1].split())
+    assert "exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)" in out
+    assert "beta2 = 0.999, in [0, 1)" in out
+    assert "lr = 0.001, in [0, inf); searched from 1e-05 to 0.1, log" in out
+    assert "https://arxiv.org/abs/1711.05101" in out
+
+
+def test_doctor_passes_here(fallline):
+    code, out, err = fallline("doctor")
+    assert code == 0, out + err
+    assert "self-test" in out
+    assert "failed" not in out
+
+
+def test_doctor_fails_when_the_backends_disagree(fallline, monkeypatch):
+    monkeypatch.setattr("fallline.doctor.TOLERANCE", -1.0)
+    code, out, _ = fallline("doctor")
+    assert code == 1
+    assert "failed  self-test" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "adamv"], "unknown optimizer 'adamv'; did you mean 'adam"),
+        (["compare", "digit"], "unknown task 'digit'; did you mean 'digits'?"),
+        (["compare", "digits", "--optimizers", "sgd,adm"], "unknown optimizer 'adm'; did you mean 'adam'?"),
+        (["compare", f"{SMALL}:broken"], "OSError: the data is not there"),
+        ([*QUICK, "--trials", "0"], "trials must be at least 1, got 0"),
+        ([*QUICK, "--budget", "later"], "cannot read the budget 'later'; write it as 60s, 10min or 1h"),
+        ([*QUICK, "--resume"], "add --out FOLDER"),
+    ],
+)
+def test_an_expected_error_is_one_line_and_exit_code_2(fallline, arguments, message):
+    code, out, err = fallline(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_misspelt_option_is_refused_with_a_suggestion(fallline):
+    code, _, err = fallline("compare", "digits", "--trails", "3")
+    assert code == 2
+    assert "--trials" in err
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(fallline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = fallline(*QUICK, "--dry-run")
+    assert code == 0
+    assert "8 trainings: about" in " ".join(out.split())
+    assert not list(tmp_path.iterdir())
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_json_is_one_document_and_nothing_else(fallline, tmp_path):
+    code, out, err = fallline(*QUICK, "--out", tmp_path / "out", "--json", "--quiet")
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert {row["optimizer"] for row in document["ranking"]} == {"sgd", "adam"}
+    assert len(document["trials"]) == 8
+    assert document["plan"]["trials"] == 2
+
+
+def test_a_comparison_prints_plan_and_result(fallline, tmp_path):
+    code, out, err = fallline(*QUICK, "--out", tmp_path / "out")
+    assert code == 0
+    assert "8 trainings" in " ".join(err.split())
+    assert "results.jsonl" in err
+    assert {"sgd", "adam"} <= set(out.split())
+    assert max(map(len, (out + err).splitlines())) <= max(80, len(str(tmp_path)) + 40)
+
+
+def test_nothing_trained_is_exit_code_1_and_the_error_is_shown(fallline, tmp_path):
+    command = [*QUICK, "--out", tmp_path / "out"]
+    command[1] = f"{SMALL}:impossible"
+    code, _, err = fallline(*command)
+    assert code == 1
+    assert "4 of 4 trainings failed" in err
+    assert "ValueError: no such layer" in err
+
+
+def test_it_runs_as_a_program():
+    command = [sys.executable, "-m", "fallline.cli", "compare", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for option in ("--optimizers", "--trials", "--seeds", "--budget", "--workers", "--out", "--resume"):
+        assert option in done.stdout
