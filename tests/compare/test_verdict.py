@@ -53,7 +53,7 @@ def test_equal_results_tie():
 def test_a_near_miss_is_open_and_says_how_many_seeds_would_settle_it():
     verdict = judge(finals(a=[0.10, 0.11, 0.10], b=[0.115, 0.115, 0.12]))
     assert [place.standing for place in verdict.places] == ["best", "open"]
-    assert f"about {verdict.places[1].more_seeds} more seeds" in verdict.sentences[0]
+    assert f"about {verdict.places[1].more_seeds} more seed" in verdict.sentences[0]
 
 
 def test_the_seeds_asked_for_do_settle_it():
@@ -162,6 +162,11 @@ def test_unequal_tuning_is_warned_of():
     kept = [t for t in of.trials if not (t.spec.optimizer == "sgd" and t.spec.index > 4)]
     assert "unequal tuning" in kinds(Comparison(of.plan, kept))
     assert "unequal tuning" not in kinds(of)
+
+
+def test_hardly_any_tuning_is_warned_of():
+    assert "few trials" in kinds(comparison(trials=3))
+    assert "few trials" not in kinds(comparison(trials=4))
 
 
 def test_a_target_nobody_reached_is_warned_of():

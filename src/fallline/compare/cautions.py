@@ -9,7 +9,7 @@ from fallline.compare.statistics import Pair
 from fallline.compare.wording import listing, setting
 from fallline.core.hyperparameter import Range
 
-#: Fewer tuning trials than this say nothing about edges or divergences.
+#: Fewer tuning trials than this say nothing about settings, edges or divergences.
 ENOUGH_TRIALS = 4
 #: This near an end of its range, as a fraction of it, a tuned value counts as on the edge.
 EDGE = 0.05
@@ -33,7 +33,8 @@ class Caution:
 def cautions(comparison: Comparison, pairs: list[Pair]) -> list[Caution]:
     """Return every reason to doubt ``comparison``; ``pairs`` are the comparisons of final losses."""
     checks: list[Callable[[Comparison], Caution | None]] = [
-        unequal_tuning, at_edge, many_diverged, failed, still_improving, overfitting, target_missed,
+        unequal_tuning, hardly_tuned, at_edge, many_diverged, failed, still_improving, overfitting,
+        target_missed,
     ]  # fmt: skip
     found = [check(comparison) for check in checks]
     return [c for c in (*found, inclusion_violated(pairs)) if c is not None]
@@ -52,6 +53,15 @@ def unequal_tuning(comparison: Comparison) -> Caution | None:
     short = {o: n for o, n in counts.items() if n < most}
     named = listing([f"{o} ({n} of {most} trials)" for o, n in short.items()])
     return _caution("unequal tuning", list(short), f"Tuned less than others: {named}. Resume to finish.")
+
+
+def hardly_tuned(comparison: Comparison) -> Caution | None:
+    """Warn when a ranked optimizer was tuned with so few trials that chance chose its settings."""
+    tuned = {o: len(comparison.tuning(o)) for o in comparison.plan.optimizers if comparison.finals(o)}
+    short = [o for o, trials in tuned.items() if 0 < trials < ENOUGH_TRIALS]
+    who = "Every optimizer" if len(short) == len(comparison.plan.optimizers) else listing(short)
+    few = f"fewer than {ENOUGH_TRIALS} trials: chance chose the settings, and with them the ranking"
+    return _caution("few trials", short, f"{who} had {few}. Allow more time or name fewer optimizers.")
 
 
 def at_edge(comparison: Comparison) -> Caution | None:

@@ -15,7 +15,7 @@ from fallline.compare.standings import (
     steps_to_target,
 )
 from fallline.compare.statistics import Interval, Scale
-from fallline.compare.wording import excess, last_line, listing, number, size
+from fallline.compare.wording import excess, last_line, listing, number, plural, size
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def _ties(places: list[Place], scale: Scale) -> str:
 
 
 def _open(places: list[Place], scale: Scale) -> str:
-    named = [f"{p.optimizer} ({_by(p, scale)}, about {p.more_seeds} more seeds)" for p in places]
+    named = [
+        f"{p.optimizer} ({_by(p, scale)}, about {plural(p.more_seeds or 0, 'more seed')})" for p in places
+    ]
     return f"Not settled, with the seeds that would: {listing(named)}." if named else ""
 
 
@@ -181,11 +183,12 @@ def _caveats(scale: Scale, pairs: int, comparison: Comparison) -> list[str]:
         "measured, on digits, the whole spread was about four times that of the seeds alone.",
         f"Losses are {mean}, over final runs on fresh seeds; tuning runs are not counted.",
         *([holm] if pairs else []),
-        f"Tuned with {_tuned_with(comparison)}; what was not searched stayed at its fixed value.",
+        f"Tuned with {tuned_with(comparison)}; what was not searched stayed at its fixed value.",
     ]
 
 
-def _tuned_with(comparison: Comparison) -> str:
+def tuned_with(comparison: Comparison) -> str:
+    """Return how many tuning trials each optimizer had, such as '8 trials each'."""
     counts = [len(comparison.tuning(o)) for o in comparison.plan.optimizers]
     done, planned = min(counts, default=0), comparison.plan.trials
-    return f"{done} trials each" + (f" of {planned} planned" if done < planned else "")
+    return f"{plural(done, 'trial')} each" + (f" of {planned} planned" if done < planned else "")

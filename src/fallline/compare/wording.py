@@ -50,6 +50,15 @@ def listing(items: Sequence[str], most: int = 6) -> str:
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1]))) if items else ""
 
 
+def plural(count: int, noun: str) -> str:
+    """Return ``count`` and ``noun``, which gets an s unless there is one.
+
+    >>> plural(1, "more seed")
+    '1 more seed'
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def last_line(error: str | None) -> str:
     """Return the line of a traceback that names the error."""
     lines = [line.strip() for line in (error or "").splitlines() if line.strip()]

@@ -7,7 +7,7 @@ from typing import Any
 
 from fallline.compare.records import Comparison
 from fallline.compare.statistics import Interval, Scale
-from fallline.compare.verdict import Verdict
+from fallline.compare.verdict import Verdict, tuned_with
 from fallline.compare.wording import last_line, number, setting, size
 from fallline.report.summary import Row, best_of
 from fallline.report.terminal import is_share, percentage, standing_text, target_text
@@ -30,8 +30,8 @@ def verdict_section(comparison: Comparison, verdict: Verdict) -> str:
     warnings = "".join(f"<li>{prose(caution.text)}</li>" for caution in verdict.cautions)
     box = f'<section class="warnings"><h2>Warnings</h2><ul>{warnings}</ul></section>' if warnings else ""
     return (
-        f'<header><p class="task">{len(plan.optimizers)} optimizers, {plan.trials} tuning trials and '
-        f"{plan.seeds} fresh seeds each, {plan.epochs:g} epochs</p>"
+        f'<header><p class="task">{len(plan.optimizers)} optimizers, tuned with {tuned_with(comparison)}, '
+        f"then {plan.seeds} fresh seeds of {plan.epochs:g} epochs</p>"
         f"<h1>Optimizers on {escape(plan.task)}</h1>"
         f'<p class="lead">{prose(verdict.headline)}</p></header>'
         f'<ul class="findings">{findings}</ul>{box}'

@@ -5,7 +5,7 @@ from math import exp, inf
 
 import numpy as np
 
-from fallline.compare.cautions import best_tuning
+from fallline.compare.cautions import ENOUGH_TRIALS, best_tuning
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.sensitivity import GoodRange, expected_best, good_range
 from fallline.compare.standings import Place, Standing, epochs_to_target, steps_to_target
@@ -109,9 +109,9 @@ def tuning_losses(comparison: Comparison, optimizer: str) -> tuple[list[float], 
 
 
 def good_rates(comparison: Comparison, optimizer: str) -> GoodRange | None:
-    """Return the learning rates whose tuning result was within 10 % of the best."""
+    """Return the learning rates whose tuning result was within 10 % of the best, None if few were tried."""
     rates, losses = tuning_losses(comparison, optimizer)
-    return good_range(rates, losses) if rates else None
+    return good_range(rates, losses) if len(rates) >= ENOUGH_TRIALS else None
 
 
 def best_of(comparison: Comparison, optimizer: str, scale: Scale) -> list[float]:
