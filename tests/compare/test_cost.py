@@ -1,12 +1,13 @@
 """What things cost: measured in turns, and no failure escapes."""
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fallline.compare.cost import interleaved, measure
+from fallline.compare.cost import core_share, interleaved, measure
 from fallline.core.registry import Entry, find
 from fallline.tasks import load
 
@@ -29,8 +30,14 @@ def test_an_estimate_is_the_size_of_a_real_training():
     task = replace(load(f"{SMALL}:slow"), epochs=2)
     cost = measure(task, [find("sgd"), find("online-sgd")])
     steps = 24 * 0.005
-    assert steps < cost.training_seconds(task, find("sgd"), 2) < 4 * steps
+    assert steps < cost.training_seconds(task, find("sgd"), 2) * cost.core_share < 4 * steps
     assert cost.training_seconds(task, find("online-sgd"), 2) > 240 * 0.005
+
+
+def test_more_workers_than_cores_share_them():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert 0 < core_share(4 * cores) < 0.35
+    assert core_share(1) <= 1.05
 
 
 def test_an_optimizer_that_fails_has_no_step_cost():

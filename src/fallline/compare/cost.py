@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from statistics import median
+from hashlib import sha256
+from statistics import mean, median
 
 import torch
 
-from fallline.compare.trial import evaluation_steps, measured, one_thread, step_batch
+from fallline.compare.trial import WARM_UP, evaluation_steps, measured, one_thread, step_batch
 from fallline.core.registry import Entry
 from fallline.tasks.batches import shuffled
 from fallline.tasks.task import Task, sample_count
@@ -19,28 +21,32 @@ STEPS, LONG_STEP_SECONDS = 5, 1e-3
 ROUNDS, ROUNDS_SECONDS = 31, 1.5
 #: Forward and backward passes timed for each batch size, and likewise.
 PASSES, PASSES_SECONDS = 15, 0.3
-#: Steps before the clock starts: compilation, allocation of state, caches.
-WARM_UP = 3
+#: Seconds for which the machine is probed for cores that are free, and what keeps a core busy meanwhile.
+PROBE_SECONDS, PROBE_BYTES = 0.3, bytes(1 << 18)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds per optimizer step, without the forward and backward pass, and the parts of a training."""
+    """Microseconds per optimizer step, without the forward and backward pass, and the parts of a training.
+
+    ``core_share`` is how much of a core each worker gets on this machine now.
+    """
 
     step_microseconds: dict[str, float]
     pass_seconds: dict[str, float]
     evaluation_seconds: float
+    core_share: float = 1.0
 
     def training_seconds(self, task: Task, entry: Entry, epochs: float) -> float:
-        """Return how long one training of ``entry`` takes on one core."""
+        """Return how long one training of ``entry`` takes in a worker."""
         steps_per_epoch = -(-sample_count(task.train) // step_batch(task, entry))
         at = evaluation_steps(steps_per_epoch, epochs)
         step = self.pass_seconds[entry.name] + self.step_microseconds.get(entry.name, 0.0) / 1e6
-        return at[-1] * step + len(at) * self.evaluation_seconds
+        return (at[-1] * step + len(at) * self.evaluation_seconds) / self.core_share
 
 
-def measure(task: Task, entries: Iterable[Entry]) -> Cost:
-    """Time the task's passes and every optimizer's step, all on one thread.
+def measure(task: Task, entries: Iterable[Entry], workers: int = 1) -> Cost:
+    """Time the task's passes and every optimizer's step on one thread, and what ``workers`` will get.
 
     What fails here takes no time and has no step cost; why it fails is then told by the trials.
     """
@@ -50,7 +56,22 @@ def measure(task: Task, entries: Iterable[Entry]) -> Cost:
         passes = {batch: _pass_seconds(task, batch) for batch in set(batches.values())}
         evaluation = _evaluation_seconds(task)
         steps = interleaved(_steppers(task, entries))
-    return Cost(steps, {name: passes[batch] for name, batch in batches.items()}, evaluation)
+    by_name = {name: passes[batch] for name, batch in batches.items()}
+    return Cost(steps, by_name, evaluation, core_share(workers))
+
+
+def core_share(workers: int) -> float:
+    """Return the share of a core that each of ``workers`` gets beside whatever else the machine is doing."""
+    count = max(1, workers)
+    with ThreadPoolExecutor(count) as threads:
+        return mean(threads.map(_probe, range(count)))
+
+
+def _probe(_: int) -> float:
+    started, processor = time.perf_counter(), time.thread_time()
+    while time.perf_counter() - started < PROBE_SECONDS:
+        sha256(PROBE_BYTES)  # runs without the interpreter's lock, so threads do run at once
+    return (time.thread_time() - processor) / (time.perf_counter() - started)
 
 
 def interleaved(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -81,7 +102,7 @@ def _steppers(task: Task, entries: list[Entry]) -> dict[str, Callable[[], object
     return steps
 
 
-def _parameters(task: Task) -> list[torch.Tensor]:
+def _parameters(task: Task) -> list[torch.nn.Parameter]:
     with suppress(Exception):
         parameters = list(task.model().parameters())
         for parameter in parameters:

@@ -97,7 +97,7 @@ def prepare(request: Request) -> Prepared:
     seconds = None if request.budget is None else budget.seconds(request.budget)
     workers = _cores() if request.workers is None else request.workers
     chosen = _chosen(request.optimizers, stored.plan if stored else None)
-    cost = measure(task, chosen)
+    cost = measure(task, chosen, workers)
     if stored:
         _refuse_another(request, stored.plan, task, chosen)
         plan = replace(stored.plan, workers=workers, budget_seconds=seconds)
@@ -171,7 +171,8 @@ def _size(
 ) -> budget.Size:
     if seconds is None:
         return budget.Size(request.trials or budget.DEFAULT_TRIALS, request.seeds or budget.DEFAULT_SEEDS)
-    available = request.started + seconds - REPORT_SECONDS - monotonic() - (START_SECONDS if workers else 0)
+    overhead = REPORT_SECONDS + (START_SECONDS if workers else 0.0) / cost.core_share
+    available = request.started + seconds - overhead - monotonic()
     one_round = rounds_seconds([cost.training_seconds(task, e, task.epochs) for e in chosen], workers)
     return budget.fitting(one_round, SAFETY * available, request.trials, request.seeds)
 

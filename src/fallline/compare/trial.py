@@ -18,6 +18,8 @@ from fallline.tasks.task import Data, Task, sample_count
 
 #: How often a training is evaluated, evenly spaced, or after each step if it has fewer.
 EVALUATIONS = 20
+#: Steps before anything is timed: compilation, allocation of state, and Lookahead's synchronisation (k = 5).
+WARM_UP = 6
 #: The smallest batch worth an evaluation's forward pass.
 EVALUATION_BATCH = 1024
 
@@ -53,9 +55,10 @@ def run_trial(task: Task, entry: Entry, spec: Spec, epochs: float) -> Trial:
 
 
 def warm_up(task: Task, entry: Entry) -> None:
-    """Make two steps on a throwaway model, so that no trial pays for just-in-time compilation."""
+    """Make steps on a throwaway model, so that no trial pays for just-in-time compilation."""
+    settings = {name: space.at(0.5) for name, space in entry.space.items()}
     with torch.random.fork_rng(devices=[]), suppress(Exception):
-        Training(task, entry, {}, seed=0, epochs=task.epochs).advance(2)
+        Training(task, entry, settings, seed=0, epochs=task.epochs).advance(WARM_UP)
 
 
 class Training:
