@@ -125,7 +125,8 @@ def still_improving(comparison: Comparison) -> Caution | None:
 def overfitting(comparison: Comparison) -> Caution | None:
     """Warn when the loss rose again after its lowest point, which is what is ranked."""
     names = [o for o in comparison.plan.optimizers if _median_of_finals(comparison, o, _rise) > 5 * CHANGE]
-    text = f"Overfitting: the validation loss of {listing(names)} rose again; the lowest point is ranked."
+    why = "overfitting, or too high a learning rate; the lowest point is ranked"
+    text = f"Validation loss rose again after its lowest point: {listing(names)} ({why})."
     return _caution("overfitting", names, text)
 
 
