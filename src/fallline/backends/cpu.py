@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ CHUNK = 1 << 16
 ALONE = 1 << 15
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
-_data_ptr = Tensor.data_ptr
+_data_ptr, _bytes = Tensor.data_ptr, attrgetter("nbytes")
 
 
 class Cpu:
@@ -38,6 +38,8 @@ class Cpu:
             return f"the parameter is on {param.device}"
         if type(param) not in (Tensor, torch.nn.Parameter):
             return f"{type(param).__name__} is not a plain tensor"
+        if param.grad is not None and param.grad.layout != torch.strided:
+            return f"the gradient is {param.grad.layout}"
         return None if _real_dtype(param) in ELEMENT else f"{param.dtype} has no format"
 
     def prepare(self, batch: Batch) -> "Job":
@@ -59,7 +61,6 @@ class Job:
     def __init__(self, batch: Batch):
         self._batch = batch
         self._plan = batch.plan
-        self._grad_dtype = _grad_dtype(batch.params[0])
         self._names = [slot.name for slot in batch.plan.slots]
         self._scalar_names = [slot.name for slot in batch.plan.scalar_slots]
         self._kernel = kernel_cache.load(_source(batch))
@@ -70,6 +71,9 @@ class Job:
         batch = self._batch
         n, slots, scalars = len(batch.params), len(self._names), len(self._scalar_names)
         self._param_addresses = list(map(_data_ptr, batch.params))
+        self._grad_bytes = [
+            p.grad.nbytes for p in batch.params if p.grad is not None and self._plan.uses_grad
+        ]
         self._state = list(chain.from_iterable(map(dict.values, batch.states)))
         self._memory = [x.untyped_storage() for x in self._state]
         self._first_state_address = _data_ptr(self._state[0]) if self._state else 0
@@ -119,8 +123,6 @@ class Job:
 
     def step(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> None:
         """Run the kernel over the batch."""
-        if not self._holds():
-            self._tabulate()
         self._set_settings(settings)
         grads = self._set_grads(grads)
         for real, copy in self._staged:
@@ -144,8 +146,8 @@ class Job:
         else:
             threads.share(self._kernel.work, job, wanted)
 
-    def _holds(self) -> bool:
-        """Tell whether parameters and state lie where the table says.
+    def holds(self, grads: Sequence[Tensor]) -> bool:
+        """Tell whether parameters and state lie where the table says, and gradients have the sizes it says.
 
         A parameter's memory may be swapped at any step. Of the state, the tensors must be the same objects;
         should one's memory be swapped all the same, the old memory is kept alive, and the first is looked at.
@@ -156,7 +158,14 @@ class Job:
             and len(state) == len(self._state)
             and all(map(is_, state, self._state))
             and (not state or _data_ptr(state[0]) == self._first_state_address)
+            and self._fit(grads)
         )
+
+    def _fit(self, grads: Sequence[Tensor]) -> bool:
+        try:
+            return list(map(_bytes, grads)) == self._grad_bytes
+        except RuntimeError:  # a sparse tensor has no size in bytes
+            return False
 
     def _set_settings(self, settings: Sequence[Sequence[Any]]) -> None:
         values = [float(value) for row in self._used_rows for value in settings[row]]
@@ -168,20 +177,13 @@ class Job:
         """Enter the gradients' addresses; return the tensors that must live until the kernel has run."""
         if not self._plan.uses_grad:
             return grads
-        if not (self._plain and all(map(Tensor.is_contiguous, grads))):
+        if not (self._plain and all(map(Tensor.is_contiguous, grads)) and not any(map(Tensor.is_neg, grads))):
             grads = [_laid_out(g, like) for g, like in zip(grads, self._layouts, strict=True)]
         addresses = list(map(_data_ptr, grads))
         if addresses != self._grad_addresses:
-            self._check_dtypes(grads)
             self._addresses[1] = addresses
             self._grad_addresses = addresses
         return grads
-
-    def _check_dtypes(self, grads: Sequence[Tensor]) -> None:
-        if any(g.dtype != self._grad_dtype for g in grads):
-            raise TypeError(
-                f"gradients were {self._grad_dtype} and have changed; set grad_dtype before the first step"
-            )
 
     def _stage(self, x: Tensor, i: int) -> Tensor:
         layout = self._layouts[i]

@@ -62,7 +62,6 @@ from fallline.backends.primitives import (
 )
 
 
-@njit("void(int64)", nogil=True, error_model="numpy", cache=True)
 def once(job):
     """Per tensor: advance the state kept per tensor, and compute the numbers the element loop reads."""
     tensors, addresses = load_i64(job, 0), load_i64(job, {addresses})
@@ -78,14 +77,13 @@ def once(job):
 {outputs}
 
 
-@njit("{signature}", nogil=True, error_model="numpy", cache=True)
+@njit("{signature}", error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def elements(n, {arguments}):
     """Per element: the rule."""
     for k in range(n):
 {body}
 
 
-@njit("void(int64)", nogil=True, error_model="numpy", cache=True)
 def work(job):
     """Take chunks of the flattened parameters, one after the other, until none is left."""
     tensors, chunks, chunk = load_i64(job, 0), load_i64(job, 1), load_i64(job, 2)

@@ -60,6 +60,10 @@ class _Prepared:
     def __init__(self, batch: Batch):
         self._batch = batch
 
+    def holds(self, grads: Sequence[Tensor]) -> bool:
+        """Hold always: torch operations look at their tensors anew."""
+        return True
+
     def step(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> None:
         batch = self._batch
         grads = grads or batch.params
@@ -74,26 +78,30 @@ class _Prepared:
 
 
 def _step(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any], settings: dict[str, Any]) -> None:
-    names = [slot.name for slot in plan.slots]
-    counts = [slot.name for slot in plan.scalar_slots if slot.name != STEP]
     differentiable = torch.is_grad_enabled()
-    values = {
-        "p": _real(p),
-        **({"g": _real(g)} if plan.uses_grad else {}),
-        **{n: _real(state[n]) for n in names},
-    }
-    compute = {n: v.to(_compute_dtype(p.dtype)) for n, v in values.items()}
+    elementwise = [slot.name for slot in plan.slots]
+    counted = [slot.name for slot in plan.scalar_slots if slot.name != STEP]
+    values = _element_values(plan, p, g, state)
     if differentiable:
-        compute["p"] = compute["p"].clone()
+        values["p"] = values["p"].clone()
     if plan.counts_steps:
         _store(state, STEP, state[STEP] + 1, differentiable)
         settings[STEP] = _number(state[STEP], differentiable)
-    compute |= {n: _number(state[n], differentiable) for n in counts}
+    values |= {n: _number(state[n], differentiable) for n in counted}
     for each in plan.passes:
-        compute = evaluate(each, compute, settings)
-    for n in (*names, *counts):
-        _store(state, n, compute[n], differentiable)
-    _real(p).copy_(compute["p"])
+        values = evaluate(each, values, settings)
+    for n in (*elementwise, *counted):
+        _store(state, n, values[n], differentiable)
+    _real(p).copy_(values["p"])
+
+
+def _element_values(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any]) -> dict[str, Tensor]:
+    """Return parameter, gradient and slots as real tensors of the dtype to compute in."""
+    stored = {"p": p, **{slot.name: state[slot.name] for slot in plan.slots}}
+    if plan.uses_grad:
+        stored["g"] = g if g.layout == torch.strided else g.to_dense()
+    dtype = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
+    return {n: _real(v).to(dtype) for n, v in stored.items()}
 
 
 def _store(state: dict[str, Any], name: str, value: Any, differentiable: bool) -> None:
@@ -119,7 +127,3 @@ def _number(value: Tensor, differentiable: bool) -> Any:
 
 def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-
-
-def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return {torch.complex128: torch.float64, torch.float64: torch.float64}.get(dtype, torch.float32)

@@ -1,19 +1,18 @@
-"""Where generated kernels are kept: a folder of modules named by a hash of their content.
+"""Where compiled kernels are kept: a folder of object files named by a hash of what they depend on.
 
-Numba caches a module's machine code beside it. The folder belongs to the user alone, since code is loaded
-from it; where it cannot be used, kernels are compiled in memory.
+Beside each lies the source it was compiled from. The folder belongs to the user alone, since code is loaded
+from it; where it cannot be used, every process compiles for itself.
 """
 
 import hashlib
-import importlib.util
-import linecache
 import os
 import stat
-import sys
 import tempfile
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+
+from fallline.backends.compiler import Kernel, compile_object, host
 
 
 def folder() -> Path:
@@ -38,43 +37,39 @@ def usable() -> str | None:
 
 
 @cache
-def load(text: str) -> ModuleType:
-    """Return the module whose source is ``text``, written to the cache folder if that can be used."""
-    name = f"kernel_{hashlib.sha256((text + _foundation()).encode()).hexdigest()[:20]}"
+def load(text: str) -> Kernel:
+    """Return the kernel whose source is ``text``, from the cache folder if it is there and can be used."""
     if usable() is not None:
-        return _in_memory(name, text.replace("cache=True", "cache=False"))
-    path = folder() / f"{name}.py"
-    if not path.exists() or path.read_text() != text:
-        _write_atomically(path, text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # Numba finds the module of cached code by name
-    spec.loader.exec_module(module)
-    return module
+        return Kernel(compile_object(text))
+    path = folder() / f"kernel_{_identity(text)}.o"
+    if not path.exists():
+        _write_atomically(path.with_suffix(".py"), text.encode())
+        _write_atomically(path, _sealed(compile_object(text)))
+    machine_code = _unsealed(path.read_bytes())
+    if machine_code is None:
+        path.unlink()
+        return load.__wrapped__(text)
+    return Kernel(machine_code)
 
 
-@cache
-def _foundation() -> str:
-    """What the meaning of generated code depends on besides its text."""
-    import numba
-
-    from fallline.backends import primitives
-
-    return numba.__version__ + Path(primitives.__file__).read_text()
+def _identity(text: str) -> str:
+    """Return a hash of everything that the machine code depends on."""
+    foundation = Path(__file__).with_name("primitives.py").read_text()
+    return hashlib.sha256("\0".join((text, foundation, version("numba"), host())).encode()).hexdigest()[:20]
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def _sealed(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest() + content
+
+
+def _unsealed(content: bytes) -> bytes | None:
+    """Return the content, or None if it is not what was written."""
+    digest, rest = content[:32], content[32:]
+    return rest if hashlib.sha256(rest).digest() == digest else None
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
     os.replace(temporary, path)
-
-
-def _in_memory(name: str, text: str) -> ModuleType:
-    module = ModuleType(name)
-    filename = f"<fallline {name}>"
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-    exec(compile(text, filename, "exec"), module.__dict__)
-    return module

@@ -30,6 +30,10 @@ class Batch:
 class Prepared(Protocol):
     """A batch that a backend has got ready to step again and again."""
 
+    def holds(self, grads: Sequence[Tensor]) -> bool:
+        """Tell whether parameters, state and ``grads`` are still as they were when it was prepared."""
+        ...
+
     def step(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> None:
         """Update parameters and state in place; ``settings[row]`` are the values of ``plan.settings``."""
         ...

@@ -45,6 +45,10 @@ class Optimizer(torch.optim.Optimizer):
         """Return the chain of transforms for a parameter group with these settings."""
         raise NotImplementedError(f"{cls.__name__} must define rules(group)")
 
+    def takes_sparse(self, group: Mapping[str, Any]) -> bool:
+        """Tell whether gradients may be sparse; they are then made dense, which changes only the speed."""
+        return False
+
     def transforms(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Return the whole chain for a parameter group: its `rules`, uphill if it maximizes."""
         rules = self.rules(group)

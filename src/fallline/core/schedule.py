@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fallline.core.backend import Backend, Batch, choose
+from fallline.core.backend import Backend, Batch, Prepared, choose
 from fallline.core.plan import Plan, plan
 from fallline.core.transform import STEP, Slot
 
@@ -44,11 +44,12 @@ class Schedule:
         grads = [p.grad for p in self._params]
         if not self._holds(optimizer, grads):
             return False
+        chosen = [_chosen(batch, grads) for _, batch in self.batches]
+        if not all(map(_still_holds, self._prepared, chosen)):
+            return False
         groups = optimizer.param_groups
-        for (_, batch), prepared, readers in zip(self.batches, self._prepared, self._readers, strict=True):
-            settings = [[g[k] if i is None else g[k][i] for k, i in readers] for g in groups]
-            chosen = grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
-            prepared.step(chosen if batch.plan.uses_grad else [], settings)  # type: ignore[arg-type]
+        for prepared, readers, own in zip(self._prepared, self._readers, chosen, strict=True):
+            prepared.step(own, [[g[k] if i is None else g[k][i] for k, i in readers] for g in groups])
         return True
 
     def _holds(self, optimizer: "Optimizer", grads: list[Tensor | None]) -> bool:
@@ -64,6 +65,16 @@ class Schedule:
             and [g is not None for g in grads] == self._has_grad
             and _kinds(optimizer) == self._kinds
         )
+
+
+def _chosen(batch: Batch, grads: list[Any]) -> list[Tensor]:
+    if not batch.plan.uses_grad:
+        return []
+    return grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
+
+
+def _still_holds(prepared: Prepared, grads: list[Tensor]) -> bool:
+    return prepared.holds(grads)
 
 
 def _readers(optimizer: "Optimizer", rule: Plan) -> list[tuple[str, int | None]]:
@@ -120,10 +131,15 @@ def _dtypes(rule: Plan, state: dict[str, Any], p: Tensor) -> list[torch.dtype]:
 
 def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
     name = type(optimizer).__name__
-    if p.grad is not None and p.grad.layout != torch.strided:
+    if p.grad is not None and p.grad.shape != p.shape:
+        raise ValueError(
+            f"a gradient has shape {tuple(p.grad.shape)} and its parameter {tuple(p.shape)}; "
+            f"call zero_grad() after changing a parameter's shape"
+        )
+    if p.grad is not None and p.grad.layout != torch.strided and not optimizer.takes_sparse(group):
         raise RuntimeError(
             f"{name} does not support sparse gradients (got {p.grad.layout}); "
-            f"make them dense, for example Embedding(..., sparse=False)"
+            f"with these settings; make them dense, for example Embedding(..., sparse=False)"
         )
     if group.get("capturable") and p.device.type == "cpu":
         raise AssertionError(
@@ -143,12 +159,19 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
     for slot in rule.scalar_slots:
         if state.get(slot.name) is None:
             state[slot.name] = torch.tensor(_initial(slot, group), dtype=_scalar_dtype())
+        elif state[slot.name].dtype in (torch.bfloat16, torch.float16):
+            state[slot.name] = state[slot.name].float()  # torch rounds it to the parameter's dtype
         if slot.name == STEP:
             state[STEP] = _exact_counter(state[STEP])
     for slot in rule.slots:
         if state.get(slot.name) is None:
             state[slot.name] = _initial_like(p, slot, group)
             made = True
+        elif state[slot.name].shape != p.shape:
+            raise ValueError(
+                f"state {slot.name!r} has shape {tuple(state[slot.name].shape)} and its parameter "
+                f"{tuple(p.shape)}; load the state of this model, or delete optimizer.state[parameter]"
+            )
     return made
 
 

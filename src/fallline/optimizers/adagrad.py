@@ -110,6 +110,10 @@ class Adagrad(Optimizer):
         for state in self.state.values():
             state["sum"].share_memory_()
 
+    def takes_sparse(self, group: Mapping[str, Any]) -> bool:
+        """Take sparse gradients unless weight decay makes every step dense, as torch does."""
+        return not group["weight_decay"]
+
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Coupled decay, then the adaptive scaling with its own learning rate."""

@@ -112,6 +112,10 @@ class SGD(Optimizer):
                 "Nesterov momentum requires a momentum and zero dampening; set momentum=0.9, dampening=0"
             )
 
+    def takes_sparse(self, group: Mapping[str, Any]) -> bool:
+        """Take sparse gradients unless weight decay makes every step dense, as torch does."""
+        return not group["weight_decay"]
+
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Coupled decay, then the velocity, then the learning rate."""

@@ -1,0 +1,13 @@
+"""Run every benchmark, or those named: ``python -m benches steps bandwidth startup``."""
+
+import sys
+
+from benches import bandwidth, startup, steps
+from benches.timing import stamp
+
+ALL = {"steps": steps.main, "bandwidth": bandwidth.main, "startup": startup.main}
+
+if __name__ == "__main__":
+    print(stamp())
+    for name in sys.argv[1:] or ALL:
+        ALL[name]()
