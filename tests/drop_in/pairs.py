@@ -1,4 +1,4 @@
-"""The drop-ins beside the torch.optim classes they replace, the settings to run both with, and their inputs."""
+"""The drop-ins beside the torch.optim classes they replace, settings to run both with, and their inputs."""
 
 import inspect
 from dataclasses import dataclass
@@ -115,6 +115,12 @@ each_run = pytest.mark.parametrize(
 )
 
 
+#: Where torch takes Tensors as betas too.
+each_adam = pytest.mark.parametrize(
+    "pair", [pair for pair in PAIRS if issubclass(pair.theirs, torch.optim.Adam)], ids=str
+)
+
+
 def having(option: str, *more: str):
     """Parametrise over the pairs whose torch class takes every option named."""
     chosen = [pair for pair in PAIRS if {option, *more} <= pair.options]
@@ -158,7 +164,7 @@ def largest(tensors) -> float:
     return max((tensor.abs().max().item() for tensor in tensors if tensor.numel()), default=0.0)
 
 
-#: Roundings in the longest update (NAdam's 14 operations on 9 rounded scalars, with weight decay), in whole ulps.
+#: Roundings of the longest update (NAdam: 14 operations on 9 rounded scalars, and decay), in whole ulps.
 UPDATE_ULPS = 16
 
 

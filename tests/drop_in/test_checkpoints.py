@@ -117,7 +117,7 @@ def test_state_dict_in_training(pair, settings):
 
 @each_pair
 def test_loading_leaves_the_dict_alone_and_shares_nothing_with_it(pair):
-    """torch's own ``load_state_dict`` shares tensors with the dict; ours must not (drop-in, faults not to copy)."""
+    """torch's own ``load_state_dict`` shares tensors with the dict, a fault not to copy."""
     params = make_params()
     optimizer = pair.ours(params, **pair.rich)
     train(optimizer, params, range(3))

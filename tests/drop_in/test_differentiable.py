@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from drop_in.pairs import PAIRS, each_pair, having, noise
+from drop_in.pairs import each_adam, each_pair, having, noise
 
 STEPS = 3
 
@@ -50,7 +50,7 @@ def test_gradients_reach_the_learning_rate(pair):
     assert gradcheck(final, (lr,))
 
 
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if issubclass(pair.theirs, torch.optim.Adam)], ids=str)
+@each_adam
 def test_gradients_reach_the_betas_where_torch_takes_tensors(pair):
     start, grads = inputs()
 

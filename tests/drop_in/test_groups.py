@@ -137,11 +137,15 @@ REFUSED = {
     "some without names": lambda cls: cls([("a", torch.zeros(2)), torch.zeros(2)]),
     "group without params": lambda cls: cls([{"lr": 0.1}]),
     "a group that is a list": lambda cls: cls(make_params()).add_param_group([torch.zeros(2)]),
-    "the same parameter added": lambda cls: (lambda p: cls(p).add_param_group({"params": p[:1]}))(make_params()),
+    "the same parameter added": lambda cls: (lambda p: cls(p).add_param_group({"params": p[:1]}))(
+        make_params()
+    ),
     "a non-leaf added": lambda cls: cls(make_params()).add_param_group(
         {"params": torch.zeros(2, requires_grad=True) * 2}
     ),
-    "names added to none": lambda cls: cls(make_params()).add_param_group({"params": [("a", torch.zeros(2))]}),
+    "names added to none": lambda cls: cls(make_params()).add_param_group(
+        {"params": [("a", torch.zeros(2))]}
+    ),
 }
 
 
@@ -196,7 +200,7 @@ def test_misspelt_group_keys_are_refused_with_the_nearest_name(pair, wrong, righ
 
 @each_pair
 def test_keys_that_torch_itself_adds_to_groups_are_accepted(pair):
-    """LR schedulers write ``initial_lr``; whoever resumes with ``last_epoch`` passes it to the constructor."""
+    """LR schedulers write ``initial_lr``; who resumes with ``last_epoch`` passes it to the constructor."""
     optimizer = pair.ours([{"params": make_params(), "initial_lr": 0.1}], lr=0.05)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10, last_epoch=3)
     assert scheduler.get_last_lr() == [0.05]

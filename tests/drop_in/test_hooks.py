@@ -146,27 +146,30 @@ def regression(param):
     return (param * torch.arange(1.0, 6.0) - 1).square().sum()
 
 
+def stepped_by_closure(cls):
+    """Return the losses of four steps with a closure, and whether gradients were on at each call of it."""
+    param = torch.ones(5, requires_grad=True)
+    optimizer = cls([param], lr=0.01)
+    calls = []
+
+    def closure():
+        calls.append(torch.is_grad_enabled())
+        optimizer.zero_grad()
+        loss = regression(param)
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(3)]
+    with torch.no_grad():
+        losses.append(optimizer.step(closure).item())
+    return losses, calls
+
+
 @each_pair
 def test_a_closure_is_called_once_with_gradients_on_and_its_loss_returned(pair):
-    results = []
-    for cls in (pair.ours, pair.theirs):
-        param = torch.ones(5, requires_grad=True)
-        optimizer = cls([param], lr=0.01)
-        calls = []
-
-        def closure():
-            calls.append(torch.is_grad_enabled())
-            optimizer.zero_grad()
-            loss = regression(param)
-            loss.backward()
-            return loss
-
-        losses = [optimizer.step(closure).item() for _ in range(3)]
-        with torch.no_grad():
-            losses.append(optimizer.step(closure).item())
-        results.append((losses, calls))
-    assert results[0][1] == results[1][1] == [True] * 4
-    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    (our_losses, our_calls), (their_losses, their_calls) = map(stepped_by_closure, (pair.ours, pair.theirs))
+    assert our_calls == their_calls == [True] * 4
+    assert our_losses == pytest.approx(their_losses, rel=1e-5)
 
 
 @each_pair
@@ -193,7 +196,7 @@ def test_steps_run_in_inference_mode_as_torchs_do(pair):
 
 
 def scaled_training(optimizer, params, broken: int):
-    """Train under a CPU GradScaler with an infinite gradient at step ``broken``; return the scale at each step."""
+    """Train under a GradScaler with an infinite gradient at step ``broken``; return each step's scale."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
     scales = []
     for step in range(8):

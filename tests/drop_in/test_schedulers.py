@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn
 
-from drop_in.pairs import PAIRS, assert_same_course, each_pair, having, make_params, set_grads, values
+from drop_in.pairs import assert_same_course, each_adam, each_pair, having, make_params, set_grads, values
 
 STEPS = 12
 
@@ -68,7 +68,9 @@ def test_schedulers(pair, name):
 def test_schedulers_with_a_tensor_learning_rate(pair, name):
     """Schedulers write into a Tensor lr in place, so its value must be read anew at each step."""
     ours, our_rates, group = scheduled(pair.ours, SCHEDULES[name], lr=torch.tensor(0.1, dtype=torch.float64))
-    theirs, their_rates, _ = scheduled(pair.theirs, SCHEDULES[name], lr=torch.tensor(0.1, dtype=torch.float64))
+    theirs, their_rates, _ = scheduled(
+        pair.theirs, SCHEDULES[name], lr=torch.tensor(0.1, dtype=torch.float64)
+    )
     assert isinstance(group["lr"], torch.Tensor)
     assert our_rates == their_rates
     assert_same_course(ours, theirs, values(make_params(torch.float64)), STEPS)
@@ -188,7 +190,7 @@ def test_one_element_tensor_learning_rates(pair, name):
     assert_same_course(*sides, values(make_params(torch.float64)), 4)
 
 
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if issubclass(pair.theirs, torch.optim.Adam)], ids=str)
+@each_adam
 def test_tensor_betas(pair):
     betas = torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.9, dtype=torch.float64)
     sides = []

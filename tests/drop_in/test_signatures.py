@@ -65,4 +65,5 @@ def test_all_arguments_by_position_up_to_the_star(pair):
 
 @each_pair
 def test_class_has_a_docstring_that_is_its_own(pair):
-    assert pair.ours.__doc__ and pair.ours.__doc__ != pair.theirs.__doc__
+    assert pair.ours.__doc__
+    assert pair.ours.__doc__ != pair.theirs.__doc__

@@ -36,7 +36,7 @@ LAYOUTS = {
     "parts of a flat buffer": lambda: [part.view(2, 5) for part in grid(31)[1:].split(10)],
     "columns": lambda: list(grid(9, 4).unbind(1)),
     "0-dim and empty": lambda: [grid(), grid(0), grid(2, 0, 3), grid(1)],
-    "large and small": lambda: [grid(300, 400), grid(3), grid(70_001), grid()],
+    "large and small": lambda: [grid(200, 180), grid(3), grid(40_001), grid()],
     "many": lambda: [grid(3 + i % 5) for i in range(200)],
 }
 
@@ -84,7 +84,9 @@ def test_memory_between_the_elements_of_a_parameter_is_untouched(pair, layout):
     untouched = base.clone()
     touched = torch.zeros_like(base, dtype=torch.bool)
     for param in params[:1]:
-        touched.as_strided(param.shape, param.stride(), param.storage_offset() - base.storage_offset()).fill_(True)
+        touched.as_strided(param.shape, param.stride(), param.storage_offset() - base.storage_offset()).fill_(
+            True
+        )
     leaf = params[0].detach().requires_grad_()
     train(pair.ours([leaf]), [leaf], range(3))
     assert torch.equal(base[~touched], untouched[~touched])
@@ -187,7 +189,7 @@ def test_a_gradient_may_share_the_memory_of_its_parameter(pair):
     sides = []
     for cls in (pair.ours, pair.theirs):
         params = make_params(D)
-        optimizer = cls(params, lr=0.1)
+        optimizer = cls(params, lr=0.1, weight_decay=0)  # torch decays p, and so g, first
         for _ in range(3):
             for param in params:
                 param.grad = param.detach()
