@@ -5,12 +5,14 @@
 
 import multiprocessing
 import signal
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import wait
 from threading import current_thread, main_thread
+from types import ModuleType
 
 from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Curve, Spec, Trial
@@ -18,7 +20,7 @@ from fallline.compare.worker import Job, serve
 
 #: How often a trial is started before its dying worker counts as its own fault.
 ATTEMPTS = 2
-#: Workers that may die before their first trial, in all, before the comparison is given up.
+#: Workers that may be killed before their first trial, in all, before the comparison is given up.
 START_DEATHS = 3
 
 
@@ -29,7 +31,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(job, theirs), daemon=True)
-        with _ctrl_c_ignored():
+        with _ctrl_c_ignored(), nullcontext() if job.in_script else _script_hidden():
             self.process.start()
         theirs.close()
         self.ready = False
@@ -56,11 +58,16 @@ class Worker:
         self.process.join()
         self.connection.close()
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended the process, rather than the process itself."""
+        return (self.process.exitcode or 0) < 0
+
     def cause_of_death(self) -> str:
         """Say how the process ended."""
         self.process.join()
         code = self.process.exitcode or 0
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"killed by {signal.Signals(-code).name}" if self.killed else f"ended with exit code {code}"
 
 
 class Pool:
@@ -117,7 +124,7 @@ class Pool:
         cause, spec = dead.cause_of_death(), dead.spec
         dead.stop()
         if not dead.ready:
-            self._count_start_death(cause)
+            self._count_start_death(dead, cause)
         self.workers[self.workers.index(dead)] = Worker(self.job)
         if spec is not None:
             self._deaths[spec.key] += 1
@@ -127,10 +134,11 @@ class Pool:
                 reason = f"the worker process was {cause}, {ATTEMPTS} times; is there enough memory?"
                 yield Trial(spec, "failed", Curve(), steps=0, seconds=0.0, error=reason)
 
-    def _count_start_death(self, cause: str) -> None:
+    def _count_start_death(self, dead: Worker, cause: str) -> None:
+        """Give up if it will happen again: at once unless it was killed, and then after a few times."""
         self._start_deaths += 1
-        if self._start_deaths >= START_DEATHS:
-            raise ComparisonError(f"worker processes die while they start ({cause}); workers=0 shows why")
+        if not dead.killed or self._start_deaths >= START_DEATHS:
+            raise ComparisonError(f"worker processes die while they start ({cause}); workers=0 needs none")
 
 
 @contextmanager
@@ -144,3 +152,17 @@ def _ctrl_c_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Start a process that does not import the running script, which so needs no ``__main__`` guard.
+
+    `multiprocessing` tells a new process to import the file of the parent's ``__main__``, if it has one.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script

@@ -27,6 +27,11 @@ class Job:
     optimizers: list[str]
     epochs: float
 
+    @property
+    def in_script(self) -> bool:
+        """Whether the task is made of functions of the script that runs, which workers then must import."""
+        return isinstance(self.task, bytes) and b"__main__" in self.task
+
     def load(self) -> tuple[Task, dict[str, Entry]]:
         """Return the task and the entries, which the task's file may have registered."""
         task = load(self.task) if isinstance(self.task, str) else pickle.loads(self.task)
