@@ -104,6 +104,15 @@ def test_a_limit_is_kept_and_drops_whole_rounds(limit, slower):
     assert bool(shortfalls(plan(8, 3), trials)) == (len(trials) < 33)
 
 
+def test_time_that_is_left_goes_to_more_seeds():
+    simulation = Simulation(plan(2, 1), SECONDS, limit=60)
+    simulation.schedule.most_seeds = 8
+    finals = counts(simulation.run())
+    assert {finals[name, "tune"] for name in NAMES} == {2}
+    assert 5 <= finals["slow", "final"] == finals["quick", "final"] <= 8
+    assert simulation.now <= 60
+
+
 def test_a_limit_is_used():
     simulation = Simulation(plan(8, 3), SECONDS, limit=45)
     simulation.run()

@@ -69,6 +69,7 @@ class Prepared:
     store: Store
     done: list[Trial]
     deadline: float | None
+    most_seeds: int
 
     @property
     def trainings(self) -> int:
@@ -112,6 +113,7 @@ def prepare(request: Request) -> Prepared:
         store=store,
         done=stored.trials if stored else [],
         deadline=None if seconds is None else request.started + seconds - REPORT_SECONDS,
+        most_seeds=plan.seeds if seconds is None or request.seeds else budget.LADDER[0][1],
     )
 
 
@@ -189,9 +191,7 @@ def _bounds(bounds: Range) -> list:
 def _caveats(task: Task, chosen: list[Entry], size: budget.Size) -> list[str]:
     caveats = []
     if size.trials < FULL_SPACE_TRIALS:
-        caveats.append(
-            f"only the learning rate is tuned with {size.trials} trials; the rest stays at its default"
-        )
+        caveats.append("so few trials tune the learning rate only; the rest stays at its default")
     if size.epochs_share < 1:
         caveats.append(f"the budget allows {size.epochs_share:.0%} of the task's {task.epochs:g} epochs")
     if any(entry.batch_size for entry in chosen):

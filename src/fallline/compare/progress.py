@@ -19,10 +19,10 @@ def print_plan(prepared: Prepared, console: Console) -> None:
     rows = Table.grid(padding=(0, 2))
     rows.add_row("task", f"{plan.task}: {task.summary}" if task.summary else plan.task)
     rows.add_row("optimizers", ", ".join(plan.optimizers))
-    rows.add_row("tuning", f"{plan.trials} trials each: {_searched(plan.spaces)}")
-    rows.add_row(
-        "verdict", f"the best of each again on {plan.seeds} fresh seeds, {plan.epochs:.3g} epochs a training"
-    )
+    rows.add_row("tuning", f"{plan.trials} trial{_s(plan.trials)} each: {_searched(plan.spaces)}")
+    more = ", more if time is left" if prepared.most_seeds > plan.seeds else ""
+    rows.add_row("verdict", f"the best of each again on {plan.seeds} fresh seed{_s(plan.seeds)}{more}")
+    rows.add_row("training", f"{plan.epochs:.3g} epoch{_s(plan.epochs)}")
     rows.add_row("cost", _cost(prepared))
     rows.add_row("results", str(prepared.store.folder))
     console.print(rows)
@@ -52,9 +52,13 @@ def _cost(prepared: Prepared) -> str:
     limit = f", at most {duration(plan.budget_seconds)} in all" if plan.budget_seconds else ""
     return (
         f"{prepared.trainings} trainings{done}: about {duration(prepared.seconds)} with "
-        f"{plan.workers or 'no'} worker{'s' * (plan.workers != 1)}{limit}; "
+        f"{plan.workers or 'no'} worker{_s(plan.workers)}{limit}; "
         f"one takes {min(each.values()):.2g} to {each[slowest]:.2g} s ({slowest})"
     )
+
+
+def _s(count: float) -> str:
+    return "" if count == 1 else "s"
 
 
 def duration(seconds: float) -> str:
@@ -85,7 +89,7 @@ def watched(trials: Iterator[Trial], schedule: Schedule, total: int, console: Co
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("starting", total=total, completed=len(schedule.done))
         for trial in trials:
-            bar.update(
-                shown, advance=1, description=f"{'tuning' if trial.spec.stage == 'tune' else 'verdict'}"
-            )
+            total = max(total, len(schedule.done) + len(schedule.running))
+            stage = "tuning" if trial.spec.stage == "tune" else "verdict"
+            bar.update(shown, advance=1, total=total, description=stage)
             yield trial

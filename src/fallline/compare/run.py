@@ -97,7 +97,8 @@ def run(prepared: Prepared, watch: Watch) -> Comparison:
 
     plan, store = prepared.plan, prepared.store
     store.open(plan, prepared.cost.step_microseconds)
-    schedule = Schedule(plan, Costs(prepared.training_seconds), prepared.done, prepared.deadline)
+    costs = Costs(prepared.training_seconds)
+    schedule = Schedule(plan, costs, prepared.done, prepared.deadline, prepared.most_seeds)
     try:
         with _executor(prepared) as executor:
             for trial in watch(executor.run(schedule.next, prepared.deadline), schedule):

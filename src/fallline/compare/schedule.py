@@ -49,6 +49,7 @@ class Schedule:
         costs: seconds per training.
         done: trials finished before, which are not run again.
         deadline: the time at which to stop, or None.
+        most_seeds: fresh seeds if time is left when the plan is done; None for the plan's.
         clock: tells the time, in seconds.
     """
 
@@ -58,10 +59,12 @@ class Schedule:
         costs: Costs,
         done: Iterable[Trial] = (),
         deadline: float | None = None,
+        most_seeds: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.plan, self.costs, self.deadline, self.clock = plan, costs, deadline, clock
         self.done = {trial.spec.key: trial for trial in done}
+        self.most_seeds = max(plan.seeds, most_seeds or 0)
         self.running: dict[tuple, Spec] = {}
         self._queue: deque[Spec] = deque()
         self._settings = {
@@ -103,13 +106,13 @@ class Schedule:
     def seconds_left(self) -> float:
         """Return how long the rest will take, as far as is known now."""
         rounds = 0 if self.tuning_over else self.plan.trials - self.rounds
-        left = self._seconds(rounds + self.plan.seeds - self.repeats)
+        left = self._seconds(rounds + max(0, self.plan.seeds - self.repeats))
         return left if self.deadline is None else min(left, self.deadline - self.clock())
 
     def _open_round(self) -> bool:
         if not self.tuning_over:
             return self._open_tuning_round()
-        if any(spec.stage == "tune" for spec in self.running.values()) or self.repeats == self.plan.seeds:
+        if any(spec.stage == "tune" for spec in self.running.values()) or self.repeats == self.most_seeds:
             return False
         if self.repeats and not self._fits(rounds=1):
             return False
