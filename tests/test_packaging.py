@@ -147,9 +147,8 @@ def third_party() -> set[str]:
 
 
 def test_what_is_imported_is_declared():
-    indirect = {"llvmlite"}  # numba's own, at the version numba asks for
     optional = set().union(*(declared(extra) for extra in project()["optional-dependencies"].values()))
-    assert third_party() <= declared(project()["dependencies"]) | optional | indirect
+    assert third_party() <= declared(project()["dependencies"]) | optional
 
 
 def test_what_is_declared_is_imported():
