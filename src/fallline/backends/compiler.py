@@ -16,6 +16,9 @@ from llvmlite import binding as llvm
 _NOTHING = ctypes.c_void_p()
 _TYPE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
+#: Plain functions: no wrappers for Python, and division by zero gives inf or NaN.
+_FLAGS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+
 #: The entry points of a generated module; each takes the address of a job.
 ENTRIES = ("once", "work")
 
@@ -89,8 +92,8 @@ def _entry(function: Callable[[int], None], name: str) -> Any:
     from numba.core.registry import cpu_target
 
     flags = compiler.Flags()
-    flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
-    flags.error_model = "numpy"
+    for option, value in _FLAGS.items():
+        setattr(flags, option, value)
     typing, target = cpu_target.typing_context, cpu_target.target_context
     compiled = compiler.compile_extra(typing, target, function, (types.int64,), types.void, flags, {})
     text = compiled.library.get_llvm_str().replace(compiled.fndesc.mangled_name, name)

@@ -122,7 +122,7 @@ def _setting(value: Any, differentiable: bool) -> Any:
 
 def _number(value: Tensor, differentiable: bool) -> Any:
     on_device = differentiable or not value.is_cpu
-    return value.clone() if on_device else value.item()
+    return value.double() if on_device else value.item()
 
 
 def _real(x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The base of every optimizer: torch.optim's contract, and the one step loop."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Self
 
 import torch
 from torch.autograd import profiler
@@ -35,6 +36,13 @@ class Optimizer(torch.optim.Optimizer):
 
     _schedule: Schedule | None = None
 
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Refuse options that the constructor does not have, with the nearest name."""
+        accepted = inspect.signature(cls.__init__).parameters
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
+            _refuse_unknown(cls.__name__, options, set(accepted) - {"self"})
+        return super().__new__(cls)
+
     def __init__(self, params: Any, defaults: dict[str, Any]):
         self.defaults = defaults
         self._check(defaults)
@@ -57,7 +65,7 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the loss of ``closure`` if one is given."""
         if self._watched():
-            return _step_with_hooks(self, closure)
+            return _step_with_hooks(self) if closure is None else _step_with_hooks(self, closure)
         return _step(self, closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # hooks run when there are any: torch need not wrap it
@@ -76,7 +84,7 @@ class Optimizer(torch.optim.Optimizer):
         """Add a parameter group; unknown keys and values out of range are refused before anything changes."""
         if isinstance(param_group, dict):
             self._check(param_group)
-            self._refuse_unknown(param_group)
+            _refuse_unknown(type(self).__name__, param_group, set(self.defaults) | COMMON_KEYS)
         super().add_param_group(param_group)
         self._schedule = None
 
@@ -107,16 +115,14 @@ class Optimizer(torch.optim.Optimizer):
         if fused and foreach:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
-    def _refuse_unknown(self, group: Mapping[str, Any]) -> None:
-        known = set(self.defaults) | COMMON_KEYS
-        for key in group:
-            if key not in known:
-                raise UnknownOptionError(
-                    f"{type(self).__name__} has no option {key!r}{suggestion(str(key), known)}"
-                )
+
+def _refuse_unknown(name: str, options: Iterable[str], known: set[str]) -> None:
+    for option in options:
+        if option not in known:
+            raise UnknownOptionError(f"{name} has no option {option!r}{suggestion(str(option), known)}")
 
 
-def _step(optimizer: Optimizer, closure: Callable[[], Any] | None) -> Any:
+def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
     loss = None
     if closure is not None:
         with torch.enable_grad():

@@ -56,7 +56,7 @@ def where(condition: Scalar, a: Scalar, b: Scalar) -> Scalar:
 
 def single(x: Scalar) -> Scalar:
     """Round ``x`` to float32, as torch does to the scalars it keeps in float32 tensors."""
-    return x.to(torch.float32) if isinstance(x, Tensor) else _SINGLE(x).item()
+    return x.to(torch.float32).to(x.dtype) if isinstance(x, Tensor) else _SINGLE(x).item()
 
 
 _SINGLE = torch.tensor([0.0]).numpy().dtype.type

@@ -131,15 +131,17 @@ def _dtypes(rule: Plan, state: dict[str, Any], p: Tensor) -> list[torch.dtype]:
 
 def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
     name = type(optimizer).__name__
+    if not (p.is_floating_point() or p.is_complex()):
+        raise RuntimeError(f"{name} cannot step a parameter of {p.dtype}; it needs a floating-point dtype")
     if p.grad is not None and p.grad.shape != p.shape:
-        raise ValueError(
+        raise RuntimeError(
             f"a gradient has shape {tuple(p.grad.shape)} and its parameter {tuple(p.shape)}; "
             f"call zero_grad() after changing a parameter's shape"
         )
     if p.grad is not None and p.grad.layout != torch.strided and not optimizer.takes_sparse(group):
         raise RuntimeError(
-            f"{name} does not support sparse gradients (got {p.grad.layout}); "
-            f"with these settings; make them dense, for example Embedding(..., sparse=False)"
+            f"{name} does not support sparse gradients (got {p.grad.layout}) with these settings; "
+            f"make them dense, for example Embedding(..., sparse=False)"
         )
     if group.get("capturable") and p.device.type == "cpu":
         raise AssertionError(
@@ -168,7 +170,7 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
             state[slot.name] = _initial_like(p, slot, group)
             made = True
         elif state[slot.name].shape != p.shape:
-            raise ValueError(
+            raise RuntimeError(
                 f"state {slot.name!r} has shape {tuple(state[slot.name].shape)} and its parameter "
                 f"{tuple(p.shape)}; load the state of this model, or delete optimizer.state[parameter]"
             )
