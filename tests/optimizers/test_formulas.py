@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from optimizers.cases import CASES, IDS, run
 
 from fallline.testing import trajectory
+from optimizers.cases import CASES, IDS, run
 
 STEPS, SIZE = 50, 19
 

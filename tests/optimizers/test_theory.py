@@ -12,7 +12,7 @@ KAPPA = L / MU
 
 
 def _spectral_radius(**settings):
-    """Return the contraction per step on quadratics with curvature from MU to L, from the step as a linear map."""
+    """Return the contraction on quadratics with curvature from MU to L: the step is a linear map."""
     curvature = torch.linspace(MU, L, 400, dtype=torch.float64)
     columns = []
     for position, velocity in ((1.0, 0.0), (0.0, 1.0)):
@@ -129,7 +129,7 @@ def test_momentum_zero_is_sgd_exactly():
     ids=["sgd", "momentum", "nesterov", "adam"],
 )
 def test_scikit_learns_published_losses_on_digits(optimizer, peer, loss):
-    """scikit-learn's example plot_mlp_training_curves: the same weights, batches and penalty, our optimizer."""
+    """scikit-learn's example plot_mlp_training_curves: its weights, batches and penalty, our optimizer."""
     from sklearn.datasets import load_digits
     from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import MinMaxScaler

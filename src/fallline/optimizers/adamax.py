@@ -65,7 +65,7 @@ class Adamax(Optimizer):
     """
 
     hyperparameters = (
-        learning_rate(2e-3, 1e-5, 1e-1),
+        learning_rate(2e-3, 1e-4, 3e-1),
         betas(0.9, 0.999),
         epsilon(1e-8),
         weight_decay(0.0),

@@ -55,7 +55,7 @@ class AdamW(Adam):
     """
 
     hyperparameters = (
-        learning_rate(1e-3, 1e-5, 1e-1),
+        learning_rate(1e-3, 1e-4, 3e-1),
         betas(0.9, 0.999),
         epsilon(1e-8),
         weight_decay(1e-2),

@@ -68,6 +68,11 @@ class ProximalSGD(Optimizer):
             param_group.update(_as_data(param_group["prox"]))
         super().add_param_group(param_group)
 
+    def check_together(self, group: Mapping[str, Any]) -> None:
+        """Refuse a penalty that does not exist."""
+        super().check_together(group)
+        operator(group["prox"])
+
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """The gradient step, then the proximal step."""

@@ -85,7 +85,7 @@ class RAdam(Optimizer):
     """
 
     hyperparameters = (
-        learning_rate(1e-3, 1e-5, 1e-1),
+        learning_rate(1e-3, 1e-4, 3e-1),
         betas(0.9, 0.999),
         epsilon(1e-8),
         weight_decay(0.0),

@@ -92,7 +92,7 @@ class RMSprop(Optimizer):
     """
 
     hyperparameters = (
-        learning_rate(1e-2, 1e-5, 1e-1),
+        learning_rate(1e-2, 1e-4, 3e-1),
         Hyperparameter(
             "alpha", 0.99, "decay rate of the average of squared gradients", "α", "per step", low=0, high=1,
             search=Range(0.9, 0.9999, "one_minus_log"),

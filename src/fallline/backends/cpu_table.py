@@ -1,0 +1,125 @@
+"""Where the operands of a batch lie in memory, as a table of addresses that a kernel can follow."""
+
+from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter, is_
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fallline.core.backend import Batch
+
+address, _bytes = Tensor.data_ptr, attrgetter("nbytes")
+
+
+class Table:
+    """The addresses of every operand of every tensor, operand by operand, and the tensors' sizes.
+
+    All operands of a tensor are read in the order of the parameter's memory. What lies otherwise (an expanded
+    gradient, a parameter with gaps) is staged: copied to that order before a step and back after it.
+    """
+
+    def __init__(self, batch: Batch):
+        self._batch = batch
+        self._layouts = [_dense_like(p) for p in batch.params]
+        self._simple = all(p.is_contiguous() and not p.is_complex() for p in batch.params)
+        self._staged: list[tuple[Tensor, Tensor]] = []
+        slots = [slot.name for slot in batch.plan.slots]
+        kept = [batch.params, *([state[name] for state in batch.states] for name in slots)]
+        self._operands = [[self._in_order(x, i) for i, x in enumerate(column)] for column in kept]
+        self._scalars = [[state[slot.name] for state in batch.states] for slot in batch.plan.scalar_slots]
+        sizes = [p.numel() * (2 if p.is_complex() else 1) for p in batch.params]
+        self.offsets = np.cumsum([0, *sizes], dtype=np.int64)
+        params, *state = [[address(x) for x in column] for column in (*self._operands, *self._scalars)]
+        self.addresses = np.array([params, [0] * len(params), *state], np.int64)
+        self._grad_addresses: list[int] = []
+
+    @property
+    def elements(self) -> int:
+        """The number of real numbers in all parameters together."""
+        return int(self.offsets[-1])
+
+    def set_grads(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Enter the gradients' addresses; return the tensors that must live until the kernel has run."""
+        if not (
+            self._simple and all(map(Tensor.is_contiguous, grads)) and not any(map(Tensor.is_neg, grads))
+        ):
+            grads = list(map(_laid_out, grads, self._layouts))
+        addresses = list(map(address, grads))
+        if addresses != self._grad_addresses:
+            self.addresses[1] = addresses
+            self._grad_addresses = addresses
+        return grads
+
+    def stage(self) -> None:
+        """Copy what does not lie in order to where it does."""
+        for real, copy in self._staged:
+            copy.copy_(real.detach())
+
+    def unstage(self) -> None:
+        """Copy it back."""
+        with torch.no_grad():
+            for real, copy in self._staged:
+                real.copy_(copy)
+
+    def _in_order(self, x: Tensor, i: int) -> Tensor:
+        if _same_order(x, self._layouts[i]):
+            return x
+        copy = torch.empty_like(self._layouts[i], dtype=x.dtype)
+        self._staged.append((x, copy))
+        return copy
+
+
+class Watch:
+    """Tells whether the tensors of a batch are still those that its table was made for.
+
+    A parameter's memory may be swapped between any two steps. The tensors of the state must stay the same
+    objects; should the memory of one be swapped all the same, the old memory is kept alive, and the first
+    tensor is looked at, since who swaps one swaps all.
+    """
+
+    def __init__(self, batch: Batch):
+        self._batch = batch
+        self._params = list(map(address, batch.params))
+        self._state = self._state_now()
+        self._tensors = [x for x in self._state if isinstance(x, Tensor)]
+        self._memory = [x.untyped_storage() for x in self._tensors]
+        self._first = [address(x) for x in self._tensors[:1]]
+        grads = [p.grad for p in batch.params if p.grad is not None] if batch.plan.uses_grad else []
+        self._grad_bytes = list(map(_bytes, grads))
+
+    def unchanged(self, grads: Sequence[Tensor]) -> bool:
+        """Tell whether parameters and state lie where they did, and ``grads`` have the sizes they had."""
+        state = self._state_now()
+        return (
+            list(map(address, self._batch.params)) == self._params
+            and len(state) == len(self._state)
+            and all(map(is_, state, self._state))
+            and [address(x) for x in self._tensors[:1]] == self._first
+            and self._sizes_match(grads)
+        )
+
+    def _state_now(self) -> list[object]:
+        return list(chain.from_iterable(map(dict.values, self._batch.states)))
+
+    def _sizes_match(self, grads: Sequence[Tensor]) -> bool:
+        try:
+            return list(map(_bytes, grads)) == self._grad_bytes
+        except RuntimeError:  # a sparse tensor has no size in bytes
+            return False
+
+
+def _dense_like(p: Tensor) -> Tensor:
+    """Return ``p``, or a dense tensor of its shape if its elements have gaps between them or overlap."""
+    dense = torch.empty_like(p.detach(), memory_format=torch.preserve_format)
+    return p.detach() if dense.stride() == p.stride() else dense
+
+
+def _laid_out(g: Tensor, like: Tensor) -> Tensor:
+    g = g.detach().resolve_conj().resolve_neg()
+    return g if _same_order(g, like) else torch.empty_like(like, dtype=g.dtype).copy_(g)
+
+
+def _same_order(x: Tensor, y: Tensor) -> bool:
+    return x.stride() == y.stride() or (x.is_contiguous() and y.is_contiguous())

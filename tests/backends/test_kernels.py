@@ -1,0 +1,113 @@
+"""Generated code: vectorised, independent of the number of threads, and safe in its cache."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fallline
+from fallline.backends import compiler, kernel_cache
+from optimizers.cases import CASES, IDS
+
+FIRST_STEP = """
+import sys, torch, fallline
+p = torch.nn.Parameter(torch.ones(64)); p.grad = torch.ones(64)
+fallline.{name}([p]).step()
+print(p[0].item(), "numba" in sys.modules)
+"""
+
+
+def kernel_of(cls, settings, dtype=torch.float32):
+    p = torch.nn.Parameter(torch.zeros(8, dtype=dtype))
+    return fallline.show_kernel(cls([p], **settings))
+
+
+def vector_lines(assembly):
+    """Return the instructions on packed numbers: zmm or ymm registers, or on Arm 4s and 2d lanes."""
+    wide = ("zmm", "ymm", ".4s", ".2d")
+    return [line for line in assembly.splitlines() if any(w in line for w in wide)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=IDS)
+def test_loops_are_vectorised(cls, settings, dtype):
+    lines = vector_lines(compiler.assembly(kernel_of(cls, settings, dtype)))
+    packed = [line for line in lines if any(op in line for op in ("mulp", "addp", "subp", "fmul", "fsub"))]
+    assert packed, "no arithmetic on packed numbers"
+
+
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=IDS)
+def test_results_do_not_depend_on_the_number_of_threads(cls, settings):
+    def train(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            generator = torch.Generator().manual_seed(1)
+            params = [torch.nn.Parameter(torch.randn(n, generator=generator)) for n in (70_001, 3, 65_536)]
+            optimizer = cls(params, **settings)
+            for _ in range(3):
+                for p in params:
+                    p.grad = torch.randn(p.shape, generator=generator)
+                optimizer.step()
+            return torch.cat([p.detach() for p in params])
+        finally:
+            torch.set_num_threads(before)
+
+    one = train(1)
+    assert torch.equal(one, train(2))
+    assert torch.equal(one, train(5))
+
+
+def first_step(cache: Path, name="SGD", **environment):
+    return subprocess.run(
+        [sys.executable, "-c", FIRST_STEP.format(name=name)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FALLLINE_CACHE_DIR": str(cache), **environment},
+    )
+
+
+def test_a_warm_cache_needs_no_numba(tmp_path):
+    cache = tmp_path / "kernels"
+    assert first_step(cache).stdout.split()[1] == "True"
+    assert first_step(cache).stdout.split() == ["0.9990000128746033", "False"]
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_damaged_object_is_compiled_anew(tmp_path):
+    first_step(tmp_path)
+    (kernel,) = tmp_path.glob("*.o")
+    content = kernel.read_bytes()
+    kernel.write_bytes(content[: len(content) // 2])
+    assert first_step(tmp_path).stdout.split() == ["0.9990000128746033", "True"]
+    assert len(kernel.read_bytes()) == len(content)
+
+
+def test_a_folder_that_others_can_write_is_not_trusted(tmp_path, monkeypatch):
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv("FALLLINE_CACHE_DIR", str(tmp_path))
+    assert "chmod 700" in str(kernel_cache.usable())
+    assert first_step(tmp_path).stdout.split()[0] == "0.9990000128746033"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_means_compiling_in_memory(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert first_step(blocked / "cache").stdout.split()[0] == "0.9990000128746033"
+
+
+@pytest.mark.long
+def test_processes_that_start_together_share_one_kernel(tmp_path):
+    command = [sys.executable, "-c", FIRST_STEP.format(name="Adam")]
+    environment = {**os.environ, "FALLLINE_CACHE_DIR": str(tmp_path)}
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(6)
+    ]
+    ends = {process.communicate()[0].split()[0] for process in running}
+    assert ends == {"0.9990000128746033"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".py", ".o"}
+    assert len(list(tmp_path.iterdir())) == 2
