@@ -59,9 +59,10 @@ class Table:
 
     def unstage(self) -> None:
         """Copy it back."""
-        with torch.no_grad():
-            for real, copy in self._staged:
-                real.copy_(copy)
+        if self._staged:
+            with torch.no_grad():
+                for real, copy in self._staged:
+                    real.copy_(copy)
 
     def _in_order(self, x: Tensor, i: int) -> Tensor:
         if _same_order(x, self._layouts[i]):

@@ -26,6 +26,14 @@ class Batch:
     indices: list[int] = field(default_factory=list)
     fresh: list[bool] = field(default_factory=list)
 
+    def add(self, param: Tensor, state: dict[str, Any], row: int, index: int, fresh: bool) -> None:
+        """Add one parameter."""
+        self.params.append(param)
+        self.states.append(state)
+        self.rows.append(row)
+        self.indices.append(index)
+        self.fresh.append(fresh)
+
 
 class Prepared(Protocol):
     """A batch that a backend has got ready to step again and again."""

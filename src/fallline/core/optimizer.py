@@ -129,7 +129,8 @@ def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any
             loss = closure()
     if optimizer._schedule is None or not optimizer._schedule.step(optimizer):
         optimizer._schedule = Schedule(optimizer)
-        optimizer._schedule.step(optimizer)
+        if not optimizer._schedule.step(optimizer):
+            raise RuntimeError("parameters or state changed during the step; use one thread per optimizer")
     return loss
 
 

@@ -3,7 +3,8 @@
 A schedule is made at the first step and kept while nothing it was made from has changed.
 """
 
-from itertools import chain, compress, islice
+from collections.abc import Iterator
+from itertools import chain
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
@@ -102,26 +103,34 @@ def _kinds(optimizer: "Optimizer") -> list[Any]:
 
 
 def _batches(optimizer: "Optimizer", has_grad: list[bool], keep: bool = True) -> list[tuple[Backend, Batch]]:
+    stepped = list(_stepped(optimizer, has_grad))
+    for row, _, p in stepped:
+        group = optimizer.param_groups[row]
+        _refuse(optimizer, group, p)
+        _refuse_shapes(plan(optimizer.transforms(group)), optimizer.state.get(p, {}), p)
     batches: dict[Any, tuple[Backend, Batch]] = {}
-    todo, first = iter(has_grad), 0
-    for row, group in enumerate(optimizer.param_groups):
+    for row, index, p in stepped:
+        group = optimizer.param_groups[row]
         rule = plan(optimizer.transforms(group))
-        chosen = [has or not rule.uses_grad for has in islice(todo, len(group["params"]))]
-        for index, p in compress(enumerate(group["params"], first), chosen):
-            _refuse(optimizer, group, p)
-            state = _state_of(optimizer, rule, p) if keep else dict(optimizer.state.get(p, {}))
-            fresh = make_state(state, rule, group, p)
-            backend, _ = choose(group, p)
-            differentiable = bool(group.get("differentiable"))
-            key = (rule, backend.name, differentiable, p.device, *_dtypes(rule, state, p))
-            _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable)))
-            batch.params.append(p)
-            batch.states.append(state)
-            batch.rows.append(row)
-            batch.indices.append(index)
-            batch.fresh.append(fresh)
-        first += len(group["params"])
+        state = _state_of(optimizer, rule, p) if keep else dict(optimizer.state.get(p, {}))
+        fresh = make_state(state, rule, group, p)
+        backend, _ = choose(group, p)
+        differentiable = bool(group.get("differentiable"))
+        key = (rule, backend.name, differentiable, p.device, *_dtypes(rule, state, p))
+        _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable)))
+        batch.add(p, state, row, index, fresh)
     return list(batches.values())
+
+
+def _stepped(optimizer: "Optimizer", has_grad: list[bool]) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield group, place among all parameters, and parameter, for each that will be stepped."""
+    index = 0
+    for row, group in enumerate(optimizer.param_groups):
+        uses_grad = plan(optimizer.transforms(group)).uses_grad
+        for p in group["params"]:
+            if has_grad[index] or not uses_grad:
+                yield row, index, p
+            index += 1
 
 
 def _dtypes(rule: Plan, state: dict[str, Any], p: Tensor) -> list[torch.dtype]:
@@ -133,11 +142,6 @@ def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
     name = type(optimizer).__name__
     if not (p.is_floating_point() or p.is_complex()):
         raise RuntimeError(f"{name} cannot step a parameter of {p.dtype}; it needs a floating-point dtype")
-    if p.grad is not None and p.grad.shape != p.shape:
-        raise RuntimeError(
-            f"a gradient has shape {tuple(p.grad.shape)} and its parameter {tuple(p.shape)}; "
-            f"call zero_grad() after changing a parameter's shape"
-        )
     if p.grad is not None and p.grad.layout != torch.strided and not optimizer.takes_sparse(group):
         raise RuntimeError(
             f"{name} does not support sparse gradients (got {p.grad.layout}) with these settings; "
@@ -148,6 +152,18 @@ def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
             f"If capturable=True, params and state_steps must be on supported devices: "
             f"['cuda', 'xpu', 'hpu', 'privateuseone', 'xla']; {name} got cpu, so leave capturable=False"
         )
+
+
+def _refuse_shapes(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
+    """Refuse a gradient or state of another shape: a kernel would read beyond it."""
+    wanted = {slot.name: torch.Size() for slot in rule.scalar_slots}
+    wanted |= {slot.name: p.shape for slot in rule.slots} | {"gradient": p.shape}
+    for name, x in {**state, "gradient": p.grad}.items():
+        if isinstance(x, Tensor) and x.shape != wanted.get(name, x.shape):
+            raise RuntimeError(
+                f"{name} has shape {tuple(x.shape)} and its parameter {tuple(p.shape)}; after changing a "
+                f"parameter's shape call zero_grad() and delete optimizer.state[parameter]"
+            )
 
 
 def _state_of(optimizer: "Optimizer", rule: Plan, p: Tensor) -> dict[str, Any]:
@@ -169,11 +185,6 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
         if state.get(slot.name) is None:
             state[slot.name] = _initial_like(p, slot, group)
             made = True
-        elif state[slot.name].shape != p.shape:
-            raise RuntimeError(
-                f"state {slot.name!r} has shape {tuple(state[slot.name].shape)} and its parameter "
-                f"{tuple(p.shape)}; load the state of this model, or delete optimizer.state[parameter]"
-            )
     return made
 
 
