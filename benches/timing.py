@@ -26,9 +26,9 @@ def stamp() -> str:
     """Return where and when this is measured."""
     with open("/proc/cpuinfo") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "CPU")
-    numba, torch_version = version("numba"), torch.__version__
-    date = time.strftime("%Y-%m-%d")
-    return f"{model}, {torch.get_num_threads()} threads, {platform.system()}, torch {torch_version}, numba {numba}, {date}"
+    versions = f"torch {torch.__version__}, numba {version('numba')}"
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{model}, {threads}, {platform.system()}, {versions}, {time.strftime('%Y-%m-%d')}"
 
 
 def _repeats(call: Callable[[], object]) -> int:

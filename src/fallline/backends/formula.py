@@ -191,7 +191,7 @@ class _Body:
                 parts, is_scalar = self._together(node.values)
                 if is_scalar:
                     return ast.BoolOp(node.op, parts), True
-        raise self._error(node, "a rule may use + - * /, comparisons and the functions of fallline.core.scalar")
+        raise self._error(node, "a rule has + - * /, comparisons and the functions of fallline.core.scalar")
 
     def _name(self, node: ast.Name) -> tuple[ast.expr, bool]:
         if node.id in self._elements:

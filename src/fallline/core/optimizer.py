@@ -64,6 +64,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the loss of ``closure`` if one is given."""
+        if torch.compiler.is_compiling():
+            return _step_outside_the_graph(self, closure)
         if self._watched():
             return _step_with_hooks(self) if closure is None else _step_with_hooks(self, closure)
         return _step(self, closure)
@@ -135,3 +137,5 @@ def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any
 
 
 _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
+#: A compiled training step calls the kernels as they are: they are fused already.
+_step_outside_the_graph = torch._disable_dynamo(Optimizer.step)  # type: ignore[attr-defined]
