@@ -165,6 +165,8 @@ def test_resuming_another_comparison_is_refused(finished, options, message):
     [
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"workers": -1}, "workers must be at least 0"),
+        ({"trials": 2.5}, "trials must be a whole number, got 2.5"),
+        ({"seeds": "3"}, "seeds must be a whole number"),
         ({"optimizers": []}, "no optimizer named"),
         ({"budget": "soon"}, "cannot read the budget 'soon'"),
         ({"resume": True}, "add --out FOLDER"),
@@ -248,3 +250,14 @@ def test_ctrl_c_keeps_what_is_done_and_reports(tmp_path):
     assert "Traceback" not in err
     assert (folder / "report.html").exists()
     assert 2 <= lines(folder) < 8
+
+
+def test_ctrl_c_while_workers_start_is_not_lost(tmp_path):
+    folder = tmp_path / "early"
+    process = start(folder)
+    wait_until(lambda: (folder / "comparison.json").exists(), seconds=60)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "cut short" in " ".join(out.split())
+    assert "Traceback" not in err
+    assert lines(folder) < 8

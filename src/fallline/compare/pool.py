@@ -10,8 +10,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from threading import current_thread, main_thread
 from types import ModuleType
 
 from fallline.compare.errors import ComparisonError
@@ -31,7 +31,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(job, theirs), daemon=True)
-        with _ctrl_c_ignored(), nullcontext() if job.in_script else _script_hidden():
+        with _ctrl_c_held_back(), nullcontext() if job.in_script else _script_hidden():
             self.process.start()
         theirs.close()
         self.ready = False
@@ -78,7 +78,13 @@ class Pool:
         self._again: deque[Spec] = deque()
         self._deaths: Counter[tuple] = Counter()
         self._start_deaths = 0
-        self.workers = [Worker(job) for _ in range(workers)]
+        self.workers: list[Worker] = []
+        try:
+            for _ in range(workers):
+                self.workers.append(Worker(job))
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> "Pool":
         return self
@@ -142,16 +148,21 @@ class Pool:
 
 
 @contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Let a new process ignore Ctrl-C from its first moment on: it is the parent's to handle."""
-    if current_thread() is not main_thread():
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Start a process that Ctrl-C does not reach; in this one it waits, and is not lost, until that is done.
+
+    A new process inherits which signals are blocked. Ignoring Ctrl-C meanwhile would lose it, and starting
+    takes a second and more on a busy machine.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it unblocks Ctrl-C when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
