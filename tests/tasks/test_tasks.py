@@ -117,3 +117,32 @@ def test_a_task_put_together_wrongly_is_refused(changes, message):
     arguments = {"model": lambda: nn.Linear(1, 2), "train": tensors(), "valid": tensors(), **changes}
     with pytest.raises(TaskError, match=message):
         Task("wrong", **arguments)
+
+
+def test_unseeded_random_data_is_the_same_each_time_the_task_is_made(tmp_path):
+    file = tmp_path / "random_task.py"
+    file.write_text(
+        "import random\nimport numpy as np\nimport torch\nfrom fallline import Task\n"
+        "x = torch.randn(8, 2)\n"
+        "def make_task():\n"
+        "    y = torch.tensor(np.random.randint(0, 2, 8))\n"
+        "    order = random.sample(range(8), 8)\n"
+        "    return Task('random', lambda: torch.nn.Linear(2, 2), (x[order], y), (x, y))\n"
+    )
+    torch.manual_seed(3)
+    expected = torch.Generator().manual_seed(3)
+    first, second = (load(str(file)) for _ in range(2))
+    for a, b in zip((*first.train, *first.valid), (*second.train, *second.valid), strict=True):
+        assert a.equal(b)
+    assert torch.rand(1).equal(torch.rand(1, generator=expected)), "the caller draws the same"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [("import sys\nsys.exit(3)", "SystemExit: 3"), ("def make_task(:", r"SyntaxError: .*line 1\)$")],
+)
+def test_a_file_that_exits_or_does_not_parse_is_told(tmp_path, source, told):
+    file = tmp_path / "odd_task.py"
+    file.write_text(source)
+    with pytest.raises(TaskError, match=told):
+        load(str(file))

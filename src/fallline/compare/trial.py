@@ -14,6 +14,7 @@ from torch import Tensor
 from fallline.compare.records import Curve, Spec, Trial
 from fallline.core.registry import Entry
 from fallline.tasks.batches import Batches, endless, in_order
+from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Data, Task, sample_count
 
 #: How often a training is evaluated, evenly spaced, or after each step if it has fewer.
@@ -42,8 +43,7 @@ def run_trial(task: Task, entry: Entry, spec: Spec, epochs: float) -> Trial:
         'ok'
     """
     started = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
+    with seeded(spec.seed):
         try:
             training = Training(task, entry, spec.settings, spec.seed, epochs)
         except Exception:
@@ -57,7 +57,7 @@ def run_trial(task: Task, entry: Entry, spec: Spec, epochs: float) -> Trial:
 def warm_up(task: Task, entry: Entry) -> None:
     """Make steps on a throwaway model, so that no trial pays for just-in-time compilation."""
     settings = {name: space.at(0.5) for name, space in entry.space.items()}
-    with torch.random.fork_rng(devices=[]), suppress(Exception):
+    with seeded(0), suppress(Exception):
         Training(task, entry, settings, seed=0, epochs=task.epochs).advance(WARM_UP)
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 from fallline.core.errors import UnknownNameError, suggestion
+from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task, TaskError
 
 #: Built-in tasks: the module whose ``make_task`` returns each; imported when asked for.
 BUILT_IN = {"digits": "fallline.tasks.digits"}
+#: Every worker process makes the task anew: random data and splits must come out the same in all of them.
+DATA_SEED = 0
 
 
 def load(name: str) -> Task:
@@ -59,23 +62,27 @@ def _imported(path: Path, name: str) -> ModuleType:
         raise TaskError(f"{path} is not a Python file; a task file ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with seeded(DATA_SEED):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
         raise TaskError(f"task {name}: {_last_line(error)}") from error
     return module
 
 
 def _called(name: str, function: Callable[[], Task]) -> Task:
     try:
-        task = function()
-    except Exception as error:
+        with seeded(DATA_SEED):
+            task = function()
+    except (Exception, SystemExit) as error:
         raise TaskError(f"task {name}: {_last_line(error)}") from error
     if not isinstance(task, Task):
         raise TaskError(f"task {name}: the function returned {type(task).__name__}; return a fallline.Task")
     return task
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     """Return what went wrong and where, in one line."""
+    if isinstance(error, SyntaxError):  # says where itself
+        return f"{type(error).__name__}: {error}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"

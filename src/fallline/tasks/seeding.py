@@ -1,0 +1,28 @@
+"""Random numbers that are the same in every process, and leave those of the caller alone."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch, numpy and `random`, and put back afterwards what they were going to draw.
+
+    Example:
+        >>> with seeded(1):
+        ...     model = make_model()
+    """
+    python, legacy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)
