@@ -1,5 +1,7 @@
 """The folder of results: nothing finished is lost, and damage is named."""
 
+import signal
+
 import pytest
 from test_schedule import SECONDS, drained, plan
 
@@ -69,3 +71,32 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ComparisonError, match=r"cannot write to .*; choose another --out"):
         Store(tmp_path / "file" / "out").open(plan(), {})
+
+
+@pytest.mark.parametrize("line", [b"{}", b"3", b'{"spec": {}, "curve": {}}', b"\xff\xfe{}"])
+def test_a_line_that_is_no_trial_is_named(store, line):
+    with store.results_file.open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(ComparisonError, match=r"results.jsonl, line \d+ is (damaged|not a trial)"):
+        store.comparison()
+
+
+def test_results_without_a_plan_are_said_to_be_that(store):
+    store.plan_file.unlink()
+    with pytest.raises(ComparisonError, match=r"results.jsonl without comparison.json"):
+        store.check_free()
+
+
+def test_a_full_disk_is_told_and_leaves_no_part_of_a_trial(store, trials):
+    """The limit on a file's size fails as a full disk does: after a part of the line is written."""
+    resource = pytest.importorskip("resource")
+    whole = store.results_file.read_bytes()
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 50, before[1]))
+    try:
+        with pytest.raises(ComparisonError, match="what is finished is kept, --resume continues"):
+            store.append(trials[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert store.results_file.read_bytes() == whole

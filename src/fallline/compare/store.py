@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,7 +35,11 @@ class Store:
 
     def check_free(self) -> None:
         """Raise unless a new comparison may be written here."""
-        if self.exists() or self.results_file.exists():
+        if self.results_file.exists() and not self.exists():
+            raise ComparisonError(
+                f"{self.folder} holds results.jsonl without {self.plan_file.name}; choose another --out"
+            )
+        if self.exists():
             raise ComparisonError(
                 f"{self.folder} already holds a comparison; add --resume to continue it, or change --out"
             )
@@ -63,11 +68,20 @@ class Store:
         new.replace(self.plan_file)
 
     def append(self, trial: Trial) -> None:
-        """Add a finished trial and wait until it is on the disk."""
+        """Add a finished trial and wait until it is on the disk; a full disk leaves no part of it."""
         line = json.dumps(trial.to_json(), allow_nan=False, separators=(",", ":")) + "\n"
-        with self.results_file.open("ab", buffering=0) as file:
-            file.write(line.encode())
-            os.fsync(file.fileno())
+        try:
+            with self.results_file.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._cut_torn_line()
+            raise ComparisonError(
+                f"cannot write to {self.folder}: {error.strerror}; "
+                "what is finished is kept, --resume continues when there is room"
+            ) from None
 
     def _cut_torn_line(self) -> None:
         """Remove a last line that a killed process left unfinished; its trial will run again."""
@@ -88,8 +102,17 @@ class Store:
     def _trials(self) -> list[Trial]:
         if not self.results_file.exists():
             return []
-        *lines, _torn = self.results_file.read_text(encoding="utf-8").split("\n")
-        return [Trial.from_json(self._json(line, self.results_file, i)) for i, line in enumerate(lines, 1)]
+        *lines, _torn = self.results_file.read_bytes().split(b"\n")
+        return [self._trial(line.decode(errors="replace"), i) for i, line in enumerate(lines, 1)]
+
+    def _trial(self, text: str, line: int) -> Trial:
+        try:
+            return Trial.from_json(self._json(text, self.results_file, line))
+        except (KeyError, TypeError) as error:
+            raise ComparisonError(
+                f"{self.results_file}, line {line} is not a trial ({error}); "
+                "remove the line or choose another --out"
+            ) from None
 
     def _json(self, text: str, file: Path, line: int) -> dict:
         try:
