@@ -157,13 +157,22 @@ def test_makespan_of_a_queue():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("60s", 60), ("10 min", 600), ("1h", 3600), ("1.5 hours", 5400), ("2 minutes", 120), (45, 45), ("7", 7)],
+    [
+        ("60s", 60),
+        ("10 min", 600),
+        ("1h", 3600),
+        ("1.5 hours", 5400),
+        ("2 minutes", 120),
+        (45, 45),
+        ("7", 7),
+        ("2 hrs", 7200),
+    ],
 )
 def test_budgets_are_read(text, expected):
     assert budget.seconds(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-3s", "0", "10 parsecs", "nan"])
+@pytest.mark.parametrize("text", ["", "soon", "-3s", "0", "10 parsecs", "nan", "100ms", "1ss"])
 def test_other_budgets_are_refused(text):
     with pytest.raises(ComparisonError, match="write it as 60s, 10min or 1h"):
         budget.seconds(text)
@@ -188,3 +197,8 @@ def test_numbers_that_the_user_gave_are_upper_bounds():
     assert budget.fitting(1.0, 1000, 5, 2) == budget.Size(5, 2)
     assert budget.fitting(1.0, 1000, 100, 20) == budget.Size(100, 20)
     assert budget.fitting(1.0, 9, 8, 3).trials <= 8
+
+
+@pytest.mark.parametrize("available", range(12, 21))
+def test_a_budget_never_plans_a_full_space_for_few_trials(available):
+    assert budget.fitting(1.0, available, None, None).trials < 10

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from fallline.compare.errors import ComparisonError
 
-UNITS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
+UNITS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600}
 
 #: Plans to choose from when the user fixes neither number: trials for tuning and seeds for the verdict.
-LADDER = [(64, 8), (48, 8), (32, 8), (24, 5), (16, 5), (12, 4), (10, 3), (8, 3), (6, 3), (5, 3), (4, 2)]
+#: None has 10 to 15 trials: spread over the full space they would tune worse than 9 of the learning rate.
+LADDER = [(64, 8), (48, 8), (32, 8), (24, 5), (16, 5), (9, 4), (9, 3), (8, 3), (6, 3), (5, 3), (4, 2)]
 #: Without a budget.
 DEFAULT_TRIALS, DEFAULT_SEEDS = 8, 3
 #: Below this share of the task's epochs a ranking says nothing about the task.
@@ -34,11 +35,18 @@ def seconds(text: str | float) -> float:
         >>> seconds("10 min")
         600.0
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*?)s?\s*", str(text).lower())
-    unit = UNITS.get(match[2] or "s") if match else None
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", str(text).lower())
+    unit = _unit(match[2]) if match else None
     if match is None or unit is None or not float(match[1]) > 0:
         raise ComparisonError(f"cannot read the budget {str(text)!r}; write it as 60s, 10min or 1h")
     return float(match[1]) * unit
+
+
+def _unit(name: str) -> int | None:
+    """Return the seconds of a unit, in singular or plural; ``"ms"`` is none, not minutes."""
+    if not name:
+        return 1
+    return UNITS.get(name) or (UNITS.get(name.removesuffix("s")) if len(name) > 2 else None)
 
 
 def fitting(round_seconds: float, available: float, trials: int | None, seeds: int | None) -> Size:

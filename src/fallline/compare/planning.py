@@ -38,7 +38,7 @@ class Request:
     """What the user asked for; None leaves the choice to the plan, or to the comparison that is resumed."""
 
     task: str | Task
-    optimizers: Sequence[str] | None = None
+    optimizers: str | Sequence[str] | None = None
     trials: int | None = None
     seeds: int | None = None
     budget: str | float | None = None
@@ -51,8 +51,12 @@ class Request:
     def __post_init__(self):
         for name, least in (("trials", 1), ("seeds", 1), ("workers", 0)):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, int):
+                raise ComparisonError(f"{name} must be a whole number, got {value!r}")
             if value is not None and value < least:
                 raise ComparisonError(f"{name} must be at least {least}, got {value}")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            raise ComparisonError(f"seed must fit into 64 bits, got {self.seed}")
         if self.resume and self.out is None:
             raise ComparisonError("--resume needs the folder of the comparison to continue: add --out FOLDER")
 
@@ -130,7 +134,9 @@ def portable(named: str | Task, task: Task) -> bytes | str:
         ) from None
 
 
-def _chosen(names: Sequence[str] | None, stored: Plan | None) -> list[Entry]:
+def _chosen(names: str | Sequence[str] | None, stored: Plan | None) -> list[Entry]:
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
     names = names if names is not None else stored.optimizers if stored else list(entries())
     if not names:
         raise ComparisonError("no optimizer named; `fallline list` shows them all")
@@ -191,7 +197,7 @@ def _bounds(bounds: Range) -> list:
 def _caveats(task: Task, chosen: list[Entry], size: budget.Size) -> list[str]:
     caveats = []
     if size.trials < FULL_SPACE_TRIALS:
-        caveats.append("so few trials tune the learning rate only; the rest stays at its default")
+        caveats.append("with so few trials only the learning rate is tuned; the rest stays at its default")
     if size.epochs_share < 1:
         caveats.append(f"the budget allows {size.epochs_share:.0%} of the task's {task.epochs:g} epochs")
     if any(entry.batch_size for entry in chosen):
@@ -216,7 +222,7 @@ def _refuse_another(request: Request, stored: Plan, task: Task, chosen: list[Ent
         "task's model or data": (fingerprint(task), stored.fingerprint),
         "optimizers": ([entry.name for entry in chosen], stored.optimizers),
         "search spaces": ({e.name: space_of(e, stored.trials) for e in chosen}, stored.spaces),
-        "seed": (request.seed or stored.seed, stored.seed),
+        "seed": (stored.seed if request.seed is None else request.seed, stored.seed),
         "trials": (_asked(request.trials, stored.trials, stored), stored.trials),
         "seeds": (_asked(request.seeds, stored.seeds, stored), stored.seeds),
     }

@@ -18,7 +18,7 @@ Watch = Callable[[Iterator[Trial], Schedule], Iterator[Trial]]
 
 def compare(
     task: str | Task,
-    optimizers: Sequence[str] | None = None,
+    optimizers: str | Sequence[str] | None = None,
     *,
     trials: int | None = None,
     seeds: int | None = None,
@@ -33,7 +33,7 @@ def compare(
 
     Arguments:
         task: a built-in task's name, ``"my_file.py:make_task"`` or a `fallline.Task`.
-        optimizers: names as `fallline list` shows them; all by default.
+        optimizers: names as `fallline list` shows them, in a list or separated by commas; all by default.
         trials: configurations tried for each optimizer; 8 by default, with a budget as many as fit.
         seeds: fresh seeds that each tuned optimizer is judged on; 3 by default.
         budget: wall-clock limit such as ``"60s"``, ``"10min"`` or a number of seconds.
