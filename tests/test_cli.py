@@ -63,7 +63,8 @@ def test_show_adamw_has_its_numbers(fallline):
     out = " ".join(fallline("show", "adamw")[1].split())
     assert "exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)" in out
     assert "beta2 = 0.999, in [0, 1)" in out
-    assert "lr = 0.001, in [0, inf); searched from 1e-05 to 0.1, log" in out
+    searched = entries()["adamw"].space["lr"]
+    assert f"lr = 0.001, in [0, inf); searched from {searched.low:g} to {searched.high:g}, log" in out
     assert "https://arxiv.org/abs/1711.05101" in out
 
 
@@ -123,6 +124,11 @@ def test_json_is_one_document_and_nothing_else(fallline, tmp_path):
     assert {row["optimizer"] for row in document["ranking"]} == {"sgd", "adam"}
     assert len(document["trials"]) == 8
     assert document["plan"]["trials"] == 2
+    assert {"few trials"} <= {caution["kind"] for caution in document["cautions"]}
+    assert document["best_set"]
+    assert document["sentences"]
+    assert document["caveats"]
+    assert (Path(document["folder"]) / "report.html").exists()
 
 
 def test_a_comparison_prints_plan_and_result(fallline, tmp_path):
@@ -148,3 +154,30 @@ def test_it_runs_as_a_program():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for option in ("--optimizers", "--trials", "--seeds", "--budget", "--workers", "--out", "--resume"):
         assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--optimizers", " , "], "no optimizer named"),
+        (["--seed", 10**20], "seed must fit into 64 bits"),
+        (["--budget", "100ms"], "cannot read the budget '100ms'"),
+    ],
+)
+def test_senseless_options_are_refused(fallline, arguments, told):
+    code, _, err = fallline("compare", f"{SMALL}:blobs", *arguments)
+    assert code == 2
+    assert told in err
+
+
+def test_brackets_in_the_names_of_a_task_and_a_folder_are_only_text(fallline, tmp_path):
+    file = tmp_path / "odd_task.py"
+    file.write_text(
+        f"import sys\nsys.path.insert(0, {str(SMALL.parent)!r})\nfrom dataclasses import replace\n"
+        "from small_task import blobs\n"
+        "def make_task():\n    return replace(blobs(), name='a [/b]', summary='[bold]loud[/bold] [/x]')\n"
+    )
+    code, _, err = fallline(*QUICK[:1], file, *QUICK[2:], "--out", tmp_path / "out [/c]")
+    assert code == 0, err
+    assert "a [/b]: [bold]loud[/bold] [/x]" in err
+    assert "[/c]: results.jsonl" in " ".join(err.split())

@@ -31,7 +31,7 @@ def main() -> None:
 @app.command()
 def compare(
     task: Annotated[str, typer.Argument(help="A built-in task, or my_file.py:make_task.")],
-    optimizers: Annotated[str, typer.Option(help="Names separated by commas; all by default.")] = "",
+    optimizers: Annotated[str | None, typer.Option(help="Names separated by commas; all by default.")] = None,
     trials: Annotated[int | None, typer.Option(help="Tuning trials of each optimizer (8).")] = None,
     seeds: Annotated[int | None, typer.Option(help="Fresh seeds for each tuned optimizer (3).")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock limit: 60s, 10min, 1h.")] = None,
@@ -54,8 +54,7 @@ def compare(
     from fallline.compare.run import run_shown
     from fallline.report.terminal import print_report
 
-    names = [name.strip() for name in optimizers.split(",") if name.strip()] or None
-    request = Request(task, names, trials, seeds, budget, workers, out, resume, seed)
+    request = Request(task, optimizers, trials, seeds, budget, workers, out, resume, seed)
     messages = Console(stderr=True, quiet=quiet)
     with redirect_stdout(sys.stderr):  # what a task prints is not part of the result
         prepared = prepare(request)
@@ -63,7 +62,7 @@ def compare(
     if comparison is None:
         print_plan(prepared, Console())
     elif as_json:
-        print(json.dumps(document(comparison), allow_nan=False))
+        print(json.dumps({**document(comparison), "folder": str(prepared.store.folder)}, allow_nan=False))
     else:
         print_report(comparison, Console())
     if comparison is not None and not any(trial.status == "ok" for trial in comparison.trials):
@@ -95,6 +94,7 @@ def show(optimizer: Annotated[str, typer.Argument(help="A name from `fallline li
 def doctor() -> None:
     """Check the installation; exit code 1 if anything fails."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from fallline.doctor import diagnose
@@ -102,7 +102,7 @@ def doctor() -> None:
     results = diagnose()
     table = Table.grid(padding=(0, 2))
     for name, passed, found in results:
-        table.add_row("[green]ok[/green]" if passed else "[red]failed[/red]", name, found)
+        table.add_row("[green]ok[/green]" if passed else "[red]failed[/red]", name, escape(found))
     Console().print(table)
     if not all(passed for _, passed, _ in results):
         raise typer.Exit(1)

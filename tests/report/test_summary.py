@@ -17,7 +17,7 @@ def test_rows_of_a_whole_comparison(whole):
     assert (best.finals, best.reached, best.state_bytes, best.settings) == (3, 3, 60_300, {"lr": 0.004})
     assert best.ratio == 1
     assert best.step_microseconds == whole.step_microseconds["adamw"]
-    assert best.trials == 11
+    assert best.tuning == 8
 
 
 def test_rows_of_a_troubled_comparison(trouble):

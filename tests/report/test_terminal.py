@@ -70,3 +70,15 @@ def test_a_metric_that_is_no_share_is_not_shown_in_per_cent(whole):
     text = printed(Comparison(replace(whole.plan, metric_name="perplexity"), scaled))
     assert "perplexity %" not in text
     assert "97.4" in text
+
+
+def test_an_error_from_0_to_1_is_not_an_accuracy(whole):
+    named = Comparison(replace(whole.plan, metric_name="mean absolute error"), whole.trials)
+    assert "error %" not in " ".join(printed(named).split())
+
+
+def test_without_a_target_nothing_is_said_to_have_missed_it(whole):
+    aimless = [replace(t, steps_to_target=None, epochs_to_target=None) for t in whole.trials]
+    text = printed(Comparison(replace(whole.plan, target=None, target_name=""), aimless))
+    assert "no target was set" in text
+    assert "0 of 3" not in text

@@ -20,6 +20,10 @@ def document(comparison: Comparison) -> dict[str, Any]:
     return _plain(
         {
             "headline": verdict.headline,
+            "sentences": verdict.sentences,
+            "best_set": verdict.best_set,
+            "cautions": [asdict(caution) for caution in verdict.cautions],
+            "caveats": verdict.caveats,
             "ranking": [asdict(row) for row in rows(comparison, verdict)],
             "plan": asdict(comparison.plan),
             "step_microseconds": comparison.step_microseconds,

@@ -17,14 +17,14 @@ def print_plan(prepared: Prepared, console: Console) -> None:
     """Print what will be run and how long it will take."""
     plan, task = prepared.plan, prepared.task
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("task", f"{plan.task}: {task.summary}" if task.summary else plan.task)
+    rows.add_row("task", Text(f"{plan.task}: {task.summary}" if task.summary else plan.task))
     rows.add_row("optimizers", ", ".join(plan.optimizers))
     rows.add_row("tuning", f"{plan.trials} trial{_s(plan.trials)} each: {_searched(plan.spaces)}")
     more = ", more if time is left" if prepared.most_seeds > plan.seeds else ""
     rows.add_row("verdict", f"the best of each again on {plan.seeds} fresh seed{_s(plan.seeds)}{more}")
     rows.add_row("training", f"{plan.epochs:.3g} epoch{_s(plan.epochs)}")
     rows.add_row("cost", _cost(prepared))
-    rows.add_row("results", str(prepared.store.folder))
+    rows.add_row("results", Text(str(prepared.store.folder)))
     console.print(rows)
     for caveat in plan.caveats:
         console.print(f"[dim]note: {caveat}[/dim]")
@@ -37,7 +37,7 @@ def print_outcome(comparison: Comparison, folder: Path, console: Console) -> Non
         first = (errors[0].error or "").strip().splitlines()[-1]
         share = f"{len(errors)} of {len(comparison.trials)} trainings failed"
         console.print(f"[red]{share}[/red], first {errors[0].spec.optimizer}:", Text(first))
-    console.print(f"[dim]{folder}: results.jsonl, report.html[/dim]")
+    console.print(Text(f"{folder}: results.jsonl, report.html", "dim"))
 
 
 def _searched(spaces: dict[str, dict]) -> str:
@@ -47,13 +47,14 @@ def _searched(spaces: dict[str, dict]) -> str:
 
 def _cost(prepared: Prepared) -> str:
     plan, each = prepared.plan, prepared.training_seconds
-    slowest = max(each, key=each.__getitem__)
+    fast, slow = (f"{of(each.values()):.2g}" for of in (min, max))
+    span = fast if fast == slow else f"{fast} to {slow}"
     done = f"; {len(prepared.done)} are done" if prepared.done else ""
     limit = f", at most {duration(plan.budget_seconds)} in all" if plan.budget_seconds else ""
     return (
         f"{prepared.trainings} trainings{done}: about {duration(prepared.seconds)} with "
         f"{plan.workers or 'no'} worker{_s(plan.workers)}{limit}; "
-        f"one takes {min(each.values()):.2g} to {each[slowest]:.2g} s ({slowest})"
+        f"one takes {span} s" + (f" ({max(each, key=each.__getitem__)})" if fast != slow else "")
     )
 
 

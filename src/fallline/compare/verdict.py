@@ -176,7 +176,7 @@ def _reason(comparison: Comparison, optimizer: str) -> str:
 
 def _caveats(scale: Scale, pairs: int, comparison: Comparison) -> list[str]:
     mean = "geometric means, Student's t on log loss" if scale == "log" else "arithmetic means, Student's t"
-    holm = f"Holm's correction covers all {pairs} pairs: the chance of any false “beaten” is about 5 %."
+    holm = f"Holm's correction covers {_all(pairs)}: the chance of any false “beaten” is about 5 %."
     return [
         "Intervals and tests cover the luck of the seed (initialisation, order of batches), not the luck of "
         "tuning: with other tuning trials the settings and the result would differ. Where both were "
@@ -185,6 +185,10 @@ def _caveats(scale: Scale, pairs: int, comparison: Comparison) -> list[str]:
         *([holm] if pairs else []),
         f"Tuned with {tuned_with(comparison)}; what was not searched stayed at its fixed value.",
     ]
+
+
+def _all(pairs: int) -> str:
+    return "the one pair" if pairs == 1 else f"all {pairs} pairs"
 
 
 def tuned_with(comparison: Comparison) -> str:

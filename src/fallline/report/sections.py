@@ -31,7 +31,7 @@ def verdict_section(comparison: Comparison, verdict: Verdict) -> str:
     box = f'<section class="warnings"><h2>Warnings</h2><ul>{warnings}</ul></section>' if warnings else ""
     return (
         f'<header><p class="task">{len(plan.optimizers)} optimizers, tuned with {tuned_with(comparison)}, '
-        f"then {plan.seeds} fresh seeds of {plan.epochs:g} epochs</p>"
+        f"then {plan.seeds} fresh seeds of {plan.epochs:.3g} epochs</p>"
         f"<h1>Optimizers on {escape(plan.task)}</h1>"
         f'<p class="lead">{prose(verdict.headline)}</p></header>'
         f'<ul class="findings">{findings}</ul>{box}'
@@ -40,7 +40,7 @@ def verdict_section(comparison: Comparison, verdict: Verdict) -> str:
 
 def results(table: list[Row], metric: str) -> str:
     """Return the table of all results."""
-    share = is_share(table)
+    share = is_share(metric, table)
     heads = ["#", "optimizer", "verdict", "validation loss", f"{metric}{' %' if share else ''}"]
     heads += ["epochs", "steps", "µs/step", "state", "tuned settings"]
     body = "".join(_result(row, share) for row in table)
@@ -121,7 +121,8 @@ def _error(comparison: Comparison, row: Row) -> str:
     counts = [f"{n} {what}" for n, what in ((row.diverged, "diverged"), (row.failed, "failed")) if n]
     trials = [*comparison.tuning(row.optimizer), *comparison.finals(row.optimizer)]
     first = min((t for t in trials if t.status != "ok"), key=lambda t: t.status != "failed")
-    head = f"{row.optimizer}: {' and '.join(counts)} of {row.trials} runs; {last_line(first.error)}"
+    lost = f"{' and '.join(counts)} of {row.tuning + row.finals} runs"
+    head = f"{row.optimizer}: {lost}; {last_line(first.error)}"
     settings = ", ".join(f"{name} {setting(value)}" for name, value in first.spec.settings.items())
     where = f"{first.spec.stage} run {first.spec.index}, seed {first.spec.seed}, {settings}"
     full = f"{where}\n\n{first.error or ''}".strip()

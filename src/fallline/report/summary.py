@@ -19,6 +19,7 @@ class Row:
 
     ``loss`` and ``metric`` are over final seeds, ``ratio`` is the loss over the best one's. ``steps`` and
     ``epochs`` are medians to the target, infinite if fewer than half of the ``finals`` runs ``reached`` it.
+    ``tuning`` counts tuning trials, ``diverged`` and ``failed`` those that were lost of them and the finals.
     """
 
     optimizer: str
@@ -33,7 +34,7 @@ class Row:
     finals: int
     diverged: int
     failed: int
-    trials: int
+    tuning: int
     step_microseconds: float | None
     state_bytes: int | None
     settings: dict[str, float]
@@ -59,14 +60,14 @@ def _row(comparison: Comparison, place: Place, rank: int | None, verdict: Verdic
         standing=place.standing,
         loss=place.loss,
         ratio=_ratio(place, verdict),
-        metric=metric_interval(finals),
-        steps=steps_to_target(finals),
-        epochs=epochs_to_target(finals),
+        metric=metric_interval(finals, comparison.plan.metric_name),
+        steps=steps_to_target(finals) if comparison.plan.target is not None else None,
+        epochs=epochs_to_target(finals) if comparison.plan.target is not None else None,
         reached=sum(t.steps_to_target is not None for t in finals),
         finals=len(finals),
         diverged=sum(t.status == "diverged" for t in every),
         failed=sum(t.status == "failed" for t in every),
-        trials=len(every),
+        tuning=len(comparison.tuning(name)),
         step_microseconds=comparison.step_microseconds.get(name),
         state_bytes=max((t.state_bytes for t in every if t.status == "ok"), default=None),
         settings=tuned(comparison, name),
@@ -81,13 +82,13 @@ def _ratio(place: Place, verdict: Verdict) -> float | None:
     return place.loss.mean / best.mean
 
 
-def metric_interval(finals: list[Trial]) -> Interval | None:
-    """Return the mean metric of the final runs with its interval, which ends where a share must end."""
+def metric_interval(finals: list[Trial], name: str) -> Interval | None:
+    """Return the mean metric of the final runs with its interval, which ends where an accuracy must end."""
     values = [t.metric for t in finals if t.metric is not None]
     if not values:
         return None
     interval = mean_interval(values)
-    if interval.ends is None or min(values) < 0 or max(values) > 1:
+    if interval.ends is None or "accuracy" not in name.lower() or min(values) < 0 or max(values) > 1:
         return interval
     return replace(interval, low=max(0.0, interval.ends[0]), high=min(1.0, interval.ends[1]))
 

@@ -34,15 +34,17 @@ def print_report(comparison: Comparison, console: "Console") -> None:
 
 def results_table(table: list[Row], comparison: Comparison) -> "Table":
     """Return the ranking: losses and metrics with their intervals, and the way to the target."""
-    name, share = comparison.plan.metric_name, is_share(table)
+    name, share = comparison.plan.metric_name, is_share(comparison.plan.metric_name, table)
     grid = _grid(" #", "optimizer", "loss", "95 %", f"{name}{' %' if share else ''}", "95 %")
     grid.add_column("steps*", justify="right")
     grid.add_column("vs best", justify="left", no_wrap=True)
     for row in table:
         cells = [str(row.rank or "–"), row.optimizer, *_interval(row.loss), *_interval(row.metric, share)]
         grid.add_row(*map(_text, cells), _text(target_text(row, row.steps)), _standing(row))
-    aim = comparison.plan.target_name or "none was set"
-    grid.caption = _text(f"* median to the target ({aim}) or arrivals")
+    aim = comparison.plan.target_name
+    grid.caption = _text(
+        f"* median to the target ({aim}), or how many arrived" if aim else "* no target was set"
+    )
     return grid
 
 
@@ -54,18 +56,21 @@ def costs_table(table: list[Row]) -> "Table":
         epochs = target_text(row, row.epochs)
         step = "" if row.step_microseconds is None else number(row.step_microseconds)
         state = "" if row.state_bytes is None else size(row.state_bytes)
-        good = "" if row.good is None else f"{row.good.decades:.1f}"
+        good = "–" if row.good is None else f"{row.good.decades:.1f}"
         tuned = ", ".join(f"{name} {setting(value)}" for name, value in row.settings.items())
-        runs, lost = str(row.trials), str(row.diverged + row.failed or "")
+        runs, lost = f"{row.tuning}+{row.finals}", str(row.diverged + row.failed)
         grid.add_row(*map(_text, (row.optimizer, epochs, step, state, good, runs, lost, tuned)))
-    grid.caption = _text("good lr: decades within 10 % of the best; lost: diverged or failed")
+    grid.caption = _text(
+        "good lr: decades within 10 % of the best (– when hardly tuned); "
+        "runs: tuning + fresh seeds; lost: diverged or failed"
+    )
     return grid
 
 
-def is_share(table: list[Row]) -> bool:
-    """Return whether the metric is a share such as accuracy, which reads best in per cent."""
+def is_share(metric: str, table: list[Row]) -> bool:
+    """Return whether the metric is an accuracy from 0 to 1, which reads best in per cent; an error is not."""
     means = [row.metric.mean for row in table if row.metric is not None]
-    return bool(means) and all(0 <= mean <= 1 for mean in means)
+    return "accuracy" in metric.lower() and bool(means) and all(0 <= mean <= 1 for mean in means)
 
 
 def standing_text(row: Row) -> str:
