@@ -4,6 +4,7 @@ The object is kept, not Numba's own cache: a process that finds it loads it in m
 """
 
 import ctypes
+import hashlib
 import linecache
 from collections.abc import Callable
 from functools import cache
@@ -73,13 +74,13 @@ def _machine() -> Any:
 def _optimised(text: str) -> Any:
     """Return the optimised LLVM module of both entry points, under names of their own."""
     module = _executed(text)
-    parts = [_entry(getattr(module, name), f"fallline_{name}") for name in ENTRIES]
+    parts = [_entry(getattr(module, f"_{name}"), f"fallline_{name}") for name in ENTRIES]
     parts[0].link_in(parts[1])
     return parts[0]
 
 
 def _executed(text: str) -> ModuleType:
-    filename = f"<fallline kernel {hash(text):x}>"
+    filename = f"<fallline kernel {hashlib.sha256(text.encode()).hexdigest()[:12]}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     module = ModuleType("fallline_kernel")
     exec(compile(text, filename, "exec"), module.__dict__)

@@ -17,7 +17,7 @@ from fallline.core.backend import Batch
 #: Elements per chunk: the unit that threads take. 64 K float32 values are 256 KB of each operand.
 CHUNK = 1 << 16
 #: Up to this many elements one thread is faster than waking a second.
-ALONE = 1 << 15
+ALONE = 1 << 18
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -25,7 +25,7 @@ _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 class Cpu:
     """Executes plans by generated Numba kernels."""
 
-    name = "cpu"
+    name, fuses = "cpu", True
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Refuse what must stay visible to autograd, other devices, and tensors that are not plain memory."""
@@ -37,6 +37,8 @@ class Cpu:
             return f"the parameter is on {param.device}"
         if type(param) not in (Tensor, torch.nn.Parameter):
             return f"{type(param).__name__} is not a plain tensor"
+        if param.is_conj() or param.is_neg():
+            return "the parameter is conjugated or negated lazily"
         if param.grad is not None and param.grad.layout != torch.strided:
             return f"the gradient is {param.grad.layout}"
         return None if _real_dtype(param) in ELEMENT else f"{param.dtype} has no format"
@@ -70,6 +72,7 @@ class Job:
         self._rows = np.array([self._used_rows.index(r) for r in batch.rows], np.int64)
         self._settings = np.zeros((len(self._used_rows), len(batch.plan.settings)))
         self._values: list[float] = []
+        self._in_order = False
         self._numbers = np.zeros((tensors, len(program(each).numbers)))
         self._fresh = np.array(batch.fresh, np.float64)
         self._fields = self._fill()
@@ -90,14 +93,18 @@ class Job:
         fields = {**counts, **{name: array.ctypes.data for name, array in arrays.items()}}
         return np.array([fields[name] for name in FIELDS], np.int64)
 
-    def holds(self, grads: Sequence[Tensor]) -> bool:
-        """Tell whether the table is right for the tensors as they are now."""
-        return self._watch.unchanged(grads)
-
-    def step(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> None:
-        """Run the kernel over the batch."""
+    def ready(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> bool:
+        """Take the settings, and tell whether the table is right for the tensors as they are now."""
         self._set_settings(settings)
-        _alive = self._table.set_grads(grads)
+        try:
+            self._in_order = self._table.in_order(grads)
+        except RuntimeError:  # sparse gradients have no order
+            return False
+        return self._watch.unchanged(grads, self._in_order)
+
+    def step(self, grads: Sequence[Tensor]) -> None:
+        """Run the kernel over the batch."""
+        _alive = self._table.set_grads(grads, self._in_order)
         self._table.stage()
         self._run()
         self._table.unstage()

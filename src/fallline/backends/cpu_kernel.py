@@ -1,5 +1,6 @@
 """Code generation for the CPU: a Numba module for one element pass and the formats of its values."""
 
+import re
 from dataclasses import dataclass
 from textwrap import indent
 
@@ -48,71 +49,68 @@ FIELDS = (
 _MODULE = '''\
 """{title}
 
-Written by fallline from the rule; kept only because compiling it takes time.
+Written by fallline from the rule. Names with an underscore are the generator's, all others the rule's.
 """
 
 from math import exp, log
 
 from numba import njit
 
-from fallline.backends.primitives import (
-    absolute, load_bf16, load_f16, load_f32, load_f32_as_f64, load_f64, load_f64_as_f32, load_i64, maximum,
-    minimum, next_chunk, sign, single, sqrt, store_bf16, store_f16, store_f32, store_f64, store_f64_as_f32,
-    where,
-)
+from fallline.backends import primitives as _io
+from fallline.backends.primitives import absolute, maximum, minimum, sign, single, sqrt, where
 
 
-def once(job):
+def _once(_job):
     """Per tensor: advance the state kept per tensor, and compute the numbers the element loop reads."""
-    tensors, addresses = load_i64(job, 0), load_i64(job, {addresses})
-    rows, settings, numbers = load_i64(job, {rows}), load_i64(job, {settings}), load_i64(job, {numbers})
-    fresh_at = load_i64(job, {fresh})
+    _tensors, _addresses = _io.load_i64(_job, 0), _io.load_i64(_job, {addresses})
+    _rows, _settings = _io.load_i64(_job, {rows}), _io.load_i64(_job, {settings})
+    _numbers, _fresh = _io.load_i64(_job, {numbers}), _io.load_i64(_job, {fresh})
 {before}
-    for t in range(tensors):
-        row = load_i64(rows, t)
+    for _t in range(_tensors):
+        _row = _io.load_i64(_rows, _t)
 {inputs}
-        if t == 0 or {changed}:
+        if _t == 0 or {changed}:
 {remember}
 {lines}
 {outputs}
 
 
 @njit("{signature}", error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def elements(n, {arguments}):
+def _elements(_n, {arguments}):
     """Per element: the rule."""
-    for k in range(n):
+    for _k in range(_n):
 {body}
 
 
-def work(job):
+def _work(_job):
     """Take chunks of the flattened parameters, one after the other, until none is left."""
-    tensors, chunks, chunk = load_i64(job, 0), load_i64(job, 1), load_i64(job, 2)
-    offsets, addresses = load_i64(job, {offsets}), load_i64(job, {addresses})
-    numbers = load_i64(job, {numbers})
-    end_of_all = load_i64(offsets, tensors)
-    taken = next_chunk(job + {counter} * 8)
-    while taken < chunks:
-        begin = taken * chunk
-        end = begin + chunk if begin + chunk < end_of_all else end_of_all
-        low, high = 0, tensors
-        while high - low > 1:
-            middle = (low + high) // 2
-            if load_i64(offsets, middle) <= begin:
-                low = middle
+    _tensors, _chunks, _chunk = _io.load_i64(_job, 0), _io.load_i64(_job, 1), _io.load_i64(_job, 2)
+    _offsets, _addresses = _io.load_i64(_job, {offsets}), _io.load_i64(_job, {addresses})
+    _numbers = _io.load_i64(_job, {numbers})
+    _end_of_all = _io.load_i64(_offsets, _tensors)
+    _taken = _io.next_chunk(_job + {counter} * 8)
+    while _taken < _chunks:
+        _begin = _taken * _chunk
+        _end = _begin + _chunk if _begin + _chunk < _end_of_all else _end_of_all
+        _low, _high = 0, _tensors
+        while _high - _low > 1:
+            _middle = (_low + _high) // 2
+            if _io.load_i64(_offsets, _middle) <= _begin:
+                _low = _middle
             else:
-                high = middle
-        t = low
-        while begin < end:
-            stop = load_i64(offsets, t + 1)
-            stop = stop if stop < end else end
-            start = begin - load_i64(offsets, t)
-            elements(
-                stop - begin,
+                _high = _middle
+        _t = _low
+        while _begin < _end:
+            _stop = _io.load_i64(_offsets, _t + 1)
+            _stop = _stop if _stop < _end else _end
+            _start = _begin - _io.load_i64(_offsets, _t)
+            _elements(
+                _stop - _begin,
 {calls}
             )
-            begin = stop
-            t += 1
-        taken = next_chunk(job + {counter} * 8)
+            _begin = _stop
+            _t += 1
+        _taken = _io.next_chunk(_job + {counter} * 8)
 '''
 
 
@@ -155,22 +153,23 @@ def _once(
     code: Program, scalars: list[str], settings: tuple[str, ...], dtypes: Signature, slots: int
 ) -> dict[str, str]:
     formats = [SCALAR[d] for d in dtypes.scalars]
-    places = [f"load_i64(addresses, {2 + slots + i} * tensors + t)" for i in range(len(scalars))]
+    places = [f"_io.load_i64(_addresses, {2 + slots + i} * _tensors + _t)" for i in range(len(scalars))]
     stated = list(zip(scalars, formats, places, strict=True))
-    inputs = [f"{n} = load_f64(settings, row * {len(settings)} + {i})" for i, n in enumerate(settings)]
-    inputs += [f"{n}_before = {f.load}({at}, 0)" for n, f, at in stated]
-    inputs.append(f"{FRESH} = load_f64(fresh_at, t)")
-    key = ["row", FRESH, *(f"{n}_before" for n in scalars)]
-    lines = [f"{n} = {n}_before" + (" + 1.0" if n == STEP else "") for n in scalars]
-    outputs = [f"{f.store}({at}, 0, {n})" for n, f, at in stated]
-    outputs += [f"store_f64(numbers, t * {len(code.numbers)} + {i}, {n})" for i, n in enumerate(code.numbers)]
-    start = [*(f"last_{n}" for n in key), *code.numbers, *scalars]
+    inputs = [f"{n} = _io.load_f64(_settings, _row * {len(settings)} + {i})" for i, n in enumerate(settings)]
+    inputs += [f"_before_{n} = _io.{f.load}({at}, 0)" for n, f, at in stated]
+    inputs.append(f"{FRESH} = _io.load_f64(_fresh, _t)")
+    key = {"_row": "_last_row", FRESH: f"_last_{FRESH}"} | {f"_before_{n}": f"_last_{n}" for n in scalars}
+    lines = [f"{n} = _before_{n}" + (" + 1.0" if n == STEP else "") for n in scalars]
+    outputs = [f"_io.{f.store}({at}, 0, {n})" for n, f, at in stated]
+    width = len(code.numbers)
+    outputs += [f"_io.store_f64(_numbers, _t * {width} + {i}, {n})" for i, n in enumerate(code.numbers)]
+    start = [*key.values(), *code.numbers, *scalars]
     return {
-        "before": _block([f"{n} = {'0' if n == 'last_row' else '0.0'}" for n in start], 1),
+        "before": _block([f"{n} = {'0' if n == '_last_row' else '0.0'}" for n in start], 1),
         "inputs": _block(inputs, 2),
-        "changed": " or ".join(f"{n} != last_{n}" for n in key),
-        "remember": _block([f"last_{n} = {n}" for n in key], 3),
-        "lines": _block([*lines, *(f"{_python(line)}" for line in code.once)], 3),
+        "changed": " or ".join(f"{now} != {last}" for now, last in key.items()),
+        "remember": _block([f"{last} = {now}" for now, last in key.items()], 3),
+        "lines": _block([*lines, *map(_python, code.once)], 3),
         "outputs": _block(outputs, 2),
     }
 
@@ -178,25 +177,26 @@ def _once(
 def _elements(code: Program, slots: list[str], dtypes: Signature) -> dict[str, str]:
     names = ["p", "g", *slots]
     stored = list(zip(names, dtypes.elements, strict=True))
-    written = [n for n, _ in stored if n != "g"]
-    body = [f"{n} = {f.load}({n}_at, k)" for n, f in stored]
-    body += [_python(line) for line in code.element]
-    body += [f"{f.store}({n}_at, k, {n})" for n, f in stored if n in written]
+    body = [f"{n} = _io.{f.load}(_at_{n}, _k)" for n, f in stored]
+    body += map(_python, code.element)
+    body += [f"_io.{f.store}(_at_{n}, _k, {n})" for n, f in stored if n != "g"]
     narrow = "load_f64" if dtypes.double else "load_f64_as_f32"
-    calls = [f"load_i64(addresses, {i} * tensors + t) + {f.size} * start," for i, (_, f) in enumerate(stored)]
-    calls += [f"{narrow}(numbers, t * {len(code.numbers)} + {i})," for i in range(len(code.numbers))]
+    starts = [f"_io.load_i64(_addresses, {i} * _tensors + _t)" for i in range(len(names))]
+    calls = [f"{start} + {f.size} * _start," for start, (_, f) in zip(starts, stored, strict=True)]
+    width = len(code.numbers)
+    calls += [f"_io.{narrow}(_numbers, _t * {width} + {i})," for i in range(width)]
     number = "float64" if dtypes.double else "float32"
-    kinds = ["int64"] * (1 + len(names)) + [number] * len(code.numbers)
+    kinds = ["int64"] * (1 + len(names)) + [number] * width
     return {
         "signature": f"void({', '.join(kinds)})",
-        "arguments": ", ".join([*(f"{n}_at" for n in names), *code.numbers]),
+        "arguments": ", ".join([*(f"_at_{n}" for n in names), *code.numbers]),
         "body": _block(body, 2),
         "calls": _block(calls, 4),
     }
 
 
 def _python(line: str) -> str:
-    return line.replace("abs(", "absolute(")
+    return re.sub(r"\babs\(", "absolute(", line)
 
 
 def _block(lines: list[str], depth: int) -> str:

@@ -40,11 +40,13 @@ class Table:
         """The number of real numbers in all parameters together."""
         return int(self.offsets[-1])
 
-    def set_grads(self, grads: Sequence[Tensor]) -> Sequence[Tensor]:
+    def in_order(self, grads: Sequence[Tensor]) -> bool:
+        """Tell whether parameters and ``grads`` are contiguous and plain, as they nearly always are."""
+        return self._simple and all(map(Tensor.is_contiguous, grads)) and not any(map(Tensor.is_neg, grads))
+
+    def set_grads(self, grads: Sequence[Tensor], in_order: bool) -> Sequence[Tensor]:
         """Enter the gradients' addresses; return the tensors that must live until the kernel has run."""
-        if not (
-            self._simple and all(map(Tensor.is_contiguous, grads)) and not any(map(Tensor.is_neg, grads))
-        ):
+        if not in_order:
             grads = list(map(_laid_out, grads, self._layouts))
         addresses = list(map(address, grads))
         if addresses != self._grad_addresses:
@@ -76,22 +78,23 @@ class Watch:
     """Tells whether the tensors of a batch are still those that its table was made for.
 
     A parameter's memory may be swapped between any two steps. The tensors of the state must stay the same
-    objects; should the memory of one be swapped all the same, the old memory is kept alive, and the first
-    tensor is looked at, since who swaps one swaps all.
+    objects. Should one be given other memory all the same, its old memory is kept alive, and the first tensor
+    is looked at, since who moves one moves all; only shrinking its storage in place is out of bounds.
     """
 
     def __init__(self, batch: Batch):
         self._batch = batch
         self._params = list(map(address, batch.params))
+        self._strides = [p.stride() for p in batch.params]
         self._state = self._state_now()
         self._tensors = [x for x in self._state if isinstance(x, Tensor)]
         self._memory = [x.untyped_storage() for x in self._tensors]
         self._first = [address(x) for x in self._tensors[:1]]
         grads = [p.grad for p in batch.params if p.grad is not None] if batch.plan.uses_grad else []
-        self._grad_bytes = list(map(_bytes, grads))
+        self._grad_bytes, self._grad_dtype = list(map(_bytes, grads)), [g.dtype for g in grads[:1]]
 
-    def unchanged(self, grads: Sequence[Tensor]) -> bool:
-        """Tell whether parameters and state lie where they did, and ``grads`` have the sizes they had."""
+    def unchanged(self, grads: Sequence[Tensor], in_order: bool) -> bool:
+        """Tell whether all lies where it did; unless the gradients are ``in_order``, look at strides, too."""
         state = self._state_now()
         return (
             list(map(address, self._batch.params)) == self._params
@@ -99,6 +102,7 @@ class Watch:
             and all(map(is_, state, self._state))
             and [address(x) for x in self._tensors[:1]] == self._first
             and self._sizes_match(grads)
+            and (in_order or [p.stride() for p in self._batch.params] == self._strides)
         )
 
     def _state_now(self) -> list[object]:
@@ -106,9 +110,10 @@ class Watch:
 
     def _sizes_match(self, grads: Sequence[Tensor]) -> bool:
         try:
-            return list(map(_bytes, grads)) == self._grad_bytes
+            same_size = list(map(_bytes, grads)) == self._grad_bytes
         except RuntimeError:  # a sparse tensor has no size in bytes
             return False
+        return same_size and [g.dtype for g in grads[:1]] == self._grad_dtype
 
 
 def _dense_like(p: Tensor) -> Tensor:

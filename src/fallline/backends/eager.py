@@ -41,7 +41,7 @@ def _apply(t: Transform, values: dict[str, Any], scalars: Mapping[str, Any]) -> 
 class Eager:
     """Executes plans as torch operations, one parameter after the other."""
 
-    name = "eager"
+    name, fuses = "eager", False
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Refuse nothing."""
@@ -59,21 +59,24 @@ class Eager:
 class _Prepared:
     def __init__(self, batch: Batch):
         self._batch = batch
+        self._settings: list[dict[str, Any]] = []
 
-    def holds(self, grads: Sequence[Tensor]) -> bool:
-        """Hold always: torch operations look at their tensors anew."""
+    def ready(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> bool:
+        """Take the settings; the tensors may be anything: torch operations look at them anew."""
+        names, differentiable = self._batch.plan.settings, self._batch.differentiable
+        self._settings = [
+            {n: _setting(value, differentiable) for n, value in zip(names, values, strict=True)}
+            for values in settings
+        ]
         return True
 
-    def step(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> None:
+    def step(self, grads: Sequence[Tensor]) -> None:
+        """Run the rules on one parameter after the other."""
         batch = self._batch
-        grads = grads or batch.params
-        for i, (p, g, state, row) in enumerate(
-            zip(batch.params, grads, batch.states, batch.rows, strict=True)
-        ):
-            values = [_setting(value, batch.differentiable) for value in settings[row]]
-            own = dict(zip(batch.plan.settings, values, strict=True))
+        members = zip(batch.params, grads or batch.params, batch.states, batch.rows, batch.fresh, strict=True)
+        for p, g, state, row, fresh in members:
             with torch.set_grad_enabled(batch.differentiable):
-                _step(batch.plan, p, g, state, {**own, FRESH: float(batch.fresh[i])})
+                _step(batch.plan, p, g, state, {**self._settings[row], FRESH: float(fresh)})
         batch.fresh = [False] * len(batch.fresh)
 
 
@@ -92,7 +95,7 @@ def _step(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any], settings: dic
         values = evaluate(each, values, settings)
     for n in (*elementwise, *counted):
         _store(state, n, values[n], differentiable)
-    _real(p).copy_(values["p"])
+    p.copy_(torch.view_as_complex(values["p"]) if p.is_complex() else values["p"])
 
 
 def _element_values(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any]) -> dict[str, Tensor]:
@@ -116,7 +119,7 @@ def _store(state: dict[str, Any], name: str, value: Any, differentiable: bool) -
 
 def _setting(value: Any, differentiable: bool) -> Any:
     if not isinstance(value, Tensor):
-        return value
+        return float(value)
     return value.squeeze() if differentiable else value.item()
 
 

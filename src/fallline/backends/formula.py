@@ -18,9 +18,6 @@ from fallline.core.plan import ElementPass
 from fallline.core.scalar import FUNCTIONS
 from fallline.core.transform import FRESH, STEP, PerTensor, Transform
 
-#: Names that generated code uses for itself.
-RESERVED = frozenset({"job", "n", "k", "t", "row", "tensors", "begin", "end", "stop", "start", "low", "high"})
-
 _NAMES = {function: name for name, function in FUNCTIONS.items()}
 
 
@@ -57,7 +54,7 @@ def program(each: ElementPass) -> Program:
 class _Lowering:
     def __init__(self, taken: set[str]):
         self.out = Program()
-        self._taken = {"p", "g", STEP, FRESH, *RESERVED} | taken
+        self._taken = {"p", "g", STEP, FRESH, *FUNCTIONS, "absolute"} | taken
         self._given: dict[PerTensor, dict[str, str]] = {}
         self._hoisted: dict[str, str] = {}
 
@@ -199,19 +196,21 @@ class _Body:
         if node.id in self._scalars:
             return ast.Name(self._scalars[node.id]), True
         constant = self._outer.get(node.id)
-        if isinstance(constant, (int, float)):
-            return ast.Constant(constant), True
+        if isinstance(constant, (int, float)) and constant == constant:
+            return ast.Constant(float(constant)), True
         raise self._error(node, f"{node.id!r} is not a value{suggestion(node.id, self._known())}")
 
     def _binary(self, node: ast.BinOp) -> tuple[ast.expr, bool]:
-        (left, right), is_scalar = self._together([node.left, node.right])
-        if is_scalar:
+        (left, left_is_scalar), (right, right_is_scalar) = self.value(node.left), self.value(node.right)
+        if left_is_scalar and right_is_scalar:
             return ast.BinOp(left, node.op, right), True
         if isinstance(node.op, ast.Pow):
             raise self._error(node, "write g * g instead of g**2")
-        if isinstance(node.op, ast.Div) and self.value(node.right)[1]:
-            inverse = ast.BinOp(ast.Constant(1.0), ast.Div(), self.value(node.right)[0])
+        if isinstance(node.op, ast.Div) and right_is_scalar:
+            inverse = ast.BinOp(ast.Constant(1.0), ast.Div(), right)
             return ast.BinOp(left, ast.Mult(), self._lowering.hoist(inverse)), False
+        left = self._lowering.hoist(_numeric(left)) if left_is_scalar else left
+        right = self._lowering.hoist(_numeric(right)) if right_is_scalar else right
         return ast.BinOp(left, node.op, right), False
 
     def _call(self, node: ast.Call) -> tuple[ast.expr, bool]:

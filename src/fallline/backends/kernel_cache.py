@@ -4,6 +4,7 @@ Beside each lies the source it was compiled from. The folder belongs to the user
 from it; where it cannot be used, every process compiles for itself.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -16,46 +17,63 @@ from fallline.backends.compiler import Kernel, compile_object, host
 
 
 def folder() -> Path:
-    """Return the cache folder: ``$FALLLINE_CACHE_DIR``, or ``fallline`` in the user's cache folder."""
-    chosen = os.environ.get("FALLLINE_CACHE_DIR")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(chosen) if chosen else home / "fallline"
+    """Return the cache folder: ``$FALLLINE_CACHE_DIR``, or ``fallline`` in the user's cache folder.
+
+    Raises RuntimeError when there is neither such a variable nor a home folder.
+    """
+    if chosen := os.environ.get("FALLLINE_CACHE_DIR"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fallline"
 
 
 def usable() -> str | None:
     """Make the folder if need be; return why it cannot be used, or None if it can."""
-    path = folder()
     try:
+        path = folder()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
-        if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
+        if status.st_uid != os.getuid():
+            return f"{path} belongs to another user; set FALLLINE_CACHE_DIR to a folder of your own"
+        if stat.S_IMODE(status.st_mode) & 0o022:
             return f"{path} can be written by other users; run: chmod 700 {path}"
         with tempfile.TemporaryFile(dir=path):
             return None
-    except OSError as error:
-        return f"{path} cannot be written: {error.strerror}"
+    except (OSError, RuntimeError) as error:
+        return f"the cache folder cannot be used: {error}; set FALLLINE_CACHE_DIR to a folder of your own"
 
 
 @cache
 def load(text: str) -> Kernel:
     """Return the kernel whose source is ``text``, from the cache folder if it is there and can be used."""
-    if usable() is not None:
-        return Kernel(compile_object(text))
-    path = folder() / f"kernel_{_identity(text)}.o"
-    if not path.exists():
-        _write_atomically(path.with_suffix(".py"), text.encode())
-        _write_atomically(path, _sealed(compile_object(text)))
-    machine_code = _unsealed(path.read_bytes())
+    path = folder() / f"kernel_{_identity(text)}.o" if usable() is None else None
+    machine_code = _read(path) if path else None
     if machine_code is None:
-        path.unlink()
-        return load.__wrapped__(text)
+        machine_code = compile_object(text)
+        if path:
+            _keep(path, text, machine_code)
     return Kernel(machine_code)
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the machine code at ``path``, or None if it is not there as it was written."""
+    try:
+        return _unsealed(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _keep(path: Path, text: str, machine_code: bytes) -> None:
+    """Write source and machine code; that they cannot be kept (a full disk) is no reason not to step."""
+    with contextlib.suppress(OSError):
+        _write_atomically(path.with_suffix(".py"), text.encode())
+        _write_atomically(path, _sealed(machine_code))
 
 
 def _identity(text: str) -> str:
     """Return a hash of everything that the machine code depends on."""
-    foundation = Path(__file__).with_name("primitives.py").read_text()
-    return hashlib.sha256("\0".join((text, foundation, version("numba"), host())).encode()).hexdigest()[:20]
+    foundation = [Path(__file__).with_name(f"{name}.py").read_text() for name in ("primitives", "compiler")]
+    depends = "\0".join((text, *foundation, version("numba"), host()))
+    return hashlib.sha256(depends.encode()).hexdigest()[:20]
 
 
 def _sealed(content: bytes) -> bytes:
@@ -70,6 +88,10 @@ def _unsealed(content: bytes) -> bytes | None:
 
 def _write_atomically(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise

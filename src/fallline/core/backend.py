@@ -38,19 +38,23 @@ class Batch:
 class Prepared(Protocol):
     """A batch that a backend has got ready to step again and again."""
 
-    def holds(self, grads: Sequence[Tensor]) -> bool:
-        """Tell whether parameters, state and ``grads`` are still as they were when it was prepared."""
+    def ready(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> bool:
+        """Take the values of ``plan.settings`` by group; tell whether the tensors are still as prepared.
+
+        Nothing is changed yet: a bad setting is refused here, before any batch has stepped.
+        """
         ...
 
-    def step(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> None:
-        """Update parameters and state in place; ``settings[row]`` are the values of ``plan.settings``."""
+    def step(self, grads: Sequence[Tensor]) -> None:
+        """Update parameters and state in place."""
         ...
 
 
 class Backend(Protocol):
-    """A way to execute plans."""
+    """A way to execute plans; ``fuses`` tells whether a pass of the plan is one pass over memory."""
 
     name: str
+    fuses: bool
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Return why this backend cannot step ``param``, or None if it can."""

@@ -1,6 +1,7 @@
 """Any sequence of transforms as an optimizer."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from fallline.core.errors import RuleError, UnknownOptionError, suggestion
@@ -26,6 +27,10 @@ class ChainedOptimizer(Optimizer):
     def rules(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:  # type: ignore[override]
         """The transforms as chained."""
         return self.chain
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        chained = state.get("chain", self.__dict__.get("chain", ()))
+        super().__setstate__({**state, "chain": tuple(map(_bare, chained))})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "chain": self.chain, "hyperparameters": self.hyperparameters}
@@ -82,12 +87,14 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
     return make
 
 
-_originals: dict[tuple[Any, str], Transform] = {}
+@cache
+def _without_settings(rule: Callable[..., Any], target: str, slots: Any, once: Any) -> Transform:
+    return Transform(rule, target, slots, once)  # type: ignore[arg-type]
 
 
 def _bare(t: Transform) -> Transform:
-    """Return one transform for each rule, without settings: equal chains then share a plan and kernels."""
-    return _originals.setdefault((t.rule, t.target), t)
+    """Return the one transform without settings of its rule: equal chains share a plan and kernels."""
+    return _without_settings(t.rule, t.target, t.slots, t.per_tensor)
 
 
 def _defaults(transforms: tuple[Transform, ...]) -> dict[str, Any]:

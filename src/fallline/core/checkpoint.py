@@ -19,12 +19,18 @@ def load(
     def remember(_: Any, final: dict[str, Any]) -> None:
         seen.update(final)
 
-    handle = optimizer.register_load_state_dict_pre_hook(remember)
+    def restore(_: Any) -> None:
+        _restore(optimizer, seen)
+
+    handles = [
+        optimizer.register_load_state_dict_pre_hook(remember),
+        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+    ]
     try:
         load_as_torch(state_dict)
     finally:
-        handle.remove()
-    _restore(optimizer, seen)
+        for handle in handles:
+            handle.remove()
 
 
 def _restore(optimizer: "Optimizer", saved: dict[str, Any]) -> None:

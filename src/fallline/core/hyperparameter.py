@@ -102,7 +102,7 @@ class Hyperparameter:
                 raise ValueError(f"Tensor {self.name} must be 1-element, got shape {tuple(value.shape)}")
             value = value.item()
         above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
+        below = value < self.high if self.open_high or self.high == inf else value <= self.high
         if not (above and below) or isnan(value):
             complaint = self.complaint or f"Invalid {self.name} value"
             raise ValueError(f"{complaint}: {value}; {self.name} must lie in {self.interval}")

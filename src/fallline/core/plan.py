@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from fallline.core.errors import RuleError
-from fallline.core.transform import STEP, PerTensor, Slot, Transform
+from fallline.core.transform import FRESH, STEP, PerTensor, Slot, Transform
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,13 @@ def plan(transforms: tuple[Transform, ...]) -> Plan:
     Raises RuleError when two transforms keep state under one name, or when one that changes the update
     follows one that changes the parameter.
     """
-    _refuse_shared_slots(transforms)
+    _refuse_bound_settings(transforms)
+    _refuse_shared_names(transforms)
     _refuse_updates_after_the_step(transforms)
     return Plan((ElementPass(transforms),))
 
 
-def _refuse_shared_slots(transforms: tuple[Transform, ...]) -> None:
+def _refuse_shared_names(transforms: tuple[Transform, ...]) -> None:
     owners: dict[str, str] = {}
     for t in transforms:
         for slot in t.slots:
@@ -90,6 +91,21 @@ def _refuse_shared_slots(transforms: tuple[Transform, ...]) -> None:
                     f"{owners[slot.name]} and {t.name} both keep state named {slot.name!r}; rename one slot"
                 )
             owners[slot.name] = t.name
+        for name in t.settings_read:
+            if name in {slot.name for other in transforms for slot in other.slots}:
+                raise RuleError(
+                    f"{t.name} reads a setting and another transform keeps state named {name!r}; rename one"
+                )
+
+
+def _refuse_bound_settings(transforms: tuple[Transform, ...]) -> None:
+    for t in transforms:
+        if t.settings:
+            raise RuleError(
+                f"{t.name} was given {dict(t.settings)}; an optimizer's settings come from its groups"
+            )
+        if FRESH in t.reads and not t.slots:
+            raise RuleError(f"{t.name} reads {FRESH!r} but keeps no state of its own that could be new")
 
 
 def _refuse_updates_after_the_step(transforms: tuple[Transform, ...]) -> None:

@@ -39,11 +39,6 @@ class Entry:
         names = list(self.space) if trials >= FULL_SPACE_TRIALS else list(self.space)[:1]
         return {name: self.space[name] for name in names}
 
-    @property
-    def optimizer(self) -> type | Callable[..., Any]:
-        """The class or function that `make` calls."""
-        return self.make
-
 
 def _nested(settings: dict[str, Any]) -> dict[str, Any]:
     """Gather ``beta1`` and ``beta2`` into torch's ``betas``; a missing one keeps torch's default."""

@@ -6,6 +6,7 @@ A backend that generates code replaces each of them by its own instruction; see 
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,8 @@ def maximum(a: Scalar, b: Scalar) -> Scalar:
     """Return the larger of ``a`` and ``b``; NaN if either is NaN."""
     if isinstance(a, Tensor):
         return torch.maximum(a, b) if isinstance(b, Tensor) else a.clamp(min=b)
+    if isinstance(b, Tensor):
+        return b.clamp(min=a)
     return a if a > b or a != a else b
 
 
@@ -44,6 +47,8 @@ def minimum(a: Scalar, b: Scalar) -> Scalar:
     """Return the smaller of ``a`` and ``b``; NaN if either is NaN."""
     if isinstance(a, Tensor):
         return torch.minimum(a, b) if isinstance(b, Tensor) else a.clamp(max=b)
+    if isinstance(b, Tensor):
+        return b.clamp(max=a)
     return a if a < b or a != a else b
 
 
@@ -56,10 +61,8 @@ def where(condition: Scalar, a: Scalar, b: Scalar) -> Scalar:
 
 def single(x: Scalar) -> Scalar:
     """Round ``x`` to float32, as torch does to the scalars it keeps in float32 tensors."""
-    return x.to(torch.float32).to(x.dtype) if isinstance(x, Tensor) else _SINGLE(x).item()
+    return x.to(torch.float32).to(x.dtype) if isinstance(x, Tensor) else float(np.float32(x))
 
-
-_SINGLE = torch.tensor([0.0]).numpy().dtype.type
 
 #: Every function that code generation knows, by the name backends give it.
 FUNCTIONS = {

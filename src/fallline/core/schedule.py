@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fallline.core.backend import Backend, Batch, Prepared, choose
+from fallline.core.backend import Backend, Batch, choose
+from fallline.core.errors import RuleError
 from fallline.core.plan import Plan, plan
 from fallline.core.transform import STEP, Slot
 
@@ -45,12 +46,14 @@ class Schedule:
         grads = [p.grad for p in self._params]
         if not self._holds(optimizer, grads):
             return False
-        chosen = [_chosen(batch, grads) for _, batch in self.batches]
-        if not all(map(_still_holds, self._prepared, chosen)):
-            return False
         groups = optimizer.param_groups
+        chosen = [_chosen(batch, grads) for _, batch in self.batches]
         for prepared, readers, own in zip(self._prepared, self._readers, chosen, strict=True):
-            prepared.step(own, [[g[k] if i is None else g[k][i] for k, i in readers] for g in groups])
+            settings = [[g[k] if i is None else g[k][i] for k, i in readers] for g in groups]
+            if not prepared.ready(own, settings):
+                return False
+        for prepared, own in zip(self._prepared, chosen, strict=True):
+            prepared.step(own)
         return True
 
     def _holds(self, optimizer: "Optimizer", grads: list[Tensor | None]) -> bool:
@@ -74,12 +77,13 @@ def _chosen(batch: Batch, grads: list[Any]) -> list[Tensor]:
     return grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
 
 
-def _still_holds(prepared: Prepared, grads: list[Tensor]) -> bool:
-    return prepared.holds(grads)
-
-
 def _readers(optimizer: "Optimizer", rule: Plan) -> list[tuple[str, int | None]]:
     known = {name: place for h in optimizer.hyperparameters for name, place in h.readers.items()}
+    missing = [name for name in rule.settings if name not in known]
+    if missing:
+        raise RuleError(
+            f"a rule of {type(optimizer).__name__} reads {missing[0]!r}, which is none of its hyperparameters"
+        )
     return [known[name] for name in rule.settings]
 
 
@@ -107,13 +111,13 @@ def _batches(optimizer: "Optimizer", has_grad: list[bool], keep: bool = True) ->
     for row, _, p in stepped:
         group = optimizer.param_groups[row]
         _refuse(optimizer, group, p)
-        _refuse_shapes(plan(optimizer.transforms(group)), optimizer.state.get(p, {}), p)
+        _refuse_mismatch(plan(optimizer.transforms(group)), optimizer.state.get(p, {}), p)
     batches: dict[Any, tuple[Backend, Batch]] = {}
     for row, index, p in stepped:
         group = optimizer.param_groups[row]
         rule = plan(optimizer.transforms(group))
         state = _state_of(optimizer, rule, p) if keep else dict(optimizer.state.get(p, {}))
-        fresh = make_state(state, rule, group, p)
+        fresh = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
         backend, _ = choose(group, p)
         differentiable = bool(group.get("differentiable"))
         key = (rule, backend.name, differentiable, p.device, *_dtypes(rule, state, p))
@@ -154,16 +158,22 @@ def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
         )
 
 
-def _refuse_shapes(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
-    """Refuse a gradient or state of another shape: a kernel would read beyond it."""
+def _refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
+    """Refuse a gradient or state that does not fit its parameter: a kernel would read beyond it."""
     wanted = {slot.name: torch.Size() for slot in rule.scalar_slots}
     wanted |= {slot.name: p.shape for slot in rule.slots} | {"gradient": p.shape}
     for name, x in {**state, "gradient": p.grad}.items():
-        if isinstance(x, Tensor) and x.shape != wanted.get(name, x.shape):
+        if name not in wanted or x is None:
+            continue
+        if x.shape != wanted[name]:
             raise RuntimeError(
                 f"{name} has shape {tuple(x.shape)} and its parameter {tuple(p.shape)}; after changing a "
                 f"parameter's shape call zero_grad() and delete optimizer.state[parameter]"
             )
+        if x.is_complex() > p.is_complex() or not (x.is_floating_point() or x.is_complex()):
+            raise RuntimeError(f"{name} is {x.dtype}, which does not fit a parameter of {p.dtype}")
+        if x.device != p.device and not (name != "gradient" and x.dim() == 0 and x.is_cpu):
+            raise RuntimeError(f"{name} is on {x.device} and its parameter on {p.device}; move it there")
 
 
 def _state_of(optimizer: "Optimizer", rule: Plan, p: Tensor) -> dict[str, Any]:
@@ -176,7 +186,7 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
     made = False
     for slot in rule.scalar_slots:
         if state.get(slot.name) is None:
-            state[slot.name] = torch.tensor(_initial(slot, group), dtype=_scalar_dtype())
+            state[slot.name] = torch.tensor(_initial(slot, group), dtype=_scalar_dtype(), device="cpu")
         elif state[slot.name].dtype in (torch.bfloat16, torch.float16):
             state[slot.name] = state[slot.name].float()  # torch rounds it to the parameter's dtype
         if slot.name == STEP:

@@ -5,11 +5,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from pickle import PicklingError
 from types import MappingProxyType
 from typing import Any, Literal
 
 from fallline.core import source
 from fallline.core.errors import RuleError, UnknownOptionError, suggestion
+from fallline.core.scalar import FUNCTIONS
 
 #: What a rule may read without declaring it: the gradient or update so far, the parameter, the number of
 #: this step (from 1), and whether the tensor's state is new at this step (1 or 0).
@@ -91,9 +93,19 @@ class Transform:
                 )
         return replace(self, settings={**self.settings, **settings})
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Transform":
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: the rule is code, found again in its module."""
-        return _find, (self.rule.__module__, self.rule.__qualname__, dict(self.settings))
+        place = self.rule.__module__, self.rule.__qualname__
+        try:
+            found = _find(*place, {})
+        except (ImportError, AttributeError, TypeError):
+            found = None
+        if found is None or found.rule is not self.rule:
+            raise PicklingError(f"{'.'.join(place)} is not a transform of that name; define it in a module")
+        return _find, (*place, dict(self.settings))
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -156,6 +168,9 @@ def _check(made: Transform) -> None:
     names = {slot.name for slot in made.slots}
     stray = set(made.inputs) - names - {"g", "p"}
     missing = names - set(made.inputs)
+    reserved = {n for n in (*made.inputs, *made.reads) if n in FUNCTIONS or n.startswith("_")}
+    if reserved:
+        raise RuleError(f"{made.name}: {sorted(reserved)} are names of generated code; use others")
     if stray or missing:
         raise RuleError(
             f"{made.name}: positional arguments must be g, p and the declared slots; "

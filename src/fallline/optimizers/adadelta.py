@@ -13,7 +13,7 @@ from fallline.core.transform import Transform, transform
 from fallline.optimizers.rmsprop import count
 from fallline.optimizers.settings import MAXIMIZE, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
-from fallline.penalties.decay import add_decayed_weights
+from fallline.penalties.decay import coupled_decay
 
 
 @transform(slots=("square_avg", "acc_delta"), per_tensor=count)
@@ -97,8 +97,7 @@ class Adadelta(Optimizer):
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Coupled decay, the scaling, the learning rate."""
-        decay = (add_decayed_weights,) if group["weight_decay"] else ()
-        return *decay, scale_by_adadelta, scale_by_learning_rate
+        return *coupled_decay(group), scale_by_adadelta, scale_by_learning_rate
 
 
 register(Entry("adadelta", Adadelta, space(Adadelta, "lr", "rho", "eps"), "Adadelta"))

@@ -13,7 +13,7 @@ from fallline.core.scalar import sqrt
 from fallline.core.schedule import make_state
 from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, epsilon, learning_rate, space, weight_decay
-from fallline.penalties.decay import add_decayed_weights
+from fallline.penalties.decay import coupled_decay
 
 
 @per_tensor()
@@ -109,6 +109,7 @@ class Adagrad(Optimizer):
         """Move the state to shared memory, for training in several processes."""
         for state in self.state.values():
             state["sum"].share_memory_()
+        self._schedule = None
 
     def takes_sparse(self, group: Mapping[str, Any]) -> bool:
         """Take sparse gradients unless weight decay makes every step dense, as torch does."""
@@ -117,8 +118,7 @@ class Adagrad(Optimizer):
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Coupled decay, then the adaptive scaling with its own learning rate."""
-        decay = (add_decayed_weights,) if group["weight_decay"] else ()
-        return *decay, scale_by_root_sum_of_squares
+        return *coupled_decay(group), scale_by_root_sum_of_squares
 
 
 register(Entry("adagrad", Adagrad, space(Adagrad, "lr", "initial_accumulator_value"), "Adagrad"))

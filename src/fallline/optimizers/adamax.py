@@ -11,7 +11,7 @@ from fallline.core.scalar import maximum
 from fallline.core.transform import Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
-from fallline.penalties.decay import add_decayed_weights
+from fallline.penalties.decay import coupled_decay
 
 
 @per_tensor()
@@ -97,8 +97,7 @@ class Adamax(Optimizer):
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Coupled decay, the scaling, the learning rate."""
-        decay = (add_decayed_weights,) if group["weight_decay"] else ()
-        return *decay, scale_by_adamax, scale_by_learning_rate
+        return *coupled_decay(group), scale_by_adamax, scale_by_learning_rate
 
 
 register(Entry("adamax", Adamax, space(Adamax, "lr", "beta1", "beta2"), "Adam with the infinity norm"))

@@ -20,7 +20,7 @@ from fallline.optimizers.settings import (
     weight_decay,
 )
 from fallline.optimizers.sgd import scale_by_learning_rate
-from fallline.penalties.decay import add_decayed_weights
+from fallline.penalties.decay import coupled_decay
 
 
 @per_tensor()
@@ -130,10 +130,9 @@ class RMSprop(Optimizer):
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Coupled decay, the scaling, the velocity, the learning rate."""
-        decay = (add_decayed_weights,) if group["weight_decay"] else ()
         scale = scale_by_stddev if group["centered"] else scale_by_rms
         velocity = (accumulate,) if group["momentum"] else ()
-        return *decay, scale, *velocity, scale_by_learning_rate
+        return *coupled_decay(group), scale, *velocity, scale_by_learning_rate
 
 
 register(Entry("rmsprop", RMSprop, space(RMSprop, "lr", "alpha", "eps"), "RMSprop"))

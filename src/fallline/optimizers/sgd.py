@@ -11,7 +11,7 @@ from fallline.core.registry import Entry, register
 from fallline.core.scalar import where
 from fallline.core.transform import Transform, transform
 from fallline.optimizers.settings import MAXIMIZE, flag, learning_rate, momentum, space, weight_decay
-from fallline.penalties.decay import add_decayed_weights
+from fallline.penalties.decay import coupled_decay
 
 
 @transform()
@@ -119,9 +119,8 @@ class SGD(Optimizer):
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Coupled decay, then the velocity, then the learning rate."""
-        decay = (add_decayed_weights,) if group["weight_decay"] else ()
         velocity = (trace_nesterov if group["nesterov"] else trace,) if group["momentum"] else ()
-        return *decay, *velocity, scale_by_learning_rate
+        return *coupled_decay(group), *velocity, scale_by_learning_rate
 
 
 register(Entry("gd", SGD, space(SGD, "lr"), "gradient descent on the whole training set", batch_size="all"))

@@ -1,6 +1,9 @@
 """Weight decay: coupled (L2) before an adaptive scaling, decoupled after it."""
 
-from fallline.core.transform import transform
+from collections.abc import Mapping
+from typing import Any
+
+from fallline.core.transform import Transform, transform
 
 
 @transform()
@@ -11,3 +14,8 @@ def add_decayed_weights(g, p, *, weight_decay):
     weight decay (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101).
     """
     return g + weight_decay * p
+
+
+def coupled_decay(group: Mapping[str, Any]) -> tuple[Transform, ...]:
+    """Return the decay to begin a chain with, if the group's ``weight_decay`` is not 0."""
+    return (add_decayed_weights,) if group["weight_decay"] else ()

@@ -37,6 +37,8 @@ class Prox:
     strength: float = 0.0
 
     def __init_subclass__(cls) -> None:
+        if cls.name in _operators:
+            raise TypeError(f"{cls.__name__} needs a name of its own; {cls.name!r} is taken")
         _operators[cls.name] = cls
 
     def __post_init__(self):

@@ -86,13 +86,19 @@ class Lookahead(torch.optim.Optimizer):
             raise TypeError(f"Lookahead goes around an optimizer, got {type(optimizer).__name__}")
         if not isinstance(k, int) or k < 1:
             raise ValueError(f"Invalid k value: {k}; k must be a whole number of at least 1")
-        self._forward_hooks_of_torch()
         self.optimizer, self.k, self.steps = optimizer, k, 0
+        super().__setstate__({})  # torch's hooks, without parameters of this object's own
         self.slow = SlowWeights([{"params": g["params"]} for g in optimizer.param_groups], alpha)
 
-    def _forward_hooks_of_torch(self) -> None:
-        """Set up torch's hooks without parameters of this object's own: those are the inner optimizer's."""
-        super().__setstate__({"defaults": {}})
+    @property
+    def parts(self) -> tuple[torch.optim.Optimizer, ...]:
+        """Both halves, for `explain` and `show_kernel`."""
+        return self.optimizer, self.slow
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The inner optimizer's defaults."""
+        return self.optimizer.defaults
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -124,31 +130,39 @@ class Lookahead(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of both halves: ``optimizer``, ``slow`` and ``steps``."""
-        return {
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state = {
             "optimizer": self.optimizer.state_dict(),
             "slow": self.slow.state_dict(),
             "steps": self.steps,
         }
+        for after in self._optimizer_state_dict_post_hooks.values():
+            state = after(self, state) or state
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned."""
-        missing = {"optimizer", "slow", "steps"} - set(state_dict)
+        state = dict(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state = before(self, state) or state
+        missing = {"optimizer", "slow", "steps"} - set(state)
         if missing:
             raise ValueError(
                 f"not a state of Lookahead: {sorted(missing)} missing; load it in the inner optimizer"
             )
-        self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.slow.load_state_dict(state_dict["slow"])
-        self.steps = state_dict["steps"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.slow.load_state_dict(state["slow"])
+        self.steps = state["steps"]
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "optimizer": self.optimizer,
-            "k": self.k,
-            "steps": self.steps,
-            "slow": self.slow,
-            "defaults": {},
-        }
+        return {"optimizer": self.optimizer, "k": self.k, "steps": self.steps, "slow": self.slow}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        super().__setstate__({})
 
     def __repr__(self) -> str:
         return f"Lookahead(k={self.k}, alpha={self.slow.param_groups[0]['alpha']}, {self.optimizer!r})"
