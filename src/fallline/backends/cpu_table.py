@@ -1,6 +1,6 @@
 """Where the operands of a batch lie in memory, as a table of addresses that a kernel can follow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from operator import attrgetter, is_
 
@@ -86,7 +86,7 @@ class Watch:
         self._batch = batch
         self._params = list(map(address, batch.params))
         self._strides = [p.stride() for p in batch.params]
-        self._state = self._state_now()
+        self._state = list(self._state_now())
         self._tensors = [x for x in self._state if isinstance(x, Tensor)]
         self._memory = [x.untyped_storage() for x in self._tensors]
         self._first = [address(x) for x in self._tensors[:1]]
@@ -95,18 +95,17 @@ class Watch:
 
     def unchanged(self, grads: Sequence[Tensor], in_order: bool) -> bool:
         """Tell whether all lies where it did; unless the gradients are ``in_order``, look at strides, too."""
-        state = self._state_now()
         return (
             list(map(address, self._batch.params)) == self._params
-            and len(state) == len(self._state)
-            and all(map(is_, state, self._state))
+            and all(map(is_, self._state_now(), self._state))
             and [address(x) for x in self._tensors[:1]] == self._first
             and self._sizes_match(grads)
             and (in_order or [p.stride() for p in self._batch.params] == self._strides)
         )
 
-    def _state_now(self) -> list[object]:
-        return list(chain.from_iterable(map(dict.values, self._batch.states)))
+    def _state_now(self) -> Iterator[object]:
+        """Yield every value of the state, and a last one that tells when there are fewer or more."""
+        return chain(chain.from_iterable(map(dict.values, self._batch.states)), (self,))
 
     def _sizes_match(self, grads: Sequence[Tensor]) -> bool:
         try:

@@ -31,8 +31,13 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(job, theirs), daemon=True)
-        with _ctrl_c_held_back(), nullcontext() if job.in_script else _script_hidden():
-            self.process.start()
+        try:
+            with _ctrl_c_held_back(), nullcontext() if job.in_script else _script_hidden():
+                self.process.start()
+        except BaseException:  # a Ctrl-C that was held back comes here, and nobody else knows this process
+            if self.process.pid is not None:
+                self.process.kill()
+            raise
         theirs.close()
         self.ready = False
         self.spec: Spec | None = None
