@@ -1,12 +1,14 @@
 """How near each optimizer's step comes to moving its bytes at the machine's streaming rate."""
 
+from statistics import median
+
 import torch
 from torch import nn
 
 import fallline
 from benches.shapes import LARGE, SHAPES
 from benches.steps import DROP_INS
-from benches.timing import medians
+from benches.timing import ratio, rounds
 
 
 def main() -> None:
@@ -26,10 +28,11 @@ def _shares(shape: str) -> tuple[dict[str, float], float]:
     count = sum(p.numel() for p in params)
     x, y = torch.zeros(count), torch.zeros(count)
     entries = {name: optimizer.step for name, optimizer in optimizers.items()}
-    seconds = medians({"stream": lambda: x.add_(y), **entries})
-    rate = 3 * 4 * count / seconds["stream"]
-    moved = {name: _bytes_moved(optimizer) for name, optimizer in optimizers.items()}
-    return {name: moved[name] / rate / seconds[name] for name in optimizers}, rate
+    seconds = rounds({"stream": lambda: x.add_(y), **entries})
+    streamed = 3 * 4 * count
+    moved = {name: _bytes_moved(optimizer) / streamed for name, optimizer in optimizers.items()}
+    shares = {name: moved[name] * ratio(seconds["stream"], seconds[name]) for name in optimizers}
+    return shares, streamed / median(seconds["stream"])
 
 
 def _bytes_moved(optimizer: torch.optim.Optimizer) -> int:

@@ -1,13 +1,14 @@
 """One optimizer step, ours against the best that torch does without compiling: loop, foreach or fused."""
 
 import math
+from statistics import median
 
 import torch
 from torch import nn
 
 import fallline
 from benches.shapes import LARGE, SHAPES, Shape
-from benches.timing import medians
+from benches.timing import ratio, rounds
 
 #: The nine drop-ins with the settings they are timed at.
 DROP_INS = {
@@ -34,8 +35,8 @@ def main() -> None:
     torch.set_num_threads(every)
 
 
-def _step(name: str, shapes: list[Shape]) -> dict[str, float]:
-    """Return seconds per step: ours, and torch's variants, on the same parameters and gradients."""
+def _step(name: str, shapes: list[Shape]) -> dict[str, list[float]]:
+    """Return seconds per step, round by round: ours and torch's variants on the same parameters."""
     params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     for p in params:
         p.grad = torch.randn_like(p)
@@ -46,21 +47,24 @@ def _step(name: str, shapes: list[Shape]) -> dict[str, float]:
     entries["foreach"] = theirs(params, foreach=True, **settings).step
     if name in FUSED:
         entries["fused"] = theirs(params, fused=True, **settings).step
-    return medians(entries)
+    return rounds(entries)
 
 
-def _report(seconds: dict[str, dict[str, dict[str, float]]]) -> None:
+def _best(seconds: dict[str, list[float]]) -> float:
+    """Return the ratio of torch's fastest variant to ours."""
+    fastest = min((k for k in seconds if k != "ours"), key=lambda k: median(seconds[k]))
+    return ratio(seconds[fastest], seconds["ours"])
+
+
+def _report(seconds: dict[str, dict[str, dict[str, list[float]]]]) -> None:
     print(f"{'':15s}" + "".join(f"{name:>9s}" for name in DROP_INS))
-    ratios = []
-    for shape, row in seconds.items():
-        best = [min(v for k, v in row[name].items() if k != "ours") / row[name]["ours"] for name in DROP_INS]
-        ratios += best
-        print(f"{shape:15s}" + "".join(f"{ratio:9.2f}" for ratio in best))
-    print(
-        f"geometric mean {math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}, lowest {min(ratios):.2f}"
-    )
+    ratios = {shape: [_best(row[name]) for name in DROP_INS] for shape, row in seconds.items()}
+    for shape, row in ratios.items():
+        print(f"{shape:15s}" + "".join(f"{value:9.2f}" for value in row))
+    every = [value for row in ratios.values() for value in row]
+    print(f"geometric mean {math.exp(sum(map(math.log, every)) / len(every)):.2f}, lowest {min(every):.2f}")
     for shape in (*LARGE, "1000 x 256"):
-        fused = {n: seconds[shape][n]["fused"] / seconds[shape][n]["ours"] for n in DROP_INS if n in FUSED}
-        print(f"fused / ours, {shape}: " + ", ".join(f"{n} {ratio:.2f}" for n, ratio in fused.items()))
+        fused = {n: ratio(row["fused"], row["ours"]) for n, row in seconds[shape].items() if n in FUSED}
+        print(f"fused / ours, {shape}: " + ", ".join(f"{n} {value:.2f}" for n, value in fused.items()))
     micro = seconds["MLP, 6 tensors"]["AdamW"]
-    print("AdamW on the MLP: " + ", ".join(f"{k} {v * 1e6:.1f} us" for k, v in micro.items()))
+    print("AdamW on the MLP: " + ", ".join(f"{k} {median(v) * 1e6:.1f} us" for k, v in micro.items()))

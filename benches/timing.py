@@ -12,14 +12,19 @@ import torch
 SECONDS = 0.02
 
 
-def medians(entries: Mapping[str, Callable[[], object]], rounds: int = 9) -> dict[str, float]:
-    """Return seconds per call of each entry: medians over rounds in which each has its turn."""
+def rounds(entries: Mapping[str, Callable[[], object]], count: int = 15) -> dict[str, list[float]]:
+    """Return seconds per call of each entry, round by round; in each round every entry has its turn."""
     repeats = {name: _repeats(call) for name, call in entries.items()}
     seconds: dict[str, list[float]] = {name: [] for name in entries}
-    for _ in range(rounds):
+    for _ in range(count):
         for name, call in entries.items():
             seconds[name].append(_time(call, repeats[name]))
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
+
+
+def ratio(slower: list[float], faster: list[float]) -> float:
+    """Return the median, over rounds, of the ratio of two entries: what drifts falls on both alike."""
+    return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
 
 
 def stamp() -> str:

@@ -23,12 +23,24 @@ _FLAGS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "
 #: The entry points of a generated module; each takes the address of a job.
 ENTRIES = ("once", "work")
 
+#: ``work`` as a C function of a pointer, as OpenMP's runtime calls it.
+_TEAM = """
+declare i32 @fallline_work(ptr, ptr, i64)
+define void @fallline_team(ptr %job) {
+  %nothing = alloca ptr
+  %address = ptrtoint ptr %job to i64
+  %status = call i32 @fallline_work(ptr %nothing, ptr null, i64 %address)
+  ret void
+}
+"""
+
 
 class Kernel:
-    """Machine code of a generated module, loaded: ``once`` and ``work``."""
+    """Machine code of a generated module, loaded: ``once``, ``work``, and the address of ``team``."""
 
     once: Callable[[int], object]
     work: Callable[[int], object]
+    team: int
 
     def __init__(self, machine_code: bytes):
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
@@ -36,6 +48,7 @@ class Kernel:
         self._engine.finalize_object()
         for name in ENTRIES:
             setattr(self, name, self._function(name))
+        self.team = self._engine.get_function_address("fallline_team")
 
     def _function(self, name: str) -> Callable[[int], object]:
         function = _TYPE(self._engine.get_function_address(f"fallline_{name}"))
@@ -75,7 +88,8 @@ def _optimised(text: str) -> Any:
     """Return the optimised LLVM module of both entry points, under names of their own."""
     module = _executed(text)
     parts = [_entry(getattr(module, f"_{name}"), f"fallline_{name}") for name in ENTRIES]
-    parts[0].link_in(parts[1])
+    for part in (parts[1], llvm.parse_assembly(_TEAM)):
+        parts[0].link_in(part)
     return parts[0]
 
 

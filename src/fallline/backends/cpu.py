@@ -17,7 +17,7 @@ from fallline.core.backend import Batch
 #: Elements per chunk: the unit that threads take. 64 K float32 values are 256 KB of each operand.
 CHUNK = 1 << 16
 #: Up to this many elements one thread is faster than waking a second.
-ALONE = 1 << 18
+ALONE = 1 << 14
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -126,7 +126,7 @@ class Job:
         if wanted == 1:
             self._kernel.work(self._address)
         else:
-            threads.share(self._kernel.work, self._address, wanted)
+            threads.share(self._kernel, self._address, wanted)
 
 
 def _real_dtype(x: Tensor) -> torch.dtype:

@@ -1,21 +1,58 @@
-"""The threads that kernels run on: a pool beside the calling thread, remade in a forked child."""
+"""The threads that kernels run on: torch's own OpenMP threads where they can be called, else a pool of ours.
 
+torch's threads spin for a while after each of its operations. Other threads would compete with them for the
+cores, and would have to be woken; on two cores that costs a quarter of the speed.
+"""
+
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import torch
 
+from fallline.backends.compiler import Kernel
+
 _pool: ThreadPoolExecutor | None = None
+_forked = False
 
 
-def share(work: Callable[[int], object], job: int, threads: int) -> None:
-    """Call ``work(job)`` in this thread and ``threads - 1`` others; return when none of them runs any more.
+def share(kernel: Kernel, job: int, threads: int) -> None:
+    """Run ``kernel`` on ``job`` in this thread and ``threads - 1`` others; return when all have ended.
 
-    ``work`` must take its parts from a shared counter, so that a thread that comes late finds nothing to do.
+    The kernel takes its parts from a counter in the job, so that a late thread finds nothing to do.
     """
-    pool = _threads()
-    helpers = [pool.submit(work, job) for _ in range(threads - 1)]
+    parallel = None if _forked else _openmp()
+    if parallel:
+        parallel(kernel.team, job, threads, 0)
+    else:
+        _share_in_pool(kernel.work, job, threads)
+
+
+def count() -> int:
+    """Return the number of threads to use: torch's own setting."""
+    return torch.get_num_threads()
+
+
+@cache
+def _openmp() -> Callable[..., object] | None:
+    """Return ``GOMP_parallel`` of the OpenMP runtime that torch has loaded, if it is there."""
+    if sys.platform != "linux" or not torch.backends.openmp.is_available():
+        return None
+    function = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    if function is not None:
+        function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        function.restype = None
+    return function
+
+
+def _share_in_pool(work: Callable[[int], object], job: int, threads: int) -> None:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="fallline")
+    helpers = [_pool.submit(work, job) for _ in range(threads - 1)]
     try:
         work(job)
     finally:
@@ -24,21 +61,10 @@ def share(work: Callable[[int], object], job: int, threads: int) -> None:
                 helper.result()
 
 
-def _threads() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="fallline")
-    return _pool
+def _after_fork() -> None:
+    """Forget threads that a forked child does not have; OpenMP's runtime cannot be used there any more."""
+    global _pool, _forked
+    _pool, _forked = None, True
 
 
-def _forget() -> None:
-    global _pool
-    _pool = None
-
-
-def count() -> int:
-    """Return the number of threads to use: torch's own setting."""
-    return torch.get_num_threads()
-
-
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_after_fork)
