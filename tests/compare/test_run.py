@@ -187,7 +187,7 @@ def test_a_budget_is_kept(workers, budget, tmp_path):
     assert time.monotonic() - started <= budget * 1.05
     assert len({len(comparison.tuning(name)) for name in NAMES}) == 1
     cut = any("cut short" in caveat for caveat in comparison.plan.caveats)
-    assert cut or all(len(comparison.finals(name)) == comparison.plan.seeds for name in NAMES)
+    assert cut or all(len(comparison.finals(name)) >= comparison.plan.seeds for name in NAMES)
 
 
 def start(folder, *options):
