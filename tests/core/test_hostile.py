@@ -1,0 +1,115 @@
+"""What once led to foreign memory, lost state or half a step, and must not again."""
+
+import linecache
+
+import pytest
+import torch
+
+import fallline
+from fallline import chain, transform
+from fallline.core.errors import RuleError
+from fallline.optimizers.sgd import scale_by_learning_rate
+
+
+def stepped(cls=fallline.Adagrad, shape=(40_000,), **settings):
+    p = torch.nn.Parameter(torch.ones(shape))
+    optimizer = cls([p], **settings)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    return p, optimizer
+
+
+def test_state_moved_to_shared_memory_is_followed_there():
+    p, optimizer = stepped()
+    optimizer.share_memory()
+    optimizer.step()
+    assert optimizer.state[p]["sum"].unique().tolist() == [2.0]
+
+
+def test_state_that_is_swapped_is_followed():
+    p, optimizer = stepped(fallline.SGD, lr=1.0, momentum=0.5)
+    optimizer.state[p]["momentum_buffer"] = torch.full_like(p, 4.0)
+    optimizer.step()
+    assert optimizer.state[p]["momentum_buffer"].unique().tolist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda state: state.update(sum=torch.ones(3)), "shape"),
+        (lambda state: state.update(sum=state["sum"].to("meta")), "meta"),
+        (lambda state: state.update(sum=state["sum"].int()), "int32"),
+        (lambda state: state.update(step=torch.ones(2)), "step has shape"),
+    ],
+    ids=["shape", "device", "dtype", "step"],
+)
+def test_state_that_does_not_fit_is_refused_by_name(tamper, message):
+    p, optimizer = stepped()
+    before = p.detach().clone()
+    tamper(optimizer.state[p])
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
+def test_a_users_own_entries_in_the_state_are_left_alone():
+    p, optimizer = stepped()
+    optimizer.state[p]["note"] = "mine"
+    optimizer.state[p]["nothing"] = None
+    optimizer.step()
+    assert optimizer.state[p]["note"] == "mine"
+    assert optimizer.state[p]["step"].item() == 2
+
+
+def test_conjugated_parameters_are_stepped_as_their_values():
+    value = torch.tensor([1.0 + 2.0j, 3.0 - 1.0j])
+    p = torch.nn.Parameter(value.conj())
+    p.grad = torch.tensor([1.0 + 1.0j, 1.0j])
+    expected = value.conj().clone() - p.grad
+    fallline.SGD([p], lr=1.0).step()
+    assert torch.equal(p.detach().resolve_conj(), expected.resolve_conj())
+
+
+def test_a_bad_setting_in_one_group_leaves_all_groups_as_they_were():
+    a, b = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = fallline.SGD([{"params": [a]}, {"params": [b], "momentum": 0.9}], lr=0.5)
+    for p in (a, b):
+        p.grad = torch.ones(3)
+    optimizer.param_groups[1]["lr"] = "fast"
+    with pytest.raises(ValueError, match="fast"):
+        optimizer.step()
+    assert a.tolist() == b.tolist() == [1.0] * 3
+
+
+def test_a_users_hook_after_loading_has_the_last_word():
+    p, optimizer = stepped()
+    saved = optimizer.state_dict()
+    optimizer.register_load_state_dict_post_hook(lambda o: o.state[p]["sum"].fill_(7.0))
+    optimizer.load_state_dict(saved)
+    assert optimizer.state[p]["sum"].unique().tolist() == [7.0]
+
+
+@pytest.mark.parametrize("name", ["rows", "numbers", "t", "k", "load_f32", "job", "p_at", "last_step"])
+def test_no_name_in_a_rule_meets_one_of_generated_code(name):
+    source = f"""def rule(g, slot, *, {name}):
+    absolute = {name} * g
+    slot = slot + absolute
+    return slot, slot
+"""
+    scope = {}
+    linecache.cache["<rule>"] = (len(source), None, source.splitlines(keepends=True), "<rule>")
+    exec(compile(source, "<rule>", "exec"), scope)
+    make = chain(transform(slots=("slot",))(scope["rule"])(3.0), scale_by_learning_rate(1.0))
+    p = torch.nn.Parameter(torch.zeros(5))
+    optimizer = make([p])
+    p.grad = torch.ones(5)
+    optimizer.step()
+    assert p.tolist() == [-3.0] * 5
+
+
+@pytest.mark.parametrize("name", ["_row", "sqrt"])
+def test_names_of_generated_code_are_refused(name):
+    scope = {}
+    exec(f"def rule(g, *, {name}):\n    return g * {name}\n", scope)
+    with pytest.raises(RuleError, match="use others"):
+        transform()(scope["rule"])
