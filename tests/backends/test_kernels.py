@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fallline
-from fallline.backends import compiler, kernel_cache
+from fallline.backends import compiler, kernel_cache, threads
 from optimizers.cases import CASES, IDS
 
 FIRST_STEP = """
@@ -59,6 +59,22 @@ def test_results_do_not_depend_on_the_number_of_threads(cls, settings):
     one = train(1)
     assert torch.equal(one, train(2))
     assert torch.equal(one, train(5))
+
+
+def test_the_pool_that_stands_in_for_openmp_computes_the_same(monkeypatch):
+    def train():
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 300_001))
+        optimizer = fallline.Adam([p])
+        for t in range(3):
+            p.grad = torch.cos(p.detach() + t)
+            optimizer.step()
+        return p.detach().clone()
+
+    with_openmp = train()
+    monkeypatch.setattr(threads, "_openmp", lambda: None)
+    monkeypatch.setattr(threads, "count", lambda: 3)
+    assert torch.equal(with_openmp, train())
+    assert threads._pool is not None, "the pool has run"
 
 
 def first_step(cache: Path, name="SGD", **environment):

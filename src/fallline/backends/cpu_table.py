@@ -79,7 +79,8 @@ class Watch:
 
     A parameter's memory may be swapped between any two steps. The tensors of the state must stay the same
     objects. Should one be given other memory all the same, its old memory is kept alive, and the first tensor
-    is looked at, since who moves one moves all; only shrinking its storage in place is out of bounds.
+    is looked at, since who moves one moves all. Out of bounds are shrinking the storage of state in place and
+    another layout of a parameter at the same address while gradients stay contiguous.
     """
 
     def __init__(self, batch: Batch):

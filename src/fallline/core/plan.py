@@ -77,6 +77,7 @@ def plan(transforms: tuple[Transform, ...]) -> Plan:
     follows one that changes the parameter.
     """
     _refuse_bound_settings(transforms)
+    _refuse_freshness_without_state(transforms)
     _refuse_shared_names(transforms)
     _refuse_updates_after_the_step(transforms)
     return Plan((ElementPass(transforms),))
@@ -104,6 +105,10 @@ def _refuse_bound_settings(transforms: tuple[Transform, ...]) -> None:
             raise RuleError(
                 f"{t.name} was given {dict(t.settings)}; an optimizer's settings come from its groups"
             )
+
+
+def _refuse_freshness_without_state(transforms: tuple[Transform, ...]) -> None:
+    for t in transforms:
         if FRESH in t.reads and not t.slots:
             raise RuleError(f"{t.name} reads {FRESH!r} but keeps no state of its own that could be new")
 
