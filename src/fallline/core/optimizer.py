@@ -9,9 +9,9 @@ from torch.autograd import profiler
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fallline.core import checkpoint
+from fallline.core.dispatch import Dispatch
 from fallline.core.errors import UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.schedule import Schedule
 from fallline.core.transform import Transform, transform
 
 #: Keys that belong in a parameter group whatever the optimizer: torch's own and its schedulers'.
@@ -34,7 +34,7 @@ class Optimizer(torch.optim.Optimizer):
     #: Group keys that checkpoints of older torch versions lack, with the value they stood for.
     added_later: ClassVar[dict[str, Any]] = {"maximize": False, "foreach": None, "differentiable": False}
 
-    _schedule: Schedule | None = None
+    _dispatch: Dispatch | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse options that the constructor does not have, with the nearest name."""
@@ -88,16 +88,16 @@ class Optimizer(torch.optim.Optimizer):
             self._check(param_group)
             _refuse_unknown(type(self).__name__, param_group, set(self.defaults) | COMMON_KEYS)
         super().add_param_group(param_group)
-        self._schedule = None
+        self._dispatch = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by `state_dict` of this class or of torch's; dtypes are kept exactly."""
         checkpoint.load(self, state_dict, super().load_state_dict)
-        self._schedule = None
+        self._dispatch = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._schedule = None
+        self._dispatch = None
         for group in self.param_groups:
             for key, value in self.added_later.items():
                 group.setdefault(key, value)
@@ -129,9 +129,9 @@ def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
-    if optimizer._schedule is None or not optimizer._schedule.step(optimizer):
-        optimizer._schedule = Schedule(optimizer)
-        if not optimizer._schedule.step(optimizer):
+    if optimizer._dispatch is None or not optimizer._dispatch.step(optimizer):
+        optimizer._dispatch = Dispatch(optimizer)
+        if not optimizer._dispatch.step(optimizer):
             raise RuntimeError("parameters or state changed during the step; use one thread per optimizer")
     return loss
 

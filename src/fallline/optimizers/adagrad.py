@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
+from fallline.core.dispatch import make_state
 from fallline.core.hyperparameter import Hyperparameter, Range
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import plan
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt
-from fallline.core.schedule import make_state
 from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, epsilon, learning_rate, space, weight_decay
 from fallline.penalties.decay import coupled_decay
@@ -109,7 +109,7 @@ class Adagrad(Optimizer):
         """Move the state to shared memory, for training in several processes."""
         for state in self.state.values():
             state["sum"].share_memory_()
-        self._schedule = None
+        self._dispatch = None
 
     def takes_sparse(self, group: Mapping[str, Any]) -> bool:
         """Take sparse gradients unless weight decay makes every step dense, as torch does."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from fallline.core.dispatch import make_state
 from fallline.core.hyperparameter import Hyperparameter, Range
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import plan
 from fallline.core.registry import Entry, register
-from fallline.core.schedule import make_state
 from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.adam import Adam
 from fallline.optimizers.settings import space

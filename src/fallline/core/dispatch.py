@@ -1,6 +1,6 @@
 """Who is stepped by what: parameters with a gradient, batched by plan, backend and dtypes.
 
-A schedule is made at the first step and kept while nothing it was made from has changed.
+A dispatch is made at the first step and kept while nothing it was made from has changed.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from fallline.core.transform import STEP, Slot
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer
 
-#: A float32 counter is exact below 2**24; a schedule is remade, and counters checked, this often.
-STEPS_PER_SCHEDULE = 2**20
+#: A float32 counter is exact below 2**24; a dispatch is remade, and counters checked, this often.
+STEPS_PER_DISPATCH = 2**20
 
 
-class Schedule:
+class Dispatch:
     """The batches of one optimizer, ready to step."""
 
     def __init__(self, optimizer: "Optimizer"):
@@ -34,7 +34,7 @@ class Schedule:
         self._prepared = [backend.prepare(batch) for backend, batch in self.batches]
         self._readers = [_readers(optimizer, batch.plan) for _, batch in self.batches]
         self._states = list(optimizer.state.values())
-        self._steps_left = STEPS_PER_SCHEDULE
+        self._steps_left = STEPS_PER_DISPATCH
 
     @staticmethod
     def of_all(optimizer: "Optimizer") -> list[tuple[Backend, Batch]]:
@@ -42,7 +42,7 @@ class Schedule:
         return _batches(optimizer, [True] * len(_params(optimizer)), keep=False)
 
     def step(self, optimizer: "Optimizer") -> bool:
-        """Step every batch; do nothing and return False if the schedule does not hold any more."""
+        """Step every batch; do nothing and return False if the dispatch does not hold any more."""
         grads = [p.grad for p in self._params]
         if not self._holds(optimizer, grads):
             return False
@@ -92,7 +92,7 @@ def _params(optimizer: "Optimizer") -> list[Tensor]:
 
 
 def _kinds(optimizer: "Optimizer") -> list[Any]:
-    """What the structure of each group's update depends on, and so a schedule."""
+    """What the structure of each group's update depends on, and so a dispatch."""
     return [
         (
             plan(optimizer.transforms(group)),
@@ -216,5 +216,5 @@ def _scalar_dtype() -> torch.dtype:
 
 def _exact_counter(step: Tensor) -> Tensor:
     """Return a float64 counter in time: a float32 one stands still at 2**24."""
-    near_the_end = step.dtype == torch.float32 and float(step) >= 2**24 - 2 * STEPS_PER_SCHEDULE
+    near_the_end = step.dtype == torch.float32 and float(step) >= 2**24 - 2 * STEPS_PER_DISPATCH
     return step.double() if near_the_end else step
