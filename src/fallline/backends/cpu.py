@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from fallline.backends import kernel_cache, threads
-from fallline.backends.cpu_kernel import ELEMENT, FIELDS, Signature, generate
+from fallline.backends import kernel_cache, whole
+from fallline.backends.cpu_kernel import ELEMENT, Signature, generate, traffic
+from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
 from fallline.backends.formula import program
+from fallline.core import source
 from fallline.core.backend import Batch
-
-#: Elements per chunk: the unit that threads take. 64 K float32 values are 256 KB of each operand.
-CHUNK = 1 << 16
-#: Up to this many elements one thread is faster than waking a second.
-ALONE = 1 << 14
+from fallline.core.plan import ElementPass, Pass, WholePass
+from fallline.core.transform import PLACE, STEP, P
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -44,89 +43,135 @@ class Cpu:
         return None if _real_dtype(param) in ELEMENT else f"{param.dtype} has no format"
 
     def prepare(self, batch: Batch) -> "Job":
-        """Compile the batch's kernel, or take it from the cache, and lay out its job."""
+        """Compile the batch's kernels, or take them from the cache, and lay out its job."""
         return Job(batch)
 
     def source(self, batch: Batch) -> str:
-        """Return the generated module."""
-        plan, p, state = batch.plan, batch.params[0], batch.states[0]
-        (each,) = plan.passes
-        dtypes = Signature(
-            _real_dtype(p),
-            _real_dtype(p if p.grad is None else p.grad),
-            tuple(_real_dtype(state[slot.name]) for slot in plan.slots),
-            tuple(state[slot.name].dtype for slot in plan.scalar_slots),
+        """Return the generated modules, and the source of rules on whole tensors."""
+        return "\n\n".join(
+            generate(batch.plan, one, signature(batch))
+            if isinstance(one, ElementPass)
+            else source.text(one.transform.rule)
+            for one in batch.plan.passes
         )
-        return generate(each, plan.scalar_slots, plan.settings, dtypes)
+
+    def traffic(self, batch: Batch, one: Pass) -> tuple[int, int] | None:
+        """Return the bytes read and written per element."""
+        return traffic(batch.plan, one, signature(batch)) if isinstance(one, ElementPass) else None
+
+
+def signature(batch: Batch) -> Signature:
+    """Return the dtypes of a batch's operands."""
+    p, state = batch.params[0], batch.states[0]
+    return Signature(
+        _real_dtype(p),
+        _real_dtype(p if p.grad is None else p.grad),
+        tuple(_real_dtype(state[slot.name]) for slot in batch.plan.slots),
+        tuple(state[slot.name].dtype for slot in batch.plan.scalar_slots),
+    )
 
 
 class Job:
-    """A kernel and what it works on: the table of addresses, the settings and the numbers made from them."""
+    """A batch laid out for its kernels, and how far the present step has got in its passes."""
 
     def __init__(self, batch: Batch):
-        self._batch, self._watch, self._table = batch, Watch(batch), Table(batch)
-        self._kernel = kernel_cache.load(Cpu().source(batch))
-        (each,) = batch.plan.passes
-        tensors = len(batch.params)
+        dtypes = signature(batch)
+        self._batch, self._watch, self._table = batch, Watch(batch), Table(batch, dtypes)
         self._used_rows = sorted(set(batch.rows))
-        self._rows = np.array([self._used_rows.index(r) for r in batch.rows], np.int64)
         self._settings = np.zeros((len(self._used_rows), len(batch.plan.settings)))
+        self._sums = np.zeros((len(batch.params), len(batch.plan.sums)))
+        self._fresh = np.array(batch.fresh, np.float64)
         self._values: list[float] = []
         self._in_order = False
-        self._numbers = np.zeros((tensors, len(program(each).numbers)))
-        self._fresh = np.array(batch.fresh, np.float64)
-        self._fields = self._fill()
-        self._counter = self._fields[FIELDS.index("counter") :]
-        self._address = self._fields.ctypes.data
+        self._next = self._taken = 0
+        self._stages = [self._stage(one, dtypes) for one in batch.plan.passes]
+        self._writes = any(map(_writes_params, batch.plan.passes))
 
-    def _fill(self) -> np.ndarray:
+    def _stage(self, one: Pass, dtypes: Signature) -> Launch | WholePass:
+        if isinstance(one, WholePass):
+            return one
         arrays = {
             "offsets": self._table.offsets,
             "addresses": self._table.addresses,
-            "rows": self._rows,
+            "rows": np.array([self._used_rows.index(r) for r in self._batch.rows], np.int64),
             "settings": self._settings,
-            "numbers": self._numbers,
+            "sums": self._sums,
             "fresh": self._fresh,
         }
-        chunks = -(-self._table.elements // CHUNK)
-        counts = {"tensors": len(self._rows), "chunks": chunks, "chunk": CHUNK, "counter": 0}
-        fields = {**counts, **{name: array.ctypes.data for name, array in arrays.items()}}
-        return np.array([fields[name] for name in FIELDS], np.int64)
+        return Launch(one, kernel_cache.load(generate(self._batch.plan, one, dtypes)), arrays)
 
-    def ready(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> bool:
+    def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
         """Take the settings, and tell whether the table is right for the tensors as they are now."""
         self._set_settings(settings)
+        self._next = self._taken = 0
         try:
             self._in_order = self._table.in_order(grads)
         except RuntimeError:  # sparse gradients have no order
             return False
         return self._watch.unchanged(grads, self._in_order)
 
-    def step(self, grads: Sequence[Tensor]) -> None:
-        """Run the kernel over the batch."""
-        _alive = self._table.set_grads(grads, self._in_order)
-        self._table.stage()
-        self._run()
+    def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
+        """Run the passes up to the next reduction and return its sums by tensor, or None at the end."""
+        if self._next == 0:
+            self._table.set_grads(grads, self._in_order)
+            self._table.stage()
+        while self._next < len(self._stages):
+            stage = self._stages[self._next]
+            self._next += 1
+            if not isinstance(stage, Launch):
+                self._run_whole(stage)
+                continue
+            stage.run()
+            if stage.each.sums:
+                return stage.totals()
+        self._finish()
+        return None
+
+    def take(self, totals: np.ndarray) -> None:
+        """Take the totals, by tensor, of the sums that `advance` returned last."""
+        width = totals.shape[1]
+        self._sums[:, self._taken : self._taken + width] = totals
+        self._taken += width
+
+    def _finish(self) -> None:
         self._table.unstage()
-        increment_version(self._batch.params)
+        self._table.release()
+        if self._writes:
+            increment_version(self._batch.params)
         if any(self._batch.fresh):
             self._batch.fresh = [False] * len(self._batch.fresh)
             self._fresh[:] = 0.0
 
-    def _set_settings(self, settings: Sequence[Sequence[Any]]) -> None:
+    def _set_settings(self, settings: Mapping[int, Sequence[Any]]) -> None:
         values = [float(value) for row in self._used_rows for value in settings[row]]
         if values != self._values:
             self._settings[:] = np.reshape(values, self._settings.shape)
             self._values = values
 
-    def _run(self) -> None:
-        self._kernel.once(self._address)
-        self._counter[0] = 0
-        wanted = threads.count() if self._table.elements > ALONE else 1
-        if wanted == 1:
-            self._kernel.work(self._address)
-        else:
-            threads.share(self._kernel, self._address, wanted)
+    def _run_whole(self, one: WholePass) -> None:
+        """Apply a rule on whole tensors to the operands as they lie in the table."""
+        t, settings = one.transform, dict(zip(self._batch.plan.settings, self._settings.T, strict=True))
+        members = []
+        for i, (row, place) in enumerate(zip(self._batch.rows, self._batch.indices, strict=True)):
+            numbers = {n: float(column[self._used_rows.index(row)]) for n, column in settings.items()}
+            numbers |= {STEP: self._step_of(i), PLACE: place}
+            members.append(whole.Member(self._table.operands(i, one.takes), numbers))
+        with torch.no_grad():
+            for i, results in enumerate(whole.apply(t, members)):
+                for name, value in zip(t.outputs, results, strict=True):
+                    self._table.put(name, i, value)
+
+    def _step_of(self, i: int) -> float:
+        """Return the number of this step for tensor ``i``: its counter, one more until that was advanced."""
+        counted = any(isinstance(stage, Launch) and stage.each.last for stage in self._stages[: self._next])
+        counter = self._batch.states[i].get(STEP)
+        return 0.0 if counter is None else float(counter) + (not counted)
+
+
+def _writes_params(one: Pass) -> bool:
+    if isinstance(one, WholePass):
+        return one.transform.target == P
+    return not one.sums and P in program(one).assigned
 
 
 def _real_dtype(x: Tensor) -> torch.dtype:

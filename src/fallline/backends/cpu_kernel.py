@@ -7,8 +7,8 @@ from textwrap import indent
 import torch
 
 from fallline.backends.formula import Program, program
-from fallline.core.plan import ElementPass
-from fallline.core.transform import FRESH, STEP, Slot
+from fallline.core.plan import ElementPass, Plan
+from fallline.core.transform import FRESH, GAIN, STEP, G, P
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,14 @@ WIDENED = {**ELEMENT, torch.float32: Format("load_f32_as_f64", "store_f64_as_f32
 #: Formats of state with one number per tensor; the arithmetic on it is float64.
 SCALAR = {torch.float64: WIDENED[torch.float64], torch.float32: WIDENED[torch.float32]}
 
-#: The fields of a job, in order: see `cpu.Job`.
+#: Where a pass leaves a value for a later one: the rows' names in the table of addresses.
+LEFT = {G: "left_g", GAIN: "left_gain"}
+
+#: The fields of a launch, in order: see `cpu_job.Launch`.
 FIELDS = (
-    "tensors",
-    "chunks",
-    "chunk",
-    "counter",
-    "offsets",
-    "addresses",
-    "rows",
-    "settings",
-    "numbers",
-    "fresh",
-)
+    "tensors", "chunks", "chunk", "counter", "offsets", "addresses", "rows", "settings", "numbers", "fresh",
+    "sums", "segments", "partials",
+)  # fmt: skip
 
 _MODULE = '''\
 """{title}
@@ -65,6 +60,7 @@ def _once(_job):
     _tensors, _addresses = _io.load_i64(_job, 0), _io.load_i64(_job, {addresses})
     _rows, _settings = _io.load_i64(_job, {rows}), _io.load_i64(_job, {settings})
     _numbers, _fresh = _io.load_i64(_job, {numbers}), _io.load_i64(_job, {fresh})
+    _sums = _io.load_i64(_job, {sums})
 {before}
     for _t in range(_tensors):
         _row = _io.load_i64(_rows, _t)
@@ -78,8 +74,10 @@ def _once(_job):
 @njit("{signature}", error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _elements(_n, {arguments}):
     """Per element: the rule."""
+{start}
     for _k in range(_n):
 {body}
+{finish}
 
 
 def _work(_job):
@@ -87,6 +85,7 @@ def _work(_job):
     _tensors, _chunks, _chunk = _io.load_i64(_job, 0), _io.load_i64(_job, 1), _io.load_i64(_job, 2)
     _offsets, _addresses = _io.load_i64(_job, {offsets}), _io.load_i64(_job, {addresses})
     _numbers = _io.load_i64(_job, {numbers})
+    _segments, _partials = _io.load_i64(_job, {segments}), _io.load_i64(_job, {partials})
     _end_of_all = _io.load_i64(_offsets, _tensors)
     _taken = _io.next_chunk(_job + {counter} * 8)
     while _taken < _chunks:
@@ -100,6 +99,7 @@ def _work(_job):
             else:
                 _high = _middle
         _t = _low
+        _segment = _io.load_i64(_segments, _taken)
         while _begin < _end:
             _stop = _io.load_i64(_offsets, _t + 1)
             _stop = _stop if _stop < _end else _end
@@ -109,6 +109,7 @@ def _work(_job):
 {calls}
             )
             _begin = _stop
+            _segment += 1
             _t += 1
         _taken = _io.next_chunk(_job + {counter} * 8)
 '''
@@ -124,43 +125,42 @@ class Signature:
     scalars: tuple[torch.dtype, ...]
 
     @property
-    def double(self) -> bool:
-        """Whether the arithmetic is float64."""
-        return self.p == torch.float64
-
-    @property
-    def elements(self) -> list[Format]:
-        """The formats of parameter, gradient and slots."""
-        formats = WIDENED if self.double else ELEMENT
-        return [formats[d] for d in (self.p, self.g, *self.slots)]
+    def compute(self) -> torch.dtype:
+        """The type of the arithmetic, and of values left from one pass to another."""
+        return torch.float64 if self.p == torch.float64 else torch.float32
 
 
-def generate(
-    each: ElementPass, scalar_slots: tuple[Slot, ...], settings: tuple[str, ...], dtypes: Signature
-) -> str:
-    """Return the source of the kernel module of an element pass."""
+def generate(plan: Plan, each: ElementPass, dtypes: Signature) -> str:
+    """Return the source of the kernel module of one element pass of ``plan``."""
     code = program(each)
     fields = {name: i for i, name in enumerate(FIELDS)}
     return _MODULE.format(
-        title=" -> ".join(t.name for t in each.transforms),
+        title=" -> ".join(t.name for t in each.transforms) or "sums alone",
         **fields,
-        **_once(code, [s.name for s in scalar_slots], settings, dtypes, len(each.slots)),
-        **_elements(code, [s.name for s in each.slots], dtypes),
+        **_once(code, plan, each, dtypes),
+        **_elements(code, plan, each, dtypes),
     )
 
 
-def _once(
-    code: Program, scalars: list[str], settings: tuple[str, ...], dtypes: Signature, slots: int
-) -> dict[str, str]:
+def rows(plan: Plan) -> dict[str, int]:
+    """Return the row of each operand in the table of addresses; what a pass leaves has rows of its own."""
+    names = [P, G, *(s.name for s in plan.slots), *(s.name for s in plan.scalar_slots), *LEFT.values()]
+    return {name: row for row, name in enumerate(names)}
+
+
+def _once(code: Program, plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
+    scalars, place = [s.name for s in plan.scalar_slots], rows(plan)
     formats = [SCALAR[d] for d in dtypes.scalars]
-    places = [f"_io.load_i64(_addresses, {2 + slots + i} * _tensors + _t)" for i in range(len(scalars))]
-    stated = list(zip(scalars, formats, places, strict=True))
+    stated = [(n, f, _address(place[n])) for n, f in zip(scalars, formats, strict=True)]
+    settings, sums = plan.settings, [one.name for one in plan.sums]
     inputs = [f"{n} = _io.load_f64(_settings, _row * {len(settings)} + {i})" for i, n in enumerate(settings)]
     inputs += [f"_before_{n} = _io.{f.load}({at}, 0)" for n, f, at in stated]
+    inputs += [f"{n} = _io.load_f64(_sums, _t * {len(sums)} + {i})" for i, n in enumerate(sums)]
     inputs.append(f"{FRESH} = _io.load_f64(_fresh, _t)")
-    key = {"_row": "_last_row", FRESH: f"_last_{FRESH}"} | {f"_before_{n}": f"_last_{n}" for n in scalars}
+    key = {"_row": "_last_row"} | {n: f"_last_{n}" for n in (FRESH, *sums)}
+    key |= {f"_before_{n}": f"_last_{n}" for n in scalars}
     lines = [f"{n} = _before_{n}" + (" + 1.0" if n == STEP else "") for n in scalars]
-    outputs = [f"_io.{f.store}({at}, 0, {n})" for n, f, at in stated]
+    outputs = [f"_io.{f.store}({at}, 0, {n})" for n, f, at in stated if each.last]
     width = len(code.numbers)
     outputs += [f"_io.store_f64(_numbers, _t * {width} + {i}, {n})" for i, n in enumerate(code.numbers)]
     start = [*key.values(), *code.numbers, *scalars]
@@ -174,25 +174,69 @@ def _once(
     }
 
 
-def _elements(code: Program, slots: list[str], dtypes: Signature) -> dict[str, str]:
-    names = ["p", "g", *slots]
-    stored = list(zip(names, dtypes.elements, strict=True))
-    body = [f"{n} = _io.{f.load}(_at_{n}, _k)" for n, f in stored]
+@dataclass(frozen=True)
+class _Operand:
+    """A value that element code loads or stores: its name, its row in the table, and its format."""
+
+    name: str
+    row: int
+    format: Format
+
+    @property
+    def pointer(self) -> str:
+        return f"_at_{self.row}"
+
+
+def _address(row: int) -> str:
+    return f"_io.load_i64(_addresses, {row} * _tensors + _t)"
+
+
+def traffic(plan: Plan, each: ElementPass, dtypes: Signature) -> tuple[int, int]:
+    """Return the bytes that a pass reads and writes per element."""
+    loads, stores = _operands(program(each), plan, each, dtypes)
+    return sum(o.format.size for o in loads), sum(o.format.size for o in stores)
+
+
+def _elements(code: Program, plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
+    loads, stores = _operands(code, plan, each, dtypes)
+    sums = [one.name for one in each.sums]
+    pointers = {o.pointer: o for o in (*loads, *stores)}
+    body = [f"{o.name} = _io.{o.format.load}({o.pointer}, _k)" for o in loads]
     body += map(_python, code.element)
-    body += [f"_io.{f.store}(_at_{n}, _k, {n})" for n, f in stored if n != "g"]
-    narrow = "load_f64" if dtypes.double else "load_f64_as_f32"
-    starts = [f"_io.load_i64(_addresses, {i} * _tensors + _t)" for i in range(len(names))]
-    calls = [f"{start} + {f.size} * _start," for start, (_, f) in zip(starts, stored, strict=True)]
+    body += [f"_io.{o.format.store}({o.pointer}, _k, {o.name})" for o in stores]
+    body += [f"_total_{n} = _io.add(_total_{n}, {n})" for n in sums]
+    double = dtypes.compute == torch.float64
+    narrow = "load_f64" if double else "load_f64_as_f32"
+    calls = [f"{_address(o.row)} + {o.format.size} * _start," for o in pointers.values()]
     width = len(code.numbers)
     calls += [f"_io.{narrow}(_numbers, _t * {width} + {i})," for i in range(width)]
-    number = "float64" if dtypes.double else "float32"
-    kinds = ["int64"] * (1 + len(names)) + [number] * width
+    calls += [f"_partials + _segment * {8 * len(sums)},"] if sums else []
+    number = "float64" if double else "float32"
+    kinds = ["int64"] * (1 + len(pointers)) + [number] * width + ["int64"] * bool(sums)
     return {
         "signature": f"void({', '.join(kinds)})",
-        "arguments": ", ".join([*(f"_at_{n}" for n in names), *code.numbers]),
+        "arguments": ", ".join([*pointers, *code.numbers, *(["_sums_at"] if sums else [])]),
+        "start": _block([f"_total_{n} = 0.0" for n in sums], 1),
         "body": _block(body, 2),
+        "finish": _block([f"_io.store_f64(_sums_at, {i}, _total_{n})" for i, n in enumerate(sums)], 1),
         "calls": _block(calls, 4),
     }
+
+
+def _operands(
+    code: Program, plan: Plan, each: ElementPass, dtypes: Signature
+) -> tuple[list[_Operand], list[_Operand]]:
+    """Return what the element code loads and what it stores; a reduction stores nothing."""
+    formats = WIDENED if dtypes.compute == torch.float64 else ELEMENT
+    place, kept = rows(plan), [P, *(s.name for s in plan.slots)]
+    dtype = dict(zip([P, G, *kept[1:]], (dtypes.p, dtypes.g, *dtypes.slots), strict=True))
+    own = {n: _Operand(n, place[n], formats[d]) for n, d in dtype.items()}
+    left = {n: _Operand(n, place[row], formats[dtypes.compute]) for n, row in LEFT.items()}
+    stored = [] if each.sums else [own[n] for n in kept if n in code.assigned]
+    stored += [left[n] for n in each.leaves]
+    needed = code.loads | {o.name for o in stored} - code.assigned
+    taken = own | {n: left[n] for n in each.takes}
+    return [o for n, o in taken.items() if n in needed], stored
 
 
 def _python(line: str) -> str:

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from operator import attrgetter, is_
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fallline.backends.cpu_kernel import LEFT, Signature
 from fallline.core.backend import Batch
+from fallline.core.transform import GAIN, G, P
 
 address, _bytes = Tensor.data_ptr, attrgetter("nbytes")
 
@@ -20,20 +23,28 @@ class Table:
     gradient, a parameter with gaps) is staged: copied to that order before a step and back after it.
     """
 
-    def __init__(self, batch: Batch):
+    def __init__(self, batch: Batch, dtypes: Signature):
         self._batch = batch
         self._layouts = [_dense_like(p) for p in batch.params]
         self._simple = all(p.is_contiguous() and not p.is_complex() for p in batch.params)
         self._staged: list[tuple[Tensor, Tensor]] = []
-        slots = [slot.name for slot in batch.plan.slots]
-        kept = [batch.params, *([state[name] for state in batch.states] for name in slots)]
-        self._operands = [[self._in_order(x, i) for i, x in enumerate(column)] for column in kept]
-        self._scalars = [[state[slot.name] for state in batch.states] for slot in batch.plan.scalar_slots]
+        self._operands = {P: batch.params} | {
+            slot.name: [state[slot.name] for state in batch.states] for slot in batch.plan.slots
+        }
+        self._operands = {n: list(map(self._in_order, xs, self._layouts)) for n, xs in self._operands.items()}
+        self._grads: Sequence[Tensor] = ()
+        self._left = {n: self._room(dtypes.compute) for n in batch.plan.left}
+        scalars = [[state[slot.name] for state in batch.states] for slot in batch.plan.scalar_slots]
         sizes = [p.numel() * (2 if p.is_complex() else 1) for p in batch.params]
         self.offsets = np.cumsum([0, *sizes], dtype=np.int64)
-        params, *state = [[address(x) for x in column] for column in (*self._operands, *self._scalars)]
-        self.addresses = np.array([params, [0] * len(params), *state], np.int64)
+        nowhere = [0] * len(batch.params)
+        params, *state = [list(map(address, column)) for column in (*self._operands.values(), *scalars)]
+        left = [list(map(address, self._left[n])) if n in self._left else nowhere for n in LEFT]
+        self.addresses = np.array([params, nowhere, *state, *left], np.int64)
         self._grad_addresses: list[int] = []
+
+    def _room(self, dtype: torch.dtype) -> list[Tensor]:
+        return [torch.empty_like(x, dtype=dtype) for x in self._layouts]
 
     @property
     def elements(self) -> int:
@@ -44,15 +55,30 @@ class Table:
         """Tell whether parameters and ``grads`` are contiguous and plain, as they nearly always are."""
         return self._simple and all(map(Tensor.is_contiguous, grads)) and not any(map(Tensor.is_neg, grads))
 
-    def set_grads(self, grads: Sequence[Tensor], in_order: bool) -> Sequence[Tensor]:
-        """Enter the gradients' addresses; return the tensors that must live until the kernel has run."""
+    def set_grads(self, grads: Sequence[Tensor], in_order: bool) -> None:
+        """Enter the gradients' addresses, and keep the gradients until `release`."""
         if not in_order:
             grads = list(map(_laid_out, grads, self._layouts))
         addresses = list(map(address, grads))
         if addresses != self._grad_addresses:
             self.addresses[1] = addresses
             self._grad_addresses = addresses
-        return grads
+        self._grads = grads
+
+    def release(self) -> None:
+        """Let go of the gradients."""
+        self._grads = ()
+
+    def operands(self, i: int, takes: Sequence[str]) -> dict[str, Any]:
+        """Return what a rule on whole tensors sees of tensor ``i``."""
+        own = {name: column[i] for name, column in self._operands.items()}
+        grad = {G: self._grads[i]} if self._grads else {}
+        return {GAIN: 1.0, **grad, **own, **{name: self._left[name][i] for name in takes}}
+
+    def put(self, name: str, i: int, value: Tensor) -> None:
+        """Store a result for tensor ``i``."""
+        kept = self._left if name == G else self._operands
+        kept[name][i].copy_(value)
 
     def stage(self) -> None:
         """Copy what does not lie in order to where it does."""
@@ -66,10 +92,10 @@ class Table:
                 for real, copy in self._staged:
                     real.copy_(copy)
 
-    def _in_order(self, x: Tensor, i: int) -> Tensor:
-        if _same_order(x, self._layouts[i]):
+    def _in_order(self, x: Tensor, layout: Tensor) -> Tensor:
+        if _same_order(x, layout):
             return x
-        copy = torch.empty_like(self._layouts[i], dtype=x.dtype)
+        copy = torch.empty_like(layout, dtype=x.dtype)
         self._staged.append((x, copy))
         return copy
 

@@ -3,39 +3,68 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fallline.backends.whole import Member, apply
 from fallline.core import source
 from fallline.core.backend import Batch
-from fallline.core.plan import ElementPass, Plan
-from fallline.core.transform import FRESH, STEP, Transform
+from fallline.core.plan import ElementPass, Pass, Plan, WholePass
+from fallline.core.transform import FRESH, GAIN, PLACE, STEP, G, Transform, keywords, positional
 
 
-def evaluate(each: ElementPass, values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one element pass on ``values`` (``g``, ``p`` and state by name); return all values after it.
+def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one pass on ``values`` (``g``, ``p``, state by name); return all values after it.
 
-    The values may be tensors or Python floats: with floats this is the float64 oracle.
+    The values may be tensors or Python floats: with floats this is the float64 oracle. A pass that takes sums
+    changes nothing: what each sum's function gives is among the values, and adding up is the caller's.
     """
-    known = {**settings, **values}
+    values = {GAIN: 1.0, **values}
+    if isinstance(one, WholePass):
+        return _apply_whole(one.transform, values, settings)
+    known = {**settings, **{n: v for n, v in values.items() if n != GAIN}}
+    before, summands = values, {}
     given: dict[Any, dict[str, Any]] = {}
-    for once in each.onces:
+    for once in one.onces:
         got = once.function(*(known[slot.name] for slot in once.slots), **{n: known[n] for n in once.reads})
         given[once] = got
-        values = {**values, **{slot.name: got[slot.name] for slot in once.slots}}
-    update, after = each.stages
-    for t in update:
+        values = {**values, **{slot.name: got[slot.name] for slot in once.slots if one.last}}
+    for place, t in enumerate(one.transforms):
+        summands |= _summands(one, place, values, known)
         values = _apply(t, values, {**known, **given.get(t.per_tensor, {})})
-    if update:
-        values = {**values, "p": values["p"] - values["g"]}
-    for t in after:
-        values = _apply(t, values, {**known, **given.get(t.per_tensor, {})})
-    return values
+    summands |= _summands(one, len(one.transforms), values, known)
+    return {**before, **summands} if one.sums else values
+
+
+def _summands(
+    one: ElementPass, place: int, values: Mapping[str, Any], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the sums taken before the transform at ``place`` add up."""
+    return {
+        each.name: each.function(*(values[n] for n in each.inputs), **{n: known[n] for n in each.reads})
+        for each, at in zip(one.sums, one.places, strict=True)
+        if at == place
+    }
 
 
 def _apply(t: Transform, values: dict[str, Any], scalars: Mapping[str, Any]) -> dict[str, Any]:
     out = t.rule(*(values[n] for n in t.inputs), **{n: scalars[n] for n in t.reads})
-    return {**values, **dict(zip(t.outputs, out if isinstance(out, tuple) else (out,), strict=True))}
+    values = {**values, **dict(zip(t.outputs, out if isinstance(out, tuple) else (out,), strict=True))}
+    if t.target == G and t.gain is not None:
+        values[GAIN] = values[GAIN] * _gain(t, values, scalars)
+    return values
+
+
+def _gain(t: Transform, values: Mapping[str, Any], scalars: Mapping[str, Any]) -> Any:
+    if not callable(t.gain):
+        return t.gain
+    return t.gain(*(values[n] for n in positional(t.gain)), **{n: scalars[n] for n in keywords(t.gain)})
+
+
+def _apply_whole(t: Transform, values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    (results,) = apply(t, [Member(values, dict(settings))])
+    return {**values, **dict(zip(t.outputs, results, strict=True))}
 
 
 class Eager:
@@ -53,49 +82,96 @@ class Eager:
 
     def source(self, batch: Batch) -> str:
         """Return the rules' own source: it is what runs."""
-        return "\n".join(source.text(t.rule) for each in batch.plan.passes for t in each.transforms)
+        return "\n".join(source.text(t.rule) for t in batch.plan.transforms)
+
+    def traffic(self, batch: Batch, one: Pass) -> None:
+        """Return nothing: each torch operation moves bytes of its own."""
 
 
 class _Prepared:
     def __init__(self, batch: Batch):
         self._batch = batch
-        self._settings: list[dict[str, Any]] = []
+        self._settings: dict[int, dict[str, Any]] = {}
+        self._members: list[_Member] = []
+        self._next = 0
+        self._taken: tuple[str, ...] = ()
 
-    def ready(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> bool:
+    def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
         """Take the settings; the tensors may be anything: torch operations look at them anew."""
         names, differentiable = self._batch.plan.settings, self._batch.differentiable
-        self._settings = [
-            {n: _setting(value, differentiable) for n, value in zip(names, values, strict=True)}
-            for values in settings
-        ]
+        self._settings = {
+            row: {n: _setting(value, differentiable) for n, value in zip(names, values, strict=True)}
+            for row, values in settings.items()
+        }
+        self._next = 0
         return True
 
-    def step(self, grads: Sequence[Tensor]) -> None:
-        """Run the rules on one parameter after the other."""
+    def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
+        """Run the passes, each on one parameter after the other, up to the next reduction."""
+        passes = self._batch.plan.passes
+        with torch.set_grad_enabled(self._batch.differentiable):
+            if self._next == 0:
+                self._members = self._begin(grads)
+            while self._next < len(passes):
+                one = passes[self._next]
+                self._next += 1
+                for member in self._members:
+                    member.run(one)
+                if isinstance(one, ElementPass) and one.sums:
+                    self._taken = tuple(each.name for each in one.sums)
+                    return np.array([[m.total(n) for n in self._taken] for m in self._members])
+            for member in self._members:
+                member.store()
+        self._members = []
+        self._batch.fresh = [False] * len(self._batch.fresh)
+        return None
+
+    def take(self, totals: np.ndarray) -> None:
+        """Let later passes see the totals of the last sums."""
+        for member, row in zip(self._members, totals, strict=True):
+            member.settings.update(zip(self._taken, torch.from_numpy(row).unbind(), strict=True))
+
+    def _begin(self, grads: Sequence[Tensor]) -> list["_Member"]:
         batch = self._batch
-        members = zip(batch.params, grads or batch.params, batch.states, batch.rows, batch.fresh, strict=True)
-        for p, g, state, row, fresh in members:
-            with torch.set_grad_enabled(batch.differentiable):
-                _step(batch.plan, p, g, state, {**self._settings[row], FRESH: float(fresh)})
-        batch.fresh = [False] * len(batch.fresh)
+        rows = zip(batch.params, grads or batch.params, batch.states, strict=True)
+        numbers = zip(batch.rows, batch.fresh, batch.indices, strict=True)
+        return [
+            _Member(batch.plan, *row, {**self._settings[group], FRESH: float(fresh), PLACE: place})
+            for row, (group, fresh, place) in zip(rows, numbers, strict=True)
+        ]
 
 
-def _step(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any], settings: dict[str, Any]) -> None:
-    differentiable = torch.is_grad_enabled()
-    elementwise = [slot.name for slot in plan.slots]
-    counted = [slot.name for slot in plan.scalar_slots if slot.name != STEP]
-    values = _element_values(plan, p, g, state)
-    if differentiable:
-        values["p"] = values["p"].clone()
-    if plan.counts_steps:
-        _store(state, STEP, state[STEP] + 1, differentiable)
-        settings[STEP] = _number(state[STEP], differentiable)
-    values |= {n: _number(state[n], differentiable) for n in counted}
-    for each in plan.passes:
-        values = evaluate(each, values, settings)
-    for n in (*elementwise, *counted):
-        _store(state, n, values[n], differentiable)
-    p.copy_(torch.view_as_complex(values["p"]) if p.is_complex() else values["p"])
+class _Member:
+    """One parameter in the course of a step: its values so far, and the numbers that its rules read."""
+
+    def __init__(self, plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any], settings: dict[str, Any]):
+        self._plan, self._p, self._state, self.settings = plan, p, state, settings
+        self._differentiable = torch.is_grad_enabled()
+        self._values = _element_values(plan, p, g, state)
+        if self._differentiable:
+            self._values["p"] = self._values["p"].clone()
+        for slot in plan.scalar_slots:
+            number = _number(state[slot.name], self._differentiable)
+            known = settings if slot.name == STEP else self._values
+            known[slot.name] = number + 1 if slot.name == STEP else number
+
+    def run(self, one: Pass) -> None:
+        """Run one pass."""
+        self._values = evaluate(one, self._values, self.settings)
+
+    def total(self, name: str) -> float:
+        """Return the sum of the values called ``name`` over the whole tensor."""
+        return float(self._values.pop(name).sum(dtype=torch.float64))
+
+    def store(self) -> None:
+        """Write state and parameter."""
+        for slot in self._plan.scalar_slots:
+            value = self._state[STEP] + 1 if slot.name == STEP else self._values[slot.name]
+            _store(self._state, slot.name, value, self._differentiable)
+        for slot in self._plan.slots:
+            _store(self._state, slot.name, self._values[slot.name], self._differentiable)
+        p = self._values["p"]
+        self._p.copy_(torch.view_as_complex(p) if self._p.is_complex() else p)
 
 
 def _element_values(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any]) -> dict[str, Tensor]:

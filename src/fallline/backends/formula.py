@@ -9,14 +9,14 @@ multiplying by its reciprocal.
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from fallline.core import source
 from fallline.core.errors import RuleError, suggestion
 from fallline.core.plan import ElementPass
 from fallline.core.scalar import FUNCTIONS
-from fallline.core.transform import FRESH, STEP, PerTensor, Transform
+from fallline.core.transform import FRESH, GAIN, STEP, G, P, PerTensor, Transform, keywords, positional
 
 _NAMES = {function: name for name, function in FUNCTIONS.items()}
 
@@ -26,47 +26,66 @@ class Program:
     """The code of one element pass.
 
     ``once`` are the lines to run once per tensor; they end by defining ``numbers``, which ``element``, the
-    lines to run per element, read besides ``p``, ``g`` and the slots. Both are Python expressions that use
-    the names of `core.scalar` only.
+    lines to run per element, read besides ``p``, ``g``, ``gain`` and the slots. Both are Python expressions
+    that use the names of `core.scalar` only.
     """
 
     once: list[str] = field(default_factory=list)
     element: list[str] = field(default_factory=list)
     numbers: list[str] = field(default_factory=list)
 
+    @cached_property
+    def loads(self) -> set[str]:
+        """The names that element code reads before it assigns them."""
+        assigned: set[str] = set()
+        read: set[str] = set()
+        for line in self.element:
+            target, value = line.split(" = ", 1)
+            read |= {n.id for n in ast.walk(ast.parse(value)) if isinstance(n, ast.Name)} - assigned
+            assigned.add(target)
+        return read
+
+    @cached_property
+    def assigned(self) -> set[str]:
+        """The names that element code assigns."""
+        return {line.split(" = ", 1)[0] for line in self.element}
+
 
 @cache
 def program(each: ElementPass) -> Program:
     """Return the code of an element pass; raise RuleError when a rule is not straight-line."""
-    lowering = _Lowering({n for t in each.transforms for n in (*t.settings_read, *t.inputs)})
+    lowering = _Lowering(each)
     for once in each.onces:
         lowering.per_tensor(once)
-    update, after = each.stages
-    for t in update:
+    for place, t in enumerate(each.transforms):
+        lowering.sums(place)
         lowering.transform(t)
-    if update:
-        lowering.out.element.append("p = p - g")
-    for t in after:
-        lowering.transform(t)
+    lowering.sums(len(each.transforms))
+    if GAIN in each.leaves:
+        lowering.leave_gain()
     return lowering.out
 
 
 class _Lowering:
-    def __init__(self, taken: set[str]):
+    def __init__(self, each: ElementPass):
+        names = {n for t in each.transforms for n in (*t.settings_read, *t.inputs)}
+        names |= {n for one in each.sums for n in (one.name, *one.reads, *one.inputs)}
         self.out = Program()
-        self._taken = {"p", "g", STEP, FRESH, *FUNCTIONS, "absolute"} | taken
+        self._each = each
+        self._taken = {P, G, GAIN, STEP, FRESH, *FUNCTIONS, "absolute"} | names
         self._given: dict[PerTensor, dict[str, str]] = {}
         self._hoisted: dict[str, str] = {}
+        self._gain_is_read = GAIN in each.leaves or any(GAIN in t.inputs for t in each.transforms)
+        self._gain: tuple[ast.expr, bool] = (
+            (ast.Name(GAIN), False) if GAIN in each.takes else (ast.Constant(1.0), True)
+        )
 
     def per_tensor(self, once: PerTensor) -> None:
         """Append the statements of a function that runs once per tensor."""
         names = [slot.name for slot in once.slots]
         self._taken |= set(names)
         body = _Body(self, once.function, scalars={n: n for n in (*names, *once.reads)})
-        *lines, _ = source.statements(once.function)
-        for line in lines:
-            body.assign(line)
-        (call,) = source.returned(once.function)
+        (call,) = body.run()
         results = {str(k.arg): body.value(k.value)[0] for k in call.keywords}  # type: ignore[attr-defined]
         self._given[once] = {}
         temporaries = {name: self.define(name, node) for name, node in results.items()}
@@ -78,16 +97,59 @@ class _Lowering:
 
     def transform(self, t: Transform) -> None:
         """Append the statements of one transform's rule."""
-        given = self._given[t.per_tensor] if t.per_tensor else {}
-        scalars = {n: given.get(n, n) for n in t.reads}
-        body = _Body(self, t.rule, scalars=scalars, elements={n: n for n in t.inputs}, kept=t.outputs)
-        *lines, _ = source.statements(t.rule)
-        for line in lines:
-            body.assign(line)
-        values = source.returned(t.rule)
+        body = self._body(t.rule, t, {n: n for n in t.inputs}, kept=t.outputs)
+        values = body.run()
         if len(values) != len(t.outputs):
             raise RuleError(f"{t.name} must return {', '.join(t.outputs)}; it returns {len(values)} values")
         self._set(t.outputs, [body.element(v) for v in values])
+        if self._gain_is_read and t.target == G:
+            self._amplify(t)
+
+    def sums(self, place: int) -> None:
+        """Append the elements of the sums that are taken before the transform at ``place``."""
+        for one, at in zip(self._each.sums, self._each.places, strict=True):
+            if at == place:
+                scalars, elements = {n: n for n in one.reads}, {n: n for n in one.inputs}
+                body = _Body(self, one.function, scalars=scalars, elements=elements)
+                (value,) = body.run()
+                self.out.element.append(f"{one.name} = {ast.unparse(body.element(value))}")
+
+    def leave_gain(self) -> None:
+        """Make the gain an element for a later pass."""
+        node, is_scalar = self._gain
+        if is_scalar:
+            self.out.element.append(f"{GAIN} = {ast.unparse(self.hoist(node))}")
+
+    def _amplify(self, t: Transform) -> None:
+        """Multiply the gain by that of ``t``."""
+        gain, is_scalar = self._gain
+        if callable(t.gain):
+            body = self._body(t.gain, t, {n: n for n in positional(t.gain)})
+            (value,) = body.run()
+            factor, factor_is_scalar = body.value(value)
+        else:
+            factor, factor_is_scalar = ast.Constant(float(t.gain or 0)), True
+        if is_scalar and factor_is_scalar:
+            self._gain = ast.BinOp(gain, ast.Mult(), factor), True
+            return
+        gain, factor = (
+            self.hoist(node) if scalar else node
+            for node, scalar in ((gain, is_scalar), (factor, factor_is_scalar))
+        )
+        self.out.element.append(f"{GAIN} = {ast.unparse(ast.BinOp(gain, ast.Mult(), factor))}")
+        self._gain = ast.Name(GAIN), False
+
+    def _body(
+        self, function: Callable[..., Any], t: Transform, elements: dict[str, str], kept: tuple[str, ...] = ()
+    ) -> "_Body":
+        """Return the names in force inside a function of ``t``."""
+        given = self._given[t.per_tensor] if t.per_tensor else {}
+        scalars = {n: given.get(n, n) for n in keywords(function)}
+        gain, is_scalar = self._gain
+        if GAIN in elements and is_scalar:
+            scalars[GAIN] = self.define(GAIN, gain)
+            del elements[GAIN]
+        return _Body(self, function, scalars=scalars, elements=elements, kept=kept)
 
     def _set(self, names: tuple[str, ...], values: list[ast.expr]) -> None:
         """Assign all ``values`` at once: none may see another's new value."""
@@ -138,7 +200,14 @@ class _Body:
         self._scalars, self._elements, self._kept = dict(scalars), dict(elements or {}), kept
         self._outer = {**_constants(function), **function.__globals__, "abs": abs}
 
-    def assign(self, line: Any) -> None:
+    def run(self) -> list[ast.expr]:
+        """Append the function's assignments; return the expressions it returns, in its own names."""
+        *lines, _ = source.statements(self._function)
+        for line in lines:
+            self._assign(line)
+        return source.returned(self._function)
+
+    def _assign(self, line: Any) -> None:
         """Append one assignment, to the per-tensor code if it depends on settings alone."""
         (target,) = line.targets
         if not isinstance(target, ast.Name):
@@ -149,7 +218,7 @@ class _Body:
             self._elements.pop(name, None)
             self._scalars[name] = self._lowering.define(name, node)
             return
-        if name in ("p", "g") and name not in self._kept:
+        if name in (P, G, GAIN) and name not in self._kept:
             raise self._error(line, f"{name} is not this transform's to change; use another name")
         self._scalars.pop(name, None)
         if name not in self._elements:

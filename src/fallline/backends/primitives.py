@@ -101,6 +101,17 @@ def next_chunk(typingctx, address):
     return types.int64(types.int64), codegen
 
 
+@intrinsic
+def add(typingctx, total, value):
+    """Return a float64 total plus a value, in whatever order vectorises."""
+
+    def codegen(context, builder, signature, args):
+        addend = args[1] if value == types.float64 else builder.fpext(args[1], _DOUBLE)
+        return builder.fadd(args[0], addend, flags=("reassoc",))
+
+    return types.float64(types.float64, value), codegen
+
+
 def _chooser(comparison):
     """Return an intrinsic giving ``a`` if it compares so with ``b`` or is NaN, and ``b`` otherwise."""
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor
 
-from fallline.core.plan import Plan
+from fallline.core.plan import Pass, Plan
 
 
 @dataclass
@@ -38,15 +39,19 @@ class Batch:
 class Prepared(Protocol):
     """A batch that a backend has got ready to step again and again."""
 
-    def ready(self, grads: Sequence[Tensor], settings: Sequence[Sequence[Any]]) -> bool:
+    def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
         """Take the values of ``plan.settings`` by group; tell whether the tensors are still as prepared.
 
         Nothing is changed yet: a bad setting is refused here, before any batch has stepped.
         """
         ...
 
-    def step(self, grads: Sequence[Tensor]) -> None:
-        """Update parameters and state in place."""
+    def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
+        """Run the passes up to the next reduction; return its sums, (tensors, sums), or None at the end."""
+        ...
+
+    def take(self, totals: np.ndarray) -> None:
+        """Take the totals, over tensor, group or model, of the sums that `advance` returned last."""
         ...
 
 
@@ -62,6 +67,10 @@ class Backend(Protocol):
 
     def prepare(self, batch: Batch) -> Prepared:
         """Return the batch ready to step."""
+        ...
+
+    def traffic(self, batch: Batch, one: Pass) -> tuple[int, int] | None:
+        """Return the bytes that a pass reads and writes per element, or None where that is not one number."""
         ...
 
     def source(self, batch: Batch) -> str:

@@ -1,7 +1,7 @@
 """Any sequence of transforms as an optimizer."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from dataclasses import fields, replace
 from typing import Any
 
 from fallline.core.errors import RuleError, UnknownOptionError, suggestion
@@ -87,14 +87,14 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
     return make
 
 
-@cache
-def _without_settings(rule: Callable[..., Any], target: str, slots: Any, once: Any) -> Transform:
-    return Transform(rule, target, slots, once)  # type: ignore[arg-type]
+_bare_transforms: dict[tuple[Any, ...], Transform] = {}
 
 
 def _bare(t: Transform) -> Transform:
     """Return the one transform without settings of its rule: equal chains share a plan and kernels."""
-    return _without_settings(t.rule, t.target, t.slots, t.per_tensor)
+    bare = replace(t, settings={})
+    key = tuple(getattr(bare, f.name) for f in fields(bare) if f.name != "settings")
+    return _bare_transforms.setdefault(key, bare)
 
 
 def _defaults(transforms: tuple[Transform, ...]) -> dict[str, Any]:

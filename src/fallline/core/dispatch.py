@@ -4,6 +4,7 @@ A dispatch is made at the first step and kept while nothing it was made from has
 """
 
 from collections.abc import Iterator
+from enum import Enum
 from itertools import chain
 from operator import is_
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fallline.core.backend import Backend, Batch, choose
+from fallline.core.backend import Backend, Batch, Prepared, choose
 from fallline.core.errors import RuleError
-from fallline.core.plan import Plan, plan
-from fallline.core.transform import STEP, Slot
+from fallline.core.plan import Plan, WholePass, plan
+from fallline.core.reduction import Taken, refuse_unaligned, totals, vetoed
+from fallline.core.transform import STEP, Slot, Sum
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer
 
 #: A float32 counter is exact below 2**24; a dispatch is remade, and counters checked, this often.
 STEPS_PER_DISPATCH = 2**20
+
+
+class Outcome(Enum):
+    """What came of a step: it was done, vetoed by a sum, or the dispatch does not hold any more."""
+
+    DONE, VETOED, STALE = range(3)
 
 
 class Dispatch:
@@ -31,30 +39,48 @@ class Dispatch:
         self._params = _params(optimizer)
         self._has_grad = [p.grad is not None for p in self._params]
         self.batches = _batches(optimizer, self._has_grad)
+        refuse_unaligned([batch.plan for _, batch in self.batches])
         self._prepared = [backend.prepare(batch) for backend, batch in self.batches]
-        self._readers = [_readers(optimizer, batch.plan) for _, batch in self.batches]
+        self._readers = [_readers(optimizer, batch) for _, batch in self.batches]
         self._states = list(optimizer.state.values())
         self._steps_left = STEPS_PER_DISPATCH
+        self.veto: tuple[Sum, list[int]] | None = None
 
     @staticmethod
     def of_all(optimizer: "Optimizer") -> list[tuple[Backend, Batch]]:
         """Return the batches there would be if every parameter had a gradient; no state is made."""
         return _batches(optimizer, [True] * len(_params(optimizer)), keep=False)
 
-    def step(self, optimizer: "Optimizer") -> bool:
-        """Step every batch; do nothing and return False if the dispatch does not hold any more."""
+    def step(self, optimizer: "Optimizer") -> Outcome:
+        """Step every batch; do nothing if the dispatch does not hold any more, or if a sum vetoes it."""
         grads = [p.grad for p in self._params]
         if not self._holds(optimizer, grads):
-            return False
+            return Outcome.STALE
         groups = optimizer.param_groups
         chosen = [_chosen(batch, grads) for _, batch in self.batches]
         for prepared, readers, own in zip(self._prepared, self._readers, chosen, strict=True):
-            settings = [[g[k] if i is None else g[k][i] for k, i in readers] for g in groups]
-            if not prepared.ready(own, settings):
-                return False
-        for prepared, own in zip(self._prepared, chosen, strict=True):
-            prepared.step(own)
-        return True
+            if not prepared.ready(own, {row: _read(groups[row], places) for row, places in readers}):
+                return Outcome.STALE
+        batches = [batch for _, batch in self.batches]
+        return self._run(list(zip(batches, self._prepared, chosen, strict=True)))
+
+    def _run(self, running: list[tuple[Batch, Prepared, list[Tensor]]]) -> Outcome:
+        """Advance all batches from reduction to reduction, until none is left that waits for one."""
+        turn = 0
+        while running:
+            sums = [prepared.advance(own) for _, prepared, own in running]
+            running = [one for one, taken in zip(running, sums, strict=True) if taken is not None]
+            contributions = [
+                Taken(batch, batch.plan.reductions[turn].sums, taken)
+                for (batch, *_), taken in zip(running, (x for x in sums if x is not None), strict=True)
+            ]
+            self.veto = vetoed(contributions)
+            if self.veto:
+                return Outcome.VETOED
+            for (_, prepared, _), total in zip(running, totals(contributions), strict=True):
+                prepared.take(total)
+            turn += 1
+        return Outcome.DONE
 
     def _holds(self, optimizer: "Optimizer", grads: list[Tensor | None]) -> bool:
         """Tell whether groups, parameters, gradients' presence and state dicts are those it was made for."""
@@ -77,14 +103,24 @@ def _chosen(batch: Batch, grads: list[Any]) -> list[Tensor]:
     return grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
 
 
-def _readers(optimizer: "Optimizer", rule: Plan) -> list[tuple[str, int | None]]:
-    known = {name: place for h in optimizer.hyperparameters for name, place in h.readers.items()}
-    missing = [name for name in rule.settings if name not in known]
-    if missing:
-        raise RuleError(
-            f"a rule of {type(optimizer).__name__} reads {missing[0]!r}, which is none of its hyperparameters"
-        )
-    return [known[name] for name in rule.settings]
+def _readers(optimizer: "Optimizer", batch: Batch) -> list[tuple[int, list[tuple[str, int | None]]]]:
+    """Return, for each group in the batch, where the settings of its plan lie in the group."""
+    readers = []
+    for row in sorted(set(batch.rows)):
+        records = optimizer.hyperparameters_of(optimizer.param_groups[row])
+        known = {name: place for h in records for name, place in h.readers.items()}
+        for name in batch.plan.settings:
+            if name not in known:
+                raise RuleError(
+                    f"a rule of {type(optimizer).__name__} reads {name!r}, "
+                    f"which is none of its hyperparameters"
+                )
+        readers.append((row, [known[name] for name in batch.plan.settings]))
+    return readers
+
+
+def _read(group: dict[str, Any], places: list[tuple[str, int | None]]) -> list[Any]:
+    return [group[key] if i is None else group[key][i] for key, i in places]
 
 
 def _params(optimizer: "Optimizer") -> list[Tensor]:
@@ -110,8 +146,10 @@ def _batches(optimizer: "Optimizer", has_grad: list[bool], keep: bool = True) ->
     stepped = list(_stepped(optimizer, has_grad))
     for row, _, p in stepped:
         group = optimizer.param_groups[row]
+        rule = plan(optimizer.transforms(group))
         _refuse(optimizer, group, p)
-        _refuse_mismatch(plan(optimizer.transforms(group)), optimizer.state.get(p, {}), p)
+        _refuse_beyond_elements(rule, group, p)
+        _refuse_mismatch(rule, optimizer.state.get(p, {}), p)
     batches: dict[Any, tuple[Backend, Batch]] = {}
     for row, index, p in stepped:
         group = optimizer.param_groups[row]
@@ -155,6 +193,17 @@ def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
         raise AssertionError(
             f"If capturable=True, params and state_steps must be on supported devices: "
             f"['cuda', 'xpu', 'hpu', 'privateuseone', 'xla']; {name} got cpu, so leave capturable=False"
+        )
+
+
+def _refuse_beyond_elements(rule: Plan, group: dict[str, Any], p: Tensor) -> None:
+    """Refuse what only elementwise rules can do."""
+    whole = next((one.transform.name for one in rule.passes if isinstance(one, WholePass)), None)
+    if whole and p.is_complex():
+        raise RuntimeError(f"{whole} cannot take a parameter of {p.dtype}; it works on whole real tensors")
+    if rule.sums and group.get("differentiable"):
+        raise RuntimeError(
+            f"differentiable=True does not go through {rule.sums[0].name}, a sum; use fallline.functional"
         )
 
 

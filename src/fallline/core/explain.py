@@ -5,6 +5,8 @@ from typing import Any
 from fallline.core.backend import Batch, choose
 from fallline.core.dispatch import Dispatch
 from fallline.core.optimizer import Optimizer
+from fallline.core.plan import Pass, WholePass, descend
+from fallline.core.transform import Transform
 
 
 def explain(optimizer: Optimizer) -> str:
@@ -19,7 +21,8 @@ def explain(optimizer: Optimizer) -> str:
         SGD: 1 batch of parameters
           1 tensor, 8 elements, torch.float32, backend cpu
             pass 1, elementwise: scale_by_learning_rate
-              reads 8, writes 4 bytes per element; keeps 0 bytes of state per element
+              reads 8, writes 4 bytes per element
+            keeps 0 bytes of state per element
     """
     return "\n".join(line for part in _parts(optimizer) for line in _lines(part))
 
@@ -59,16 +62,23 @@ def _describe(group: dict[str, Any], batch: Batch) -> list[str]:
     tensors = f"{len(batch.params)} tensor{'s' if len(batch.params) > 1 else ''}"
     lines = [f"  {tensors}, {elements:,} elements, {p.dtype}, backend {backend.name}"]
     lines += [f"    not {reason}" for reason in reasons]
-    for i, each in enumerate(batch.plan.passes, 1):
-        names = ", ".join(t.name for t in each.transforms)
-        if not backend.fuses:
-            lines.append(f"    torch operations, one tensor after the other: {names}")
-            continue
-        state = sum(batch.states[0][slot.name].element_size() for slot in each.slots)
-        grad = (p if p.grad is None else p.grad).element_size() if batch.plan.uses_grad else 0
-        lines.append(f"    pass {i}, elementwise: {names}")
-        lines.append(
-            f"      reads {p.element_size() + grad + state}, writes {p.element_size() + state} bytes per "
-            f"element; keeps {state} bytes of state per element"
-        )
-    return lines
+    if not backend.fuses:
+        names = ", ".join(_names(batch.plan.transforms))
+        return [*lines, f"    torch operations, one tensor after the other: {names}"]
+    for i, one in enumerate(batch.plan.passes, 1):
+        lines.append(f"    pass {i}, {_kind(one)}: {', '.join(_names(one.transforms)) or 'the gradient'}")
+        moved = backend.traffic(batch, one)
+        lines += [f"      reads {moved[0]}, writes {moved[1]} bytes per element"] if moved else []
+    state = sum(batch.states[0][slot.name].element_size() for slot in batch.plan.slots)
+    return [*lines, f"    keeps {state} bytes of state per element"]
+
+
+def _names(transforms: tuple[Transform, ...]) -> list[str]:
+    return [t.name for t in transforms if t is not descend]
+
+
+def _kind(one: Pass) -> str:
+    if isinstance(one, WholePass):
+        return "torch operations on whole tensors"
+    sums = ", ".join(f"{each.name} over the {each.over}" for each in one.sums)
+    return f"sums {sums} of" if sums else "elementwise"

@@ -9,7 +9,7 @@ from torch.autograd import profiler
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from fallline.core import checkpoint
-from fallline.core.dispatch import Dispatch
+from fallline.core.dispatch import Dispatch, Outcome
 from fallline.core.errors import UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.transform import Transform, transform
@@ -103,8 +103,22 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(key, value)
         checkpoint.tensors_from_numbers(self)
 
+    def _advance(self) -> Outcome:
+        """Step every batch, with a new dispatch if the present one does not hold."""
+        outcome = self._dispatch.step(self) if self._dispatch else Outcome.STALE
+        if outcome is Outcome.STALE:
+            self._dispatch = Dispatch(self)
+            outcome = self._dispatch.step(self)
+        if outcome is Outcome.STALE:
+            raise RuntimeError("parameters or state changed during the step; use one thread per optimizer")
+        return outcome
+
+    def hyperparameters_of(self, group: Mapping[str, Any]) -> tuple[Hyperparameter, ...]:
+        """Return the records of the settings that a group's rules read."""
+        return self.hyperparameters
+
     def _check(self, group: Mapping[str, Any]) -> None:
-        for h in self.hyperparameters:
+        for h in self.hyperparameters_of(group):
             if h.name in group:
                 h.check(group[h.name])
         self.check_together({**self.defaults, **group})
@@ -129,10 +143,7 @@ def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
-    if optimizer._dispatch is None or not optimizer._dispatch.step(optimizer):
-        optimizer._dispatch = Dispatch(optimizer)
-        if not optimizer._dispatch.step(optimizer):
-            raise RuntimeError("parameters or state changed during the step; use one thread per optimizer")
+    optimizer._advance()
     return loss
 
 

@@ -1,86 +1,223 @@
 """The planner: from a chain of transforms to the fewest passes over memory."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from fallline.core.errors import RuleError
-from fallline.core.transform import FRESH, STEP, PerTensor, Slot, Transform
+from fallline.core.transform import (
+    FRESH,
+    GAIN,
+    STEP,
+    G,
+    P,
+    PerTensor,
+    Slot,
+    Sum,
+    Transform,
+    keywords,
+    transform,
+)
+
+
+@transform()
+def descend(p, g):
+    """Take the step: subtract the update from the parameter."""
+    return p - g
 
 
 @dataclass(frozen=True)
 class ElementPass:
-    """Neighbouring elementwise transforms, executed in one pass over memory."""
+    """Neighbouring elementwise transforms, executed in one pass over memory.
+
+    With ``sums`` it is a reduction: it writes nothing but those sums, each taken before the transform that
+    its number in ``places`` counts to. ``takes`` and ``leaves`` name the values, ``g`` and ``gain``, that an
+    earlier pass has left for this one, and that this one leaves for a later one. ``onces`` are the per-tensor
+    functions that it evaluates; their state is kept by the ``last`` pass only.
+    """
 
     transforms: tuple[Transform, ...]
+    sums: tuple[Sum, ...] = ()
+    places: tuple[int, ...] = ()
+    takes: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+    onces: tuple[PerTensor, ...] = ()
+    last: bool = False
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """State with one value per element, in order."""
         return tuple(slot for t in self.transforms for slot in t.slots)
 
-    @cached_property
-    def stages(self) -> tuple[tuple[Transform, ...], tuple[Transform, ...]]:
-        """The transforms of the update, and those of the parameter; the step lies between them."""
-        update = tuple(t for t in self.transforms if t.target == "g")
-        return update, tuple(t for t in self.transforms if t.target == "p")
 
-    @cached_property
-    def onces(self) -> tuple[PerTensor, ...]:
-        """The per-tensor functions, each once however many transforms use it."""
-        return tuple(dict.fromkeys(t.per_tensor for t in self.transforms if t.per_tensor))
+@dataclass(frozen=True)
+class WholePass:
+    """One transform of whole tensors, executed in torch operations; ``takes`` as in `ElementPass`."""
+
+    transform: Transform
+    takes: tuple[str, ...] = ()
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """The transform alone."""
+        return (self.transform,)
+
+
+Pass = ElementPass | WholePass
 
 
 @dataclass(frozen=True)
 class Plan:
     """The passes of one update rule, and the state and settings that they need."""
 
-    passes: tuple[ElementPass, ...]
+    transforms: tuple[Transform, ...]
+    passes: tuple[Pass, ...]
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """State with one value per element."""
-        return tuple(slot for each in self.passes for slot in each.slots)
+        return tuple(slot for t in self.transforms for slot in t.slots)
+
+    @cached_property
+    def onces(self) -> tuple[PerTensor, ...]:
+        """The per-tensor functions, each once however many transforms use it."""
+        return onces(self.transforms)
 
     @cached_property
     def scalar_slots(self) -> tuple[Slot, ...]:
         """State with one value per tensor, the step counter first where anything reads it."""
-        own = tuple(slot for each in self.passes for once in each.onces for slot in once.slots)
+        own = tuple(slot for once in self.onces for slot in once.slots)
         return ((Slot(STEP),) if self.counts_steps else ()) + own
+
+    @cached_property
+    def sums(self) -> tuple[Sum, ...]:
+        """Every sum, in the order in which they are taken."""
+        return tuple(each for one in self.reductions for each in one.sums)
+
+    @cached_property
+    def reductions(self) -> tuple[ElementPass, ...]:
+        """The passes that take sums."""
+        return tuple(one for one in self.passes if isinstance(one, ElementPass) and one.sums)
+
+    @cached_property
+    def left(self) -> tuple[str, ...]:
+        """The values that some pass takes from an earlier one, each of which needs room of its own."""
+        taken = {n for one in self.passes for n in one.takes}
+        return tuple(n for n in (G, GAIN) if n in taken)
 
     @cached_property
     def counts_steps(self) -> bool:
         """Whether any formula reads the number of the step."""
-        return STEP in self._reads
+        return any(STEP in keywords(f) for t in self.transforms for f in t.functions)
 
     @cached_property
     def settings(self) -> tuple[str, ...]:
         """The hyperparameters read from the parameter group, in order of first use."""
-        names = (n for each in self.passes for t in each.transforms for n in t.settings_read)
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(n for t in self.transforms for n in t.settings_read))
 
     @cached_property
     def uses_grad(self) -> bool:
-        """Whether there is an update to subtract; a chain of parameter transforms alone has none."""
-        return any(each.stages[0] for each in self.passes)
-
-    @cached_property
-    def _reads(self) -> set[str]:
-        transforms = [t for each in self.passes for t in each.transforms]
-        return {n for t in transforms for n in (*t.reads, *(t.per_tensor.reads if t.per_tensor else ()))}
+        """Whether anything looks at the gradient; transforms of the parameter alone do not."""
+        inputs = {n for t in self.transforms for n in t.inputs}
+        return G in inputs or any(G in each.inputs for t in self.transforms for each in t.sums)
 
 
 @cache
 def plan(transforms: tuple[Transform, ...]) -> Plan:
-    """Return the plan of a chain: everything elementwise is one pass.
+    """Return the plan of a chain: neighbours that are elementwise are one pass, sums are taken in the fewest.
 
-    Raises RuleError when two transforms keep state under one name, or when one that changes the update
-    follows one that changes the parameter.
+    Raises RuleError when two transforms keep state under one name, when one that changes the update follows
+    one that changes the parameter, or when one asks for the gain of another that does not tell it.
     """
     _refuse_bound_settings(transforms)
     _refuse_freshness_without_state(transforms)
     _refuse_shared_names(transforms)
     _refuse_updates_after_the_step(transforms)
-    return Plan((ElementPass(transforms),))
+    _refuse_unknown_gain(transforms)
+    _refuse_uncounted_steps(transforms)
+    update = tuple(t for t in transforms if t.target == G)
+    after = tuple(t for t in transforms if t.target == P)
+    whole = (*update, descend, *after) if update else after
+    return Plan(whole, _keeping_scalars(_carrying(tuple(_passes(whole)), whole), onces(whole)))
+
+
+def onces(transforms: tuple[Transform, ...]) -> tuple[PerTensor, ...]:
+    """Return the per-tensor functions of ``transforms``, each once however many use it."""
+    return tuple(dict.fromkeys(t.per_tensor for t in transforms if t.per_tensor))
+
+
+def _passes(transforms: tuple[Transform, ...]) -> Iterator[Pass]:
+    """Yield the passes: each run of elementwise transforms after the reductions that it waits for."""
+    run: list[Transform] = []
+    for t in transforms:
+        if t.whole:
+            yield from _element_passes(tuple(run))
+            yield WholePass(t)
+            run = []
+        else:
+            run.append(t)
+    yield from _element_passes(tuple(run))
+
+
+def _element_passes(run: tuple[Transform, ...]) -> Iterator[ElementPass]:
+    """Yield the reductions of a run, merged where none waits for another, then the run itself."""
+    sums: list[Sum] = []
+    places: list[int] = []
+    for place, t in enumerate(run):
+        awaited = {each.name for each in sums} & {
+            n for earlier in run[:place] for n in _numbers_read(earlier)
+        }
+        if t.sums and awaited:
+            yield ElementPass(run[: places[-1]], tuple(sums), tuple(places))
+            sums, places = [], []
+        sums += t.sums
+        places += [place] * len(t.sums)
+    if sums:
+        yield ElementPass(run[: places[-1]], tuple(sums), tuple(places))
+    if run:
+        yield ElementPass(run)
+
+
+def _numbers_read(t: Transform) -> set[str]:
+    """Return every name that the transform's functions read as a setting or number."""
+    return {n for f in t.functions for n in keywords(f)}
+
+
+def _carrying(passes: tuple[Pass, ...], transforms: tuple[Transform, ...]) -> tuple[Pass, ...]:
+    """Let each element pass take and leave the update and the gain where a later pass still reads them."""
+    done, position = [], 0
+    carried: tuple[str, ...] = ()
+    for one in passes:
+        if isinstance(one, ElementPass) and one.sums:
+            done.append(replace(one, takes=carried))
+            continue
+        position += len(one.transforms)
+        left = _awaited(transforms, position)
+        one = replace(one, takes=carried)
+        done.append(replace(one, leaves=left) if isinstance(one, ElementPass) else one)
+        carried = left
+    return tuple(done)
+
+
+def _awaited(transforms: tuple[Transform, ...], position: int) -> tuple[str, ...]:
+    """Return which of ``g`` and ``gain`` the transforms from ``position`` on look at."""
+    earlier, later = transforms[:position], transforms[position:]
+    names = {n for t in later for n in (*t.inputs, *(i for each in t.sums for i in each.inputs))}
+    gained = any(not t.whole for t in earlier)
+    return tuple(n for n in (G, GAIN) if n in names and (n == G or gained))
+
+
+def _keeping_scalars(passes: tuple[Pass, ...], every: tuple[PerTensor, ...]) -> tuple[Pass, ...]:
+    """Let each element pass evaluate the per-tensor functions it needs, and the last one keep all state."""
+    writers = [i for i, one in enumerate(passes) if isinstance(one, ElementPass) and not one.sums]
+    return tuple(
+        one
+        if isinstance(one, WholePass)
+        else replace(one, onces=every, last=True)
+        if i == writers[-1]
+        else replace(one, onces=onces(one.transforms))
+        for i, one in enumerate(passes)
+    )
 
 
 def _refuse_shared_names(transforms: tuple[Transform, ...]) -> None:
@@ -120,3 +257,19 @@ def _refuse_updates_after_the_step(transforms: tuple[Transform, ...]) -> None:
             stepped = t.name
         elif stepped:
             raise RuleError(f"{t.name} changes the update and must come before {stepped}, which follows it")
+
+
+def _refuse_unknown_gain(transforms: tuple[Transform, ...]) -> None:
+    reader = next((t for t in transforms if GAIN in t.inputs), None)
+    for t in transforms:
+        if reader and t.target == G and (t.gain is None or (t.whole and t.gain != 1)):
+            raise RuleError(
+                f"{reader.name} needs to know how far a step goes, and {t.name} does not tell; declare "
+                f"transform(gain=...) of {t.name}, or use an optimizer whose transforms do"
+            )
+
+
+def _refuse_uncounted_steps(transforms: tuple[Transform, ...]) -> None:
+    for t in transforms:
+        if STEP in t.reads and all(other.whole and other.target == P for other in transforms):
+            raise RuleError(f"{t.name} reads {STEP!r}, and no elementwise transform counts the steps")

@@ -13,9 +13,13 @@ from fallline.core import source
 from fallline.core.errors import RuleError, UnknownOptionError, suggestion
 from fallline.core.scalar import FUNCTIONS
 
-#: What a rule may read without declaring it: the gradient or update so far, the parameter, the number of
-#: this step (from 1), and whether the tensor's state is new at this step (1 or 0).
-STEP, FRESH = "step", "fresh"
+#: What a rule may read as a setting without declaring it: the number of this step (from 1), whether the
+#: tensor's state is new at this step (1 or 0), and, on whole tensors only, its place among all parameters.
+STEP, FRESH, PLACE = "step", "fresh", "place"
+
+#: What an element of a rule may be besides a slot: the gradient or update so far, the parameter, and the
+#: gain: how far the parameter goes per unit of a gradient that stays the same.
+G, P, GAIN = "g", "p", "gain"
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,35 @@ class PerTensor:
     @property
     def reads(self) -> tuple[str, ...]:
         """The settings it needs."""
-        return _keywords(self.function)
+        return keywords(self.function)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A number about many elements: the sum of ``function`` over a tensor, a parameter group or the model.
+
+    It is taken where its transform stands in the chain. A step whose sum is not zero does not happen at all
+    if the sum ``vetoes`` it.
+    """
+
+    function: Callable[..., Any]
+    over: Literal["tensor", "group", "model"]
+    vetoes: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name by which rules and per-tensor functions read it."""
+        return self.function.__name__
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The elements it looks at: ``g``, ``p`` and slots of its transform."""
+        return positional(self.function)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The settings it needs."""
+        return keywords(self.function)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +84,18 @@ class Transform:
     """One step of an update rule: ``rule(g, [p], *slots, *, settings)``, or ``rule(p, ...)`` after the step.
 
     ``target`` is what the rule returns first: ``"g"``, the update so far, or ``"p"``, the parameter itself.
+    ``gain`` tells by how much it multiplies a gradient that stays the same: a number, a function of slots
+    and settings, or None where there is no such number. The rule of a ``whole`` transform is not a scalar
+    formula: it maps stacks of whole tensors, of shape (count, \\*shape), with torch operations.
     """
 
     rule: Callable[..., Any]
     target: Literal["g", "p"]
     slots: tuple[Slot, ...] = ()
     per_tensor: PerTensor | None = None
+    sums: tuple[Sum, ...] = ()
+    gain: float | Callable[..., Any] | None = None
+    whole: bool = False
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -67,14 +105,20 @@ class Transform:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The rule's positional arguments: ``g``, ``p`` and slot names."""
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return tuple(n for n, p in inspect.signature(self.rule).parameters.items() if p.kind in kinds)
+        """The rule's positional arguments: ``g``, ``p``, ``gain`` and slot names."""
+        return positional(self.rule)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The settings and per-tensor numbers the rule needs."""
-        return _keywords(self.rule)
+        """The settings, per-tensor numbers and sums the rule needs."""
+        return keywords(self.rule)
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """Every function it consists of, the rule first."""
+        once = (self.per_tensor.function,) if self.per_tensor else ()
+        gain = (self.gain,) if callable(self.gain) else ()
+        return self.rule, *once, *(each.function for each in self.sums), *gain
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -110,16 +154,16 @@ class Transform:
     @property
     def defaults(self) -> dict[str, Any]:
         """The settings given by a call or by the rule's signature."""
-        functions = [self.rule, *([self.per_tensor.function] if self.per_tensor else [])]
-        written = {n: d for f in functions for n, d in (f.__kwdefaults__ or {}).items()}
+        written = {n: d for f in self.functions for n, d in (f.__kwdefaults__ or {}).items()}
         return {n: v for n, v in {**written, **self.settings}.items() if n in self.settings_read}
 
     @property
     def settings_read(self) -> tuple[str, ...]:
         """The hyperparameters that must come from the parameter group."""
         once = self.per_tensor
-        names = (once.reads if once else ()) + self.reads
-        given = {STEP, FRESH} | (set(_given(once)) if once else set())
+        first = (once.function,) if once else ()
+        names = [n for f in dict.fromkeys((*first, *self.functions)) for n in keywords(f)]
+        given = {STEP, FRESH, PLACE} | {each.name for each in self.sums} | set(_given(once) if once else ())
         return tuple(dict.fromkeys(n for n in names if n not in given))
 
 
@@ -132,10 +176,28 @@ def per_tensor(**slots: float | str) -> Callable[[Callable[..., dict[str, Any]]]
     return declare
 
 
+def summed(
+    *, over: Literal["tensor", "group", "model"], vetoes: bool = False
+) -> Callable[[Callable[..., Any]], Sum]:
+    """Declare a scalar function of elements to be summed over each tensor, parameter group or the model.
+
+    Example:
+        >>> @summed(over="model")
+        ... def square_sum(g):
+        ...     return g * g
+    """
+    return lambda function: Sum(function, over, vetoes)
+
+
 def transform(
-    *, slots: tuple[str | Slot, ...] = (), per_tensor: PerTensor | None = None
+    *,
+    slots: tuple[str | Slot, ...] = (),
+    per_tensor: PerTensor | None = None,
+    sums: tuple[Sum, ...] = (),
+    gain: float | Callable[..., Any] | None = None,
+    whole: bool = False,
 ) -> Callable[[Callable[..., Any]], Transform]:
-    """Declare a scalar function to be a transform.
+    """Declare a scalar function, or with ``whole`` a function of whole tensors, to be a transform.
 
     The function's first argument says what it changes: ``g``, the update so far, or ``p``, the parameter
     after the step. It must return that value, followed by its slots in the order of ``slots``.
@@ -150,9 +212,9 @@ def transform(
 
     def declare(rule: Callable[..., Any]) -> Transform:
         first = next(iter(inspect.signature(rule).parameters), None)
-        if first not in ("g", "p"):
+        if first not in (G, P):
             raise RuleError(f"{rule.__name__}: the first argument must be g (update) or p (parameter)")
-        made = Transform(rule, first, declared, per_tensor)
+        made = Transform(rule, first, declared, per_tensor, sums, gain, whole)
         _check(made)
         return made
 
@@ -166,19 +228,28 @@ def _find(module: str, name: str, settings: dict[str, Any]) -> Transform:
 
 def _check(made: Transform) -> None:
     names = {slot.name for slot in made.slots}
-    stray = set(made.inputs) - names - {"g", "p"}
+    stray = set(made.inputs) - names - ({G, P} if made.target == G else {G, P, GAIN})
     missing = names - set(made.inputs)
     reserved = {n for n in (*made.inputs, *made.reads) if n in FUNCTIONS or n.startswith("_")}
     if reserved:
         raise RuleError(f"{made.name}: {sorted(reserved)} are names of generated code; use others")
+    if made.whole and (made.per_tensor or made.sums or callable(made.gain)):
+        raise RuleError(f"{made.name}: a whole-tensor rule computes its numbers itself, in torch operations")
     if stray or missing:
         raise RuleError(
-            f"{made.name}: positional arguments must be g, p and the declared slots; "
+            f"{made.name}: positional arguments must be g, p, the declared slots and, after p, gain; "
             f"not declared: {sorted(stray)}, not in the signature: {sorted(missing)}"
         )
 
 
-def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
+def positional(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the arguments that may be given by position."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(n for n, p in inspect.signature(function).parameters.items() if p.kind in kinds)
+
+
+def keywords(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the arguments that must be given by name."""
     parameters = inspect.signature(function).parameters.values()
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 

@@ -6,7 +6,7 @@ from typing import Any
 from fallline.backends.eager import evaluate
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
-from fallline.core.transform import FRESH, STEP, Slot
+from fallline.core.transform import FRESH, GAIN, STEP, Slot
 
 
 def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> list[float]:
@@ -33,8 +33,11 @@ def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> li
     course = []
     for t, g in enumerate(grads, 1):
         now = {**settings, STEP: float(t), FRESH: float(t == 1)}
+        values["g"] = float(g)
         for each in rule.passes:
-            values = evaluate(each, {**values, "g": float(g)}, now)
+            values = evaluate(each, values, now)
+            now |= {one.name: values.pop(one.name) for one in getattr(each, "sums", ())}
+        values.pop(GAIN)
         course.append(values["p"])
     return course
 

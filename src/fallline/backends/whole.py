@@ -1,0 +1,52 @@
+"""Transforms of whole tensors: torch operations on stacks of tensors of one shape."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fallline.core.transform import PLACE, Transform
+
+#: Tensors of more elements than this are worked on alone: stacking would copy more than it saves.
+STACKED = 1 << 16
+
+
+@dataclass
+class Member:
+    """One tensor of a batch, as a whole transform sees it: its operands by name, and its settings."""
+
+    operands: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def apply(t: Transform, members: Sequence[Member]) -> list[tuple[Tensor, ...]]:
+    """Return what the rule makes of each member's operands: its target, then its slots."""
+    results: list[tuple[Tensor, ...]] = [()] * len(members)
+    for places in _stacks(t, members):
+        settings = members[places[0]].settings
+        stacks = [_stack([members[i].operands[n] for i in places]) for n in t.inputs]
+        out = t.rule(*stacks, **{n: settings[n] for n in t.reads})
+        columns = [x.unbind() for x in (out if isinstance(out, tuple) else (out,))]
+        for i, values in zip(places, zip(*columns, strict=True), strict=True):
+            results[i] = values
+    return results
+
+
+def _stacks(t: Transform, members: Sequence[Member]) -> list[list[int]]:
+    """Return which members are worked on together: small ones of equal shape, layout and settings."""
+    stacks: dict[Any, list[int]] = defaultdict(list)
+    for i, member in enumerate(members):
+        x = member.operands[t.target]
+        alone = x.numel() > STACKED or PLACE in t.reads
+        settings = tuple(member.settings[n] for n in t.reads)
+        stacks[i if alone else (x.shape, x.dtype, x.device, settings)].append(i)
+    return list(stacks.values())
+
+
+def _stack(tensors: list[Any]) -> Any:
+    if not isinstance(tensors[0], Tensor):
+        return tensors[0]
+    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
