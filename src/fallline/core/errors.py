@@ -20,6 +20,14 @@ class RuleError(FalllineError, TypeError):
     """An update rule is not a straight-line function of scalars."""
 
 
+class CheckpointMismatch(FalllineError, ValueError):  # noqa: N818 (what is wrong, as ScheduleEnded is)
+    """A state dict does not fit the optimizer that was to load it."""
+
+
+class CorruptCheckpoint(FalllineError, ValueError):  # noqa: N818 (what is wrong, as ScheduleEnded is)
+    """A checkpoint file is not whole: cut short, changed after it was written, or not such a file at all."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, or the list of all of them."""
     known = sorted(known)

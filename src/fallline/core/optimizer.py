@@ -90,9 +90,25 @@ class Optimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         self._dispatch = None
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state made by `state_dict` of this class or of torch's; dtypes are kept exactly."""
-        checkpoint.load(self, state_dict, super().load_state_dict)
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
+        """Load a state made by `state_dict` of this class or of torch's; dtypes are kept exactly.
+
+        Parameters are matched by name where both sides know names (an optimizer made from ``(name, tensor)``
+        pairs does), whatever their order and groups; by position otherwise. A group takes the settings of
+        the saved group that its parameters were in.
+
+        Args:
+            state_dict: what `state_dict` returned.
+            strict: refuse a state dict that does not fit in every respect; otherwise load what fits, leave
+                the rest as it is, and warn.
+
+        Raises:
+            CheckpointMismatch: it does not fit; all mismatches are named, and nothing was changed.
+            TypeError: not a dict.
+
+        Differs from torch's, which matches by position alone and looks at the number of parameters alone.
+        """
+        checkpoint.load(self, state_dict, super().load_state_dict, strict)
         self._dispatch = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
