@@ -1,6 +1,5 @@
 """Lookahead: slow weights that follow the fast ones of any optimizer."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,12 +7,12 @@ import torch
 
 from fallline.core.dispatch import make_state
 from fallline.core.hyperparameter import Hyperparameter, Range
-from fallline.core.optimizer import Optimizer
 from fallline.core.plan import plan
 from fallline.core.registry import Entry, register
 from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.adam import Adam
 from fallline.optimizers.settings import space
+from fallline.wrappers.wrapper import Companion, Wrapper
 
 
 @transform(slots=(Slot("slow", "p"),))
@@ -23,7 +22,7 @@ def pull_to_slow(p, slow, *, alpha):
     return slow, slow
 
 
-class SlowWeights(Optimizer):
+class SlowWeights(Companion):
     """The second half of Lookahead: one step moves slow and fast weights together; needs no gradient."""
 
     hyperparameters = (
@@ -32,17 +31,16 @@ class SlowWeights(Optimizer):
             search=Range(0.2, 0.9, "linear"),
         ),
     )  # fmt: skip
-    added_later = {}
 
-    def __init__(self, params: Any, alpha: float):
-        super().__init__(params, {"alpha": alpha})
-        self.remember()
+    def __init__(self, optimizer: torch.optim.Optimizer, alpha: float):
+        super().__init__(optimizer, {"alpha": alpha})
 
-    def remember(self) -> None:
-        """Take the parameters as they are for slow weights, where there are none yet."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                make_state(self.state[p], plan(self.transforms(group)), group, p)
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, and take its parameters as they are for slow weights."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for p in group["params"]:
+            make_state(self.state[p], plan(self.transforms(group)), group, p)
 
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
@@ -50,7 +48,7 @@ class SlowWeights(Optimizer):
         return (pull_to_slow,)
 
 
-class Lookahead(torch.optim.Optimizer):
+class Lookahead(Wrapper):
     r"""Lookahead: every ``k`` steps, slow weights follow those of any optimizer, which restarts from them.
 
     .. math::
@@ -81,91 +79,27 @@ class Lookahead(torch.optim.Optimizer):
     Source: Zhang et al. 2019, https://arxiv.org/abs/1907.08610. torch has no such optimizer.
     """
 
+    owned = ("slow", "steps")
+
     def __init__(self, optimizer: torch.optim.Optimizer, k: int = 5, alpha: float = 0.5):
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"Lookahead goes around an optimizer, got {type(optimizer).__name__}")
         if not isinstance(k, int) or k < 1:
             raise ValueError(f"Invalid k value: {k}; k must be a whole number of at least 1")
-        self.optimizer, self.k, self.steps = optimizer, k, 0
-        super().__setstate__({})  # torch's hooks, without parameters of this object's own
-        self.slow = SlowWeights([{"params": g["params"]} for g in optimizer.param_groups], alpha)
+        super().__init__(optimizer)
+        self.k, self.steps = k, 0
+        self.slow = SlowWeights(optimizer, alpha)
 
     @property
-    def parts(self) -> tuple[torch.optim.Optimizer, ...]:
-        """Both halves, for `explain` and `show_kernel`."""
-        return self.optimizer, self.slow
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The inner optimizer's defaults."""
-        return self.optimizer.defaults
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The inner optimizer's parameter groups."""
-        return self.optimizer.param_groups
-
-    @property
-    def state(self) -> defaultdict[torch.Tensor, Any]:  # type: ignore[override]
-        """The slow weights, by parameter."""
-        return self.slow.state
+    def alpha(self) -> float:
+        """The share of the way that the slow weights follow."""
+        return self.slow.param_groups[0]["alpha"]
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step the inner optimizer, and every ``k`` steps synchronise; return the loss of ``closure``."""
         loss = self.optimizer.step(closure)
-        self.steps += 1
-        if self.steps % self.k == 0:
+        self.steps += self.stepped
+        if self.stepped and self.steps % self.k == 0:
             self.slow.step()
         return loss
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Reset the gradients of all parameters."""
-        self.optimizer.zero_grad(set_to_none)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group to the inner optimizer, with slow weights of its own."""
-        self.optimizer.add_param_group(param_group)
-        self.slow.add_param_group({"params": self.optimizer.param_groups[-1]["params"]})
-        self.slow.remember()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of both halves: ``optimizer``, ``slow`` and ``steps``."""
-        for before in self._optimizer_state_dict_pre_hooks.values():
-            before(self)
-        state = {
-            "optimizer": self.optimizer.state_dict(),
-            "slow": self.slow.state_dict(),
-            "steps": self.steps,
-        }
-        for after in self._optimizer_state_dict_post_hooks.values():
-            state = after(self, state) or state
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned."""
-        state = dict(state_dict)
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            state = before(self, state) or state
-        missing = {"optimizer", "slow", "steps"} - set(state)
-        if missing:
-            raise ValueError(
-                f"not a state of Lookahead: {sorted(missing)} missing; load it in the inner optimizer"
-            )
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.slow.load_state_dict(state["slow"])
-        self.steps = state["steps"]
-        for after in self._optimizer_load_state_dict_post_hooks.values():
-            after(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer, "k": self.k, "steps": self.steps, "slow": self.slow}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        super().__setstate__({})
-
-    def __repr__(self) -> str:
-        return f"Lookahead(k={self.k}, alpha={self.slow.param_groups[0]['alpha']}, {self.optimizer!r})"
 
 
 def _lookahead_adam(params: Any, lr: float, k: int = 5, alpha: float = 0.5) -> Lookahead:

@@ -1,0 +1,217 @@
+"""The base of every wrapper: an optimizer around another, which keeps its parameters and its state."""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+
+from fallline.core.optimizer import Optimizer
+
+#: What torch's schedulers and scalers set on an optimizer; it belongs to this one and to no copy.
+SET_FROM_OUTSIDE = {"step", "grad_scale", "found_inf"}
+
+
+class Companion(Optimizer):
+    """The fused half of a wrapper: a rule of its own, and its state beside each parameter."""
+
+    added_later = {}
+
+    def __init__(self, optimizer: torch.optim.Optimizer, defaults: dict[str, Any]):
+        super().__init__([{"params": group["params"]} for group in optimizer.param_groups], defaults)
+
+
+class Wrapper(torch.optim.Optimizer):
+    """An optimizer around any other; a subclass has a `step`, and state of its own.
+
+    Parameter groups, defaults and gradients are those of ``optimizer``: schedulers and gradient scalers
+    work on either. Each argument of the constructor can be read under its name.
+    """
+
+    #: The attributes that are this wrapper's own state: each a `Companion` or a plain value.
+    owned: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"{type(self).__name__} goes around an optimizer, got {type(optimizer).__name__}")
+        self.optimizer = optimizer
+        super().__setstate__({})  # torch's hooks, without parameters of this object's own
+
+    @property
+    def parts(self) -> tuple[torch.optim.Optimizer, ...]:
+        """The inner optimizer and this wrapper's companions, for `explain` and `show_kernel`."""
+        own = (getattr(self, name) for name in self.owned)
+        return self.optimizer, *(value for value in own if isinstance(value, torch.optim.Optimizer))
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The inner optimizer's defaults."""
+        return self.optimizer.defaults
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The inner optimizer's parameter groups."""
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> defaultdict[torch.Tensor, Any]:  # type: ignore[override]
+        """This wrapper's own state by parameter, or the inner optimizer's if it keeps none."""
+        return self.parts[-1].state
+
+    @property
+    def params(self) -> list[torch.Tensor]:
+        """All parameters, in the order of their groups."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the last call of `step` moved the parameters; an `Accumulate` inside often does not."""
+        return getattr(self.optimizer, "stepped", True)
+
+    @property
+    def must_call_closure(self) -> bool:
+        """Whether `step` evaluates the loss itself and so needs a closure."""
+        return must_call_closure(self.optimizer)
+
+    @property
+    def releases_gradients(self) -> bool:
+        """Whether the gradients are used up within backward, and `step` finds none."""
+        return getattr(self.optimizer, "releases_gradients", False)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients of all parameters."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group to the inner optimizer, with state of this wrapper's own."""
+        self.optimizer.add_param_group(param_group)
+        for part in self.parts[1:]:
+            part.add_param_group({"params": self.param_groups[-1]["params"]})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the inner optimizer's state under ``optimizer``, and this wrapper's own by name."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state = {name: _saved(getattr(self, name)) for name in ("optimizer", *self.owned)}
+        for after in self._optimizer_state_dict_post_hooks.values():
+            state = after(self, state) or state
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned; when that fails, nothing has changed.
+
+        Raises ValueError when it is the state of another optimizer or wrapper.
+        """
+        state = dict(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state = before(self, state) or state
+        self._refuse_foreign(state)
+        with _unchanged_on_error(self):
+            for name in ("optimizer", *self.owned):
+                self._load(name, state[name])
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def _load(self, name: str, value: Any) -> None:
+        own = getattr(self, name)
+        if isinstance(own, torch.optim.Optimizer):
+            own.load_state_dict(value)
+        elif type(value) is not type(own):
+            raise ValueError(
+                f"{name} is {value!r} in the state; {type(self).__name__} needs {type(own).__name__}"
+            )
+        else:
+            setattr(self, name, value)
+
+    def _refuse_foreign(self, state: dict[str, Any]) -> None:
+        missing = sorted({"optimizer", *self.owned} - set(state))
+        unknown = sorted(set(state) - {"optimizer", *self.owned})
+        if missing or unknown:
+            raise ValueError(
+                f"not a state of {type(self).__name__}: missing {missing}, unknown {unknown}; load it "
+                f"where it was saved, in the same wrappers, or a part of it in the inner optimizer"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = vars(self).items()
+        return {n: v for n, v in kept if not n.startswith("_") and n not in SET_FROM_OUTSIDE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        super().__setstate__({})
+
+    def __repr__(self) -> str:
+        names = [
+            n for n in inspect.signature(type(self).__init__).parameters if n not in ("self", "optimizer")
+        ]
+        settings = "".join(f"{n}={getattr(self, n)!r}, " for n in names)
+        return f"{type(self).__name__}({settings}{self.optimizer!r})"
+
+
+def must_call_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether ``optimizer.step`` evaluates the loss itself, as LBFGS and SAM do."""
+    if isinstance(optimizer, Wrapper):
+        return optimizer.must_call_closure
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def refuse_closures(outer: str, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an inner optimizer that must evaluate the loss itself, for wrappers that do not let it."""
+    if isinstance(optimizer, torch.optim.Optimizer) and must_call_closure(optimizer):
+        inner = type(_last(optimizer, must_call_closure)).__name__
+        around = isinstance(_last(optimizer, must_call_closure), Wrapper) and inner != outer
+        remedy = (
+            f"put {inner} around {outer}" if around else "use an optimizer that takes gradients as they are"
+        )
+        raise ValueError(f"{outer} cannot go around {inner}, which must evaluate the loss itself; {remedy}")
+
+
+def refuse_released(outer: str, optimizer: torch.optim.Optimizer, instead: str) -> None:
+    """Refuse an inner optimizer that leaves no gradients behind, for wrappers that need them."""
+    if getattr(optimizer, "releases_gradients", False):
+        raise ValueError(
+            f"{outer} needs gradients after backward, and GradientRelease inside it leaves none; {instead}"
+        )
+
+
+def refuse_wrappers(outer: str, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a wrapper inside, for wrappers that step copies of the innermost optimizer."""
+    if isinstance(optimizer, Wrapper):
+        inner = type(optimizer).__name__
+        remedy = f"put {inner} around {outer}" if inner != outer else "one is enough"
+        raise ValueError(f"{outer} goes around a plain optimizer, not around {inner}; {remedy}")
+
+
+def _last(
+    optimizer: torch.optim.Optimizer, holds: Callable[[torch.optim.Optimizer], bool]
+) -> torch.optim.Optimizer:
+    """Return the innermost optimizer of a nest for which ``holds``."""
+    while isinstance(optimizer, Wrapper) and holds(optimizer.optimizer):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _saved(value: Any) -> Any:
+    return value.state_dict() if isinstance(value, torch.optim.Optimizer) else value
+
+
+def _nest(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
+    yield optimizer
+    for part in getattr(optimizer, "parts", ()):
+        yield from _nest(part)
+
+
+@contextmanager
+def _unchanged_on_error(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Put every optimizer of the nest back if the block fails: loading replaces, it does not write."""
+    before = [(each, dict(vars(each))) for each in _nest(optimizer)]
+    try:
+        yield
+    except BaseException:
+        for each, attributes in before:
+            vars(each).clear()
+            vars(each).update(attributes)
+        raise
