@@ -20,6 +20,10 @@ class RuleError(FalllineError, TypeError):
     """An update rule is not a straight-line function of scalars."""
 
 
+class ScheduleEnded(FalllineError, ValueError):  # noqa: N818 (an event, as StopIteration is)
+    """A schedule was asked for a step after its last."""
+
+
 class CheckpointMismatch(FalllineError, ValueError):  # noqa: N818 (what is wrong, as ScheduleEnded is)
     """A state dict does not fit the optimizer that was to load it."""
 
