@@ -225,7 +225,8 @@ def _settings(optimizer: "Optimizer", i: int, origins: list[Settings], report: R
                 f"{key} {settings[key]} and {other.get(key)}",
             )
             settings[key] = own[key]
-    for key in sorted(set(optimizer.defaults) - set(settings) - set(optimizer.added_later)):
+    filled_in = {*optimizer.added_later, *getattr(optimizer, "_added", ())}
+    for key in sorted(set(optimizer.defaults) - set(settings) - filled_in):
         report.add(f"loaded state dict lacks settings of {type(optimizer).__name__}", f"{key} in group {i}")
         settings[key] = own[key]
     try:
@@ -279,7 +280,7 @@ def _kept(optimizer: "Optimizer", group: Settings) -> Kept:
 
     A setting may be switched in mid-training, and the state of the time before is saved along.
     """
-    switches = [h for h in optimizer.hyperparameters if isinstance(h.default, (bool, int, float))]
+    switches = [h for h in optimizer.hyperparameters_of(group) if isinstance(h.default, (bool, int, float))]
     values = {h.name: (False, True) if isinstance(h.default, bool) else (0.0, 0.5) for h in switches}
     variants = [group, *({**group, name: value} for name, pair in values.items() for value in pair)]
     plans = [plan(optimizer.transforms(each)) for each in variants]
@@ -333,3 +334,16 @@ def tensors_from_numbers(optimizer: "Optimizer") -> None:
         for key, value in state.items() if isinstance(state, dict) else ():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 state[key] = torch.tensor(float(value), dtype=dtype)
+
+
+def names(optimizer: "Optimizer") -> list[str]:
+    """Return the name of every parameter in order, or its number where names are not known."""
+    numbers = count()
+    groups = [{**g, "params": [next(numbers) for _ in g["params"]]} for g in optimizer.param_groups]
+    return [label for group in groups for label in _labels(group)]
+
+
+def steps_made(optimizer: "Optimizer") -> int:
+    """Return the highest step counter in the state, 0 where nothing counts."""
+    counters = [state.get(STEP, 0) for state in optimizer.state.values() if isinstance(state, dict)]
+    return max((int(counter) for counter in counters), default=0)
