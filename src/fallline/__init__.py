@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fallline import backends as backends  # fills the list of backends
+from fallline import schedules
 from fallline.core.chain import chain
 from fallline.core.explain import explain, show_kernel
 from fallline.core.hyperparameter import Hyperparameter, Range
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry", "Hyperparameter", "Lookahead", "NAdam",
     "Optimizer", "ProximalSGD", "RAdam", "RMSprop", "Range", "Slot", "Task", "chain", "compare", "explain",
-    "per_tensor", "prox", "register", "show_kernel", "transform",
+    "per_tensor", "prox", "register", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
 
     Raises:
         TypeError, ValueError: not a schedule, or not one for each group.
-        ScheduleEnded: by ``step`` beyond the schedule's length; the call that follows the optimizer's last step is
+        ScheduleEnded: by ``step`` beyond the schedule's length; the call after the optimizer's last step is
             still right, and sets the value at which the schedule arrives.
 
     Example:
