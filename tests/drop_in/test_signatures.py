@@ -8,8 +8,9 @@ from drop_in.pairs import each_pair, each_run, make_params
 
 
 def described(cls):
+    """Return torch's part of a signature: ``**extra`` takes the options that torch does not have."""
     parameters = inspect.signature(cls).parameters.values()
-    return [(p.name, p.kind, p.default) for p in parameters]
+    return [(p.name, p.kind, p.default) for p in parameters if p.name != "extra"]
 
 
 @each_pair

@@ -1,28 +1,32 @@
 """Any sequence of transforms as an optimizer."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
 from typing import Any
 
 from fallline.core.errors import RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import plan
-from fallline.core.transform import Transform
+from fallline.core.transform import Transform, bare, settings_of
 
 
 class ChainedOptimizer(Optimizer):
     """An optimizer whose rule was put together by `chain`."""
 
     def __init__(
-        self, params: Any, transforms: tuple[Transform, ...], settings: dict[str, Any], **flags: Any
+        self,
+        params: Any,
+        transforms: tuple[Transform, ...],
+        settings: dict[str, Any],
+        skip_nonfinite: bool = False,
+        **flags: Any,
     ):
         self.chain = transforms
-        self.hyperparameters = tuple(
-            Hyperparameter(n, v, f"setting {n} of the chain") for n, v in settings.items()
-        )
+        records = {h.name: h for t in transforms for h in t.records}
+        plain = {n: Hyperparameter(n, v, f"setting {n} of the chain") for n, v in settings.items()}
+        self.hyperparameters = tuple({**plain, **records}.values())
         defaults = {"maximize": False, "foreach": None, "differentiable": False, "fused": None, **flags}
-        super().__init__(params, {**settings, **defaults})
+        super().__init__(params, {**settings, **defaults}, skip_nonfinite=skip_nonfinite)
 
     def rules(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:  # type: ignore[override]
         """The transforms as chained."""
@@ -30,10 +34,10 @@ class ChainedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         chained = state.get("chain", self.__dict__.get("chain", ()))
-        super().__setstate__({**state, "chain": tuple(map(_bare, chained))})
+        super().__setstate__({**state, "chain": tuple(map(bare, chained))})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "chain": self.chain, "hyperparameters": self.hyperparameters}
+        return {**super().__getstate__(), "chain": self.chain}
 
 
 def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
@@ -47,7 +51,8 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
 
     Returns:
         ``make(params, **settings)``: settings given there override those of the transforms, and are the keys
-        of the parameter groups; ``maximize``, ``foreach``, ``fused``, ``differentiable`` are as in torch.
+        of the parameter groups; ``maximize``, ``foreach``, ``fused``, ``differentiable`` are as in torch,
+        ``skip_nonfinite`` as in `Optimizer`.
 
     Raises:
         RuleError: two transforms share a state name or disagree about a setting, or a setting has no value.
@@ -64,10 +69,10 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
 
     Differs from optax's: the result is an optimizer, and the learning rate is not negated.
     """
-    bare = tuple(_bare(t) for t in transforms)
-    plan(bare)
-    defaults = _defaults(transforms)
-    options = {"maximize", "foreach", "differentiable", "fused"}
+    links = tuple(map(bare, transforms))
+    plan(links)
+    defaults = settings_of(transforms)
+    options = {"maximize", "foreach", "differentiable", "fused", "skip_nonfinite"}
 
     def make(params: Any, **settings: Any) -> ChainedOptimizer:
         for name in settings:
@@ -77,34 +82,11 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
                 )
         flags = {n: v for n, v in settings.items() if n in options}
         values = {**defaults, **{n: v for n, v in settings.items() if n in defaults}}
-        missing = [n for t in bare for n in t.settings_read if n not in values]
+        missing = [n for t in links for n in t.settings_read if n not in values]
         if missing:
             raise RuleError(
                 f"the chain's setting {missing[0]!r} has no value; give {missing[0]}=... to its transform"
             )
-        return ChainedOptimizer(params, bare, values, **flags)
+        return ChainedOptimizer(params, links, values, **flags)
 
     return make
-
-
-_bare_transforms: dict[tuple[Any, ...], Transform] = {}
-
-
-def _bare(t: Transform) -> Transform:
-    """Return the one transform without settings of its rule: equal chains share a plan and kernels."""
-    bare = replace(t, settings={})
-    key = tuple(getattr(bare, f.name) for f in fields(bare) if f.name != "settings")
-    return _bare_transforms.setdefault(key, bare)
-
-
-def _defaults(transforms: tuple[Transform, ...]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for t in transforms:
-        for name, value in t.defaults.items():
-            if name in values and values[name] != value:
-                raise RuleError(
-                    f"two transforms read {name!r}, one as {values[name]} and one as {value}; "
-                    f"give both the same value, or write one with another argument name"
-                )
-            values[name] = value
-    return values

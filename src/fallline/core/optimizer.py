@@ -1,23 +1,33 @@
 """The base of every optimizer: torch.optim's contract, and the one step loop."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Self
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, TypedDict
 
 import torch
 from torch.autograd import profiler
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fallline.core import checkpoint
+from fallline.core import checkpoint, finite
 from fallline.core.dispatch import Dispatch, Outcome
-from fallline.core.errors import UnknownOptionError, suggestion
+from fallline.core.errors import RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.transform import Transform, transform
+from fallline.core.plan import plan
+from fallline.core.schedule import at
+from fallline.core.timetable import STATES, STEPS, Timetable, steps_made
+from fallline.core.transform import Transform, bare, settings_of, transform
+
+_log = logging.getLogger("fallline")
+
+#: The key of a group that counts its skipped steps.
+SKIPPED = "skipped_steps"
 
 #: Keys that belong in a parameter group whatever the optimizer: torch's own and its schedulers'.
 COMMON_KEYS = {
     "params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
-    "swa_lr",
+    "swa_lr", STEPS, SKIPPED,
 }  # fmt: skip
 
 
@@ -27,26 +37,63 @@ def negate(g):
     return -g
 
 
+class Extra(TypedDict, total=False):
+    """The options that every optimizer takes beyond torch's; see `Optimizer`."""
+
+    before: Sequence[Transform]
+    after: Sequence[Transform]
+    skip_nonfinite: bool
+
+
 class Optimizer(torch.optim.Optimizer):
-    """An update rule as a ``torch.optim.Optimizer``; a subclass gives its hyperparameters and `rules`."""
+    """An update rule as a ``torch.optim.Optimizer``; a subclass gives its hyperparameters and `rules`.
+
+    Args:
+        params: tensors, group dicts or ``(name, tensor)`` pairs.
+        defaults: the settings; each may be a schedule (`fallline.schedules`), and so may each in a group.
+        before: transforms of the gradient, such as ``clip_by_global_norm(1.0)``, ahead of the rules.
+        after: transforms that follow the rules: of the update, or of the parameter after the step. All are
+            fused with the rules where they are elementwise; their settings are keys of the groups.
+        skip_nonfinite: leave out a step, with parameters and state untouched, in which any gradient is
+            infinite or NaN; `skipped_steps` counts them, and the log names the parameter.
+
+    Raises:
+        RuleError: the transforms do not fit together.
+        ValueError: a setting out of range.
+    """
 
     hyperparameters: tuple[Hyperparameter, ...] = ()
     #: Group keys that checkpoints of older torch versions lack, with the value they stood for.
     added_later: ClassVar[dict[str, Any]] = {"maximize": False, "foreach": None, "differentiable": False}
 
+    before: tuple[Transform, ...] = ()
+    after: tuple[Transform, ...] = ()
     _dispatch: Dispatch | None = None
+    _added: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Refuse options that the constructor does not have, with the nearest name."""
         accepted = inspect.signature(cls.__init__).parameters
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
-            _refuse_unknown(cls.__name__, options, set(accepted) - {"self"})
+        unlisted = {p.name for p in accepted.values() if p.kind is inspect.Parameter.VAR_KEYWORD}
+        if unlisted <= {"extra"}:
+            known = {*accepted, *(Extra.__annotations__ if unlisted else ())} - {"self", "extra"}
+            _refuse_unknown(cls.__name__, options, known)
         return super().__new__(cls)
 
-    def __init__(self, params: Any, defaults: dict[str, Any]):
-        self.defaults = defaults
-        self._check(defaults)
-        super().__init__(params, defaults)
+    def __init__(
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        *,
+        before: Sequence[Transform] = (),
+        after: Sequence[Transform] = (),
+        skip_nonfinite: bool = False,
+    ):
+        self._add_transforms(before, after, skip_nonfinite, set(defaults))
+        self.defaults = {**defaults, **self._added}
+        self._timetable = Timetable()
+        self._check(_settled(self.defaults, 0))
+        super().__init__(params, self.defaults)
 
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
@@ -59,7 +106,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def transforms(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Return the whole chain for a parameter group: its `rules`, uphill if it maximizes."""
-        rules = self.rules(group)
+        rules = (*self.before, *self.rules(group), *self.after)
         return (negate, *rules) if group.get("maximize") else rules
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -84,10 +131,13 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; unknown keys and values out of range are refused before anything changes."""
+        steps = self.param_groups[0].get(STEPS, 0) if self.param_groups else 0
         if isinstance(param_group, dict):
-            self._check(param_group)
+            self._check(_settled(param_group, steps))
             _refuse_unknown(type(self).__name__, param_group, set(self.defaults) | COMMON_KEYS)
+            plan(self.transforms(_settled({**self.defaults, **param_group}, steps)))
         super().add_param_group(param_group)
+        self._timetable.add(self.param_groups[-1], steps)
         self._dispatch = None
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
@@ -111,13 +161,45 @@ class Optimizer(torch.optim.Optimizer):
         checkpoint.load(self, state_dict, super().load_state_dict, strict)
         self._dispatch = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return state and groups as torch does; groups with a schedule tell their step and its state."""
+        packed = super().state_dict()
+        for group, states in zip(packed["param_groups"], self._timetable.states(), strict=True):
+            group.update({STATES: states} if states else {})
+        return packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("before", "after", "hyperparameters", "_added", "_timetable")
+        return {**super().__getstate__(), **{n: v for n, v in self.__dict__.items() if n in kept}}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        chains = {n: tuple(map(bare, state[n])) for n in ("before", "after") if n in state}
+        super().__setstate__({**state, **chains})
         self._dispatch = None
         for group in self.param_groups:
-            for key, value in self.added_later.items():
+            for key, value in {**self.added_later, **self._added}.items():
                 group.setdefault(key, value)
         checkpoint.tensors_from_numbers(self)
+        self._timetable.restore(self.param_groups, steps_made(self.state))
+
+    def _add_transforms(
+        self, before: Sequence[Transform], after: Sequence[Transform], skip: bool, known: set[str]
+    ) -> None:
+        """Put transforms around the rules; their settings and records join those of the rules."""
+        front = (finite.skip_nonfinite, *before) if skip else tuple(before)
+        links = (*front, *after)
+        self.before, self.after = tuple(map(bare, front)), tuple(map(bare, after))
+        settings = settings_of(links)
+        for t in links:
+            for name in t.settings_read:
+                if name in t.settings and name in known:
+                    raise RuleError(f"{type(self).__name__} has {name!r} itself; do not give it to {t.name}")
+                if name not in known and name not in settings:
+                    raise RuleError(f"{t.name} needs a value for {name!r}; give {name}=... to it")
+        self._added = {n: v for n, v in settings.items() if n not in known}
+        records = {h.name: h for t in links for h in t.records if h.name in self._added}
+        if records:
+            self.hyperparameters = (*type(self).hyperparameters, *records.values())
 
     def _advance(self) -> Outcome:
         """Step every batch, with a new dispatch if the present one does not hold."""
@@ -129,6 +211,28 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError("parameters or state changed during the step; use one thread per optimizer")
         return outcome
 
+    def _follow_schedules(self) -> None:
+        """Give scheduled settings their values at this step, all of them or none."""
+        values = self._timetable.values(self.param_groups)
+        for group, row in zip(self.param_groups, values, strict=True):
+            for h in self.hyperparameters_of(group) if row else ():
+                if h.name in row:
+                    h.check(row[h.name])
+        self._timetable.set(self.param_groups, values)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped because of gradients that were not finite."""
+        return self.param_groups[0].get(SKIPPED, 0)
+
+    def _note_veto(self) -> None:
+        veto, places = self._dispatch.veto  # type: ignore[misc, union-attr]
+        for group in self.param_groups:
+            group[SKIPPED] = group.get(SKIPPED, 0) + 1
+        names = list(_names(self.param_groups))
+        culprits = ", ".join(names[i] for i in places[:3]) + (", ..." if len(places) > 3 else "")
+        _log.warning("step skipped (%d in all): %s: %s", self.skipped_steps, veto.vetoes, culprits)
+
     def hyperparameters_of(self, group: Mapping[str, Any]) -> tuple[Hyperparameter, ...]:
         """Return the records of the settings that a group's rules read."""
         return self.hyperparameters
@@ -137,7 +241,7 @@ class Optimizer(torch.optim.Optimizer):
         for h in self.hyperparameters_of(group):
             if h.name in group:
                 h.check(group[h.name])
-        self.check_together({**self.defaults, **group})
+        self.check_together({**_settled(self.defaults, 0), **group})
 
     def check_together(self, group: Mapping[str, Any]) -> None:
         """Refuse settings that are allowed alone but not together."""
@@ -146,6 +250,19 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError("`fused` does not support `differentiable`; drop one of them")
         if fused and foreach:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def _settled(group: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """Return the settings with their values at ``step`` in place of schedules."""
+    return {key: at(value, step) for key, value in group.items()}
+
+
+def _names(groups: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what to call each parameter in a message: its name, or its place and shape."""
+    for k, group in enumerate(groups):
+        for i, p in enumerate(group["params"]):
+            known = group.get("param_names")
+            yield known[i] if known else f"parameter {i} of group {k}, shape {tuple(p.shape)}"
 
 
 def _refuse_unknown(name: str, options: Iterable[str], known: set[str]) -> None:
@@ -159,7 +276,12 @@ def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
-    optimizer._advance()
+    if optimizer._timetable:
+        optimizer._follow_schedules()
+    if optimizer._advance() is Outcome.DONE:
+        optimizer._timetable.count(optimizer.param_groups)
+    else:
+        optimizer._note_veto()
     return loss
 
 

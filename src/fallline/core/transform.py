@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from pickle import PicklingError
 from types import MappingProxyType
@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from fallline.core import source
 from fallline.core.errors import RuleError, UnknownOptionError, suggestion
+from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.scalar import FUNCTIONS
+from fallline.core.schedule import at
 
 #: What a rule may read as a setting without declaring it: the number of this step (from 1), whether the
 #: tensor's state is new at this step (1 or 0), and, on whole tensors only, its place among all parameters.
@@ -55,13 +57,13 @@ class PerTensor:
 class Sum:
     """A number about many elements: the sum of ``function`` over a tensor, a parameter group or the model.
 
-    It is taken where its transform stands in the chain. A step whose sum is not zero does not happen at all
-    if the sum ``vetoes`` it.
+    It is taken where its transform stands in the chain. If ``vetoes`` is a reason, a step whose sum is not
+    zero does not happen at all.
     """
 
     function: Callable[..., Any]
     over: Literal["tensor", "group", "model"]
-    vetoes: bool = False
+    vetoes: str = ""
 
     @property
     def name(self) -> str:
@@ -96,6 +98,7 @@ class Transform:
     sums: tuple[Sum, ...] = ()
     gain: float | Callable[..., Any] | None = None
     whole: bool = False
+    hyperparameters: tuple[Hyperparameter, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -135,6 +138,9 @@ class Transform:
                 raise UnknownOptionError(
                     f"{self.name} has no setting {name!r}{suggestion(name, self.settings_read)}"
                 )
+        for record in self.records:
+            if record.name in settings:
+                record.check(at(settings[record.name], 0))
         return replace(self, settings={**self.settings, **settings})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Transform":
@@ -158,6 +164,13 @@ class Transform:
         return {n: v for n, v in {**written, **self.settings}.items() if n in self.settings_read}
 
     @property
+    def records(self) -> tuple[Hyperparameter, ...]:
+        """The records of its settings: those declared, and plain ones for the rest that has a value."""
+        declared = {h.name: h for h in self.hyperparameters}
+        plain = {n: Hyperparameter(n, v, f"setting {n} of {self.name}") for n, v in self.defaults.items()}
+        return tuple({**plain, **declared}.values())
+
+    @property
     def settings_read(self) -> tuple[str, ...]:
         """The hyperparameters that must come from the parameter group."""
         once = self.per_tensor
@@ -177,7 +190,7 @@ def per_tensor(**slots: float | str) -> Callable[[Callable[..., dict[str, Any]]]
 
 
 def summed(
-    *, over: Literal["tensor", "group", "model"], vetoes: bool = False
+    *, over: Literal["tensor", "group", "model"], vetoes: str = ""
 ) -> Callable[[Callable[..., Any]], Sum]:
     """Declare a scalar function of elements to be summed over each tensor, parameter group or the model.
 
@@ -186,7 +199,11 @@ def summed(
         ... def square_sum(g):
         ...     return g * g
     """
-    return lambda function: Sum(function, over, vetoes)
+
+    def declare(function: Callable[..., Any]) -> Sum:
+        return Sum(function, over, vetoes)
+
+    return declare
 
 
 def transform(
@@ -196,6 +213,7 @@ def transform(
     sums: tuple[Sum, ...] = (),
     gain: float | Callable[..., Any] | None = None,
     whole: bool = False,
+    hyperparameters: tuple[Hyperparameter, ...] = (),
 ) -> Callable[[Callable[..., Any]], Transform]:
     """Declare a scalar function, or with ``whole`` a function of whole tensors, to be a transform.
 
@@ -214,11 +232,35 @@ def transform(
         first = next(iter(inspect.signature(rule).parameters), None)
         if first not in (G, P):
             raise RuleError(f"{rule.__name__}: the first argument must be g (update) or p (parameter)")
-        made = Transform(rule, first, declared, per_tensor, sums, gain, whole)
+        made = Transform(rule, first, declared, per_tensor, sums, gain, whole, hyperparameters)
         _check(made)
         return made
 
     return declare
+
+
+_bare_transforms: dict[tuple[Any, ...], Transform] = {}
+
+
+def bare(t: Transform) -> Transform:
+    """Return the one transform without settings of its rule: equal chains share a plan and kernels."""
+    bare = replace(t, settings={})
+    key = tuple(getattr(bare, f.name) for f in fields(bare) if f.name != "settings")
+    return _bare_transforms.setdefault(key, bare)
+
+
+def settings_of(transforms: tuple[Transform, ...]) -> dict[str, Any]:
+    """Return the values that ``transforms`` give to settings, by name; refuse two for one name."""
+    values: dict[str, Any] = {}
+    for t in transforms:
+        for name, value in t.defaults.items():
+            if name in values and values[name] != value:
+                raise RuleError(
+                    f"two transforms read {name!r}, one as {values[name]} and one as {value}; "
+                    f"give both the same value, or write one with another argument name"
+                )
+            values[name] = value
+    return values
 
 
 def _find(module: str, name: str, settings: dict[str, Any]) -> Transform:

@@ -1,12 +1,12 @@
 """Adadelta: steps in the units of the parameters, scaled by the steps before them."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter, Range
-from fallline.core.optimizer import Optimizer
+from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt
 from fallline.core.transform import Transform, transform
@@ -85,6 +85,7 @@ class Adadelta(Optimizer):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+        **extra: Unpack[Extra],
     ):
         super().__init__(
             params,
@@ -92,6 +93,7 @@ class Adadelta(Optimizer):
                 lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize, capturable=capturable,
                 foreach=foreach, differentiable=differentiable,
             ),
+            **extra,
         )  # fmt: skip
 
     @classmethod

@@ -1,13 +1,13 @@
 """Adagrad: steps that shrink with the sum of squared gradients."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from fallline.core.dispatch import make_state
 from fallline.core.hyperparameter import Hyperparameter, Range
-from fallline.core.optimizer import Optimizer
+from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.plan import plan
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt
@@ -92,6 +92,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **extra: Unpack[Extra],
     ):
         super().__init__(
             params,
@@ -100,6 +101,7 @@ class Adagrad(Optimizer):
                 initial_accumulator_value=initial_accumulator_value, foreach=foreach, maximize=maximize,
                 differentiable=differentiable, fused=fused,
             ),
+            **extra,
         )  # fmt: skip
         for group in self.param_groups:
             for p in group["params"]:

@@ -1,11 +1,11 @@
 """Adam, and its AMSGrad variant."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from fallline.core.optimizer import Optimizer
+from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
 from fallline.core.transform import Transform, per_tensor, transform
@@ -121,6 +121,7 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        **extra: Unpack[Extra],
     ):
         super().__init__(
             params,
@@ -129,6 +130,7 @@ class Adam(Optimizer):
                 maximize=maximize, capturable=capturable, differentiable=differentiable, fused=fused,
                 decoupled_weight_decay=decoupled_weight_decay,
             ),
+            **extra,
         )  # fmt: skip
 
     def check_together(self, group: Mapping[str, Any]) -> None:

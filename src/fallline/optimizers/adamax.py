@@ -1,11 +1,11 @@
 """Adamax: Adam with a decaying maximum in place of the root mean square."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from fallline.core.optimizer import Optimizer
+from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum
 from fallline.core.transform import Transform, per_tensor, transform
@@ -85,6 +85,7 @@ class Adamax(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        **extra: Unpack[Extra],
     ):
         super().__init__(
             params,
@@ -92,6 +93,7 @@ class Adamax(Optimizer):
                 lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=foreach, maximize=maximize,
                 differentiable=differentiable, capturable=capturable,
             ),
+            **extra,
         )  # fmt: skip
 
     @classmethod

@@ -1,10 +1,11 @@
 """AdamW: Adam with decoupled weight decay."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
+from fallline.core.optimizer import Extra
 from fallline.core.registry import Entry, register
 from fallline.optimizers.adam import Adam
 from fallline.optimizers.settings import (
@@ -77,10 +78,12 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **extra: Unpack[Extra],
     ):
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize,
             capturable=capturable, differentiable=differentiable, fused=fused, decoupled_weight_decay=True,
+            **extra,
         )  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """NAdam: Adam with Nesterov's momentum."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.optimizer import Optimizer
+from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import single, sqrt
 from fallline.core.transform import Transform, per_tensor, transform
@@ -109,6 +109,7 @@ class NAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        **extra: Unpack[Extra],
     ):
         super().__init__(
             params,
@@ -117,6 +118,7 @@ class NAdam(Optimizer):
                 decoupled_weight_decay=decoupled_weight_decay, maximize=maximize, foreach=foreach,
                 capturable=capturable, differentiable=differentiable,
             ),
+            **extra,
         )  # fmt: skip
 
     @classmethod

@@ -1,11 +1,11 @@
 """Proximal gradient descent: a gradient step on the loss, then an exact step on the penalty."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from fallline.core.optimizer import Optimizer
+from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.transform import Transform
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space
@@ -58,9 +58,10 @@ class ProximalSGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        **extra: Unpack[Extra],
     ):
         defaults = dict(lr=lr, maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused)
-        super().__init__(params, {**defaults, **_as_data(prox)})
+        super().__init__(params, {**defaults, **_as_data(prox)}, **extra)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, which may have its own ``prox``."""

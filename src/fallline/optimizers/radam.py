@@ -1,11 +1,11 @@
 """RAdam: Adam that does not trust its second moment before it has seen enough gradients."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from fallline.core.optimizer import Optimizer
+from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt, where
 from fallline.core.transform import Transform, per_tensor, transform
@@ -107,6 +107,7 @@ class RAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        **extra: Unpack[Extra],
     ):
         super().__init__(
             params,
@@ -115,6 +116,7 @@ class RAdam(Optimizer):
                 capturable=capturable, decoupled_weight_decay=decoupled_weight_decay,
                 differentiable=differentiable,
             ),
+            **extra,
         )  # fmt: skip
 
     @classmethod

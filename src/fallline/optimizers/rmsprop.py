@@ -1,12 +1,12 @@
 """RMSprop: steps divided by a running root mean square of the gradient."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter, Range
-from fallline.core.optimizer import Optimizer
+from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
 from fallline.core.transform import Transform, per_tensor, transform
@@ -118,6 +118,7 @@ class RMSprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        **extra: Unpack[Extra],
     ):
         super().__init__(
             params,
@@ -125,6 +126,7 @@ class RMSprop(Optimizer):
                 lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered, weight_decay=weight_decay,
                 capturable=capturable, foreach=foreach, maximize=maximize, differentiable=differentiable,
             ),
+            **extra,
         )  # fmt: skip
 
     @classmethod

@@ -1,12 +1,12 @@
 """Stochastic gradient descent, with momentum and Nesterov's momentum."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.optimizer import Optimizer
+from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import where
 from fallline.core.transform import Transform, transform
@@ -95,6 +95,7 @@ class SGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        **extra: Unpack[Extra],
     ):
         super().__init__(
             params,
@@ -102,6 +103,7 @@ class SGD(Optimizer):
                 lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
                 maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
             ),
+            **extra,
         )  # fmt: skip
 
     def check_together(self, group: Mapping[str, Any]) -> None:
