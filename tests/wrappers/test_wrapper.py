@@ -62,6 +62,27 @@ def test_a_foreign_state_is_named():
         optimizer.load_state_dict(torch.optim.AdamW(problem()).state_dict())
 
 
+def test_what_fits_is_loaded_on_request():
+    source, optimizer = fallline.AdamW(problem(), lr=0.3), nested(problem(1))
+    with pytest.warns(UserWarning, match="missing .'slow', 'steps'."):
+        optimizer.load_state_dict({"optimizer": nested(problem()).optimizer.state_dict()}, strict=False)
+    with pytest.warns(UserWarning, match="missing .'slow', 'steps'."):
+        optimizer.optimizer.load_state_dict({"optimizer": source.state_dict()}, strict=False)
+    assert optimizer.param_groups[0]["lr"] == 0.3
+
+
+def test_state_is_matched_by_name():
+    named = dict(zip("abc", problem(), strict=True))
+    source = nested(named.items())
+    train(source, 3)
+    turned = {name: torch.nn.Parameter(named[name].detach().clone()) for name in "cab"}
+    optimizer = nested(turned.items())
+    optimizer.load_state_dict(reloaded(source.state_dict()))
+    train(source, 4, 3)
+    train(optimizer, 4, 3)
+    assert all(torch.equal(turned[name], named[name]) for name in "abc")
+
+
 def test_hooks_see_and_may_replace_the_state():
     optimizer, seen = nested(problem()), []
     optimizer.register_state_dict_post_hook(lambda o, state: {**state, "epoch": 3})

@@ -1,6 +1,7 @@
 """The base of every wrapper: an optimizer around another, which keeps its parameters and its state."""
 
 import inspect
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from fallline.core.errors import CheckpointMismatch
 from fallline.core.optimizer import Optimizer
 
 #: What torch's schedulers and scalers set on an optimizer; it belongs to this one and to no copy.
@@ -20,7 +22,8 @@ class Companion(Optimizer):
     added_later = {}
 
     def __init__(self, optimizer: torch.optim.Optimizer, defaults: dict[str, Any]):
-        super().__init__([{"params": group["params"]} for group in optimizer.param_groups], defaults)
+        groups = [unset(group) for group in optimizer.param_groups]
+        super().__init__(groups, {**defaults, "differentiable": False})  # torch adds it to what it loads
 
 
 class Wrapper(torch.optim.Optimizer):
@@ -88,7 +91,7 @@ class Wrapper(torch.optim.Optimizer):
         """Add a parameter group to the inner optimizer, with state of this wrapper's own."""
         self.optimizer.add_param_group(param_group)
         for part in self.parts[1:]:
-            part.add_param_group({"params": self.param_groups[-1]["params"]})
+            part.add_param_group(unset(self.param_groups[-1]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the inner optimizer's state under ``optimizer``, and this wrapper's own by name."""
@@ -99,40 +102,49 @@ class Wrapper(torch.optim.Optimizer):
             state = after(self, state) or state
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load what `state_dict` returned; when that fails, nothing has changed.
 
-        Raises ValueError when it is the state of another optimizer or wrapper.
+        With ``strict=False`` what fits is loaded, with a warning about the rest.
+
+        Raises CheckpointMismatch when it is the state of another optimizer or wrapper.
         """
         state = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state = before(self, state) or state
-        self._refuse_foreign(state)
+        self._compare(state, strict)
         with _unchanged_on_error(self):
-            for name in ("optimizer", *self.owned):
-                self._load(name, state[name])
+            for name in [n for n in ("optimizer", *self.owned) if n in state]:
+                self._load(name, state[name], strict)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
-    def _load(self, name: str, value: Any) -> None:
+    def _load(self, name: str, value: Any, strict: bool) -> None:
         own = getattr(self, name)
-        if isinstance(own, torch.optim.Optimizer):
+        if isinstance(own, (Optimizer, Wrapper)):
+            own.load_state_dict(value, strict)
+        elif isinstance(own, torch.optim.Optimizer):
             own.load_state_dict(value)
         elif type(value) is not type(own):
-            raise ValueError(
+            raise CheckpointMismatch(
                 f"{name} is {value!r} in the state; {type(self).__name__} needs {type(own).__name__}"
             )
         else:
             setattr(self, name, value)
 
-    def _refuse_foreign(self, state: dict[str, Any]) -> None:
+    def _compare(self, state: dict[str, Any], strict: bool) -> None:
+        """Refuse the state of something else, or warn of it."""
         missing = sorted({"optimizer", *self.owned} - set(state))
         unknown = sorted(set(state) - {"optimizer", *self.owned})
-        if missing or unknown:
-            raise ValueError(
-                f"not a state of {type(self).__name__}: missing {missing}, unknown {unknown}; load it "
-                f"where it was saved, in the same wrappers, or a part of it in the inner optimizer"
+        if not (missing or unknown):
+            return
+        problem = f"not a state of {type(self).__name__}: missing {missing}, unknown {unknown}"
+        if strict:
+            raise CheckpointMismatch(
+                f"{problem}; load it where it was saved, in the same wrappers, or a part of it in the inner "
+                f"optimizer; strict=False loads what fits"
             )
+        warnings.warn(f"What fits was loaded: {problem}", stacklevel=3)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = vars(self).items()
@@ -148,6 +160,11 @@ class Wrapper(torch.optim.Optimizer):
         ]
         settings = "".join(f"{n}={getattr(self, n)!r}, " for n in names)
         return f"{type(self).__name__}({settings}{self.optimizer!r})"
+
+
+def unset(group: dict[str, Any]) -> dict[str, Any]:
+    """Return a parameter group without its settings: the parameters, and their names if known."""
+    return {key: group[key] for key in ("params", "param_names") if key in group}
 
 
 def must_call_closure(optimizer: torch.optim.Optimizer) -> bool:
