@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypedDict
 
@@ -16,7 +16,7 @@ from fallline.core.errors import RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.plan import plan
 from fallline.core.schedule import at
-from fallline.core.timetable import STATES, STEPS, Timetable, steps_made
+from fallline.core.timetable import STATES, STEPS, Timetable
 from fallline.core.transform import Transform, bare, settings_of, transform
 
 _log = logging.getLogger("fallline")
@@ -180,7 +180,7 @@ class Optimizer(torch.optim.Optimizer):
             for key, value in {**self.added_later, **self._added}.items():
                 group.setdefault(key, value)
         checkpoint.tensors_from_numbers(self)
-        self._timetable.restore(self.param_groups, steps_made(self.state))
+        self._timetable.restore(self.param_groups, checkpoint.steps_made(self))
 
     def _add_transforms(
         self, before: Sequence[Transform], after: Sequence[Transform], skip: bool, known: set[str]
@@ -229,7 +229,7 @@ class Optimizer(torch.optim.Optimizer):
         veto, places = self._dispatch.veto  # type: ignore[misc, union-attr]
         for group in self.param_groups:
             group[SKIPPED] = group.get(SKIPPED, 0) + 1
-        names = list(_names(self.param_groups))
+        names = checkpoint.names(self)
         culprits = ", ".join(names[i] for i in places[:3]) + (", ..." if len(places) > 3 else "")
         _log.warning("step skipped (%d in all): %s: %s", self.skipped_steps, veto.vetoes, culprits)
 
@@ -255,14 +255,6 @@ class Optimizer(torch.optim.Optimizer):
 def _settled(group: Mapping[str, Any], step: int) -> dict[str, Any]:
     """Return the settings with their values at ``step`` in place of schedules."""
     return {key: at(value, step) for key, value in group.items()}
-
-
-def _names(groups: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what to call each parameter in a message: its name, or its place and shape."""
-    for k, group in enumerate(groups):
-        for i, p in enumerate(group["params"]):
-            known = group.get("param_names")
-            yield known[i] if known else f"parameter {i} of group {k}, shape {tuple(p.shape)}"
 
 
 def _refuse_unknown(name: str, options: Iterable[str], known: set[str]) -> None:

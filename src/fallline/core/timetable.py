@@ -85,8 +85,3 @@ def _stateful(followed: Mapping[str, Any]) -> Iterator[Stateful]:
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, Schedule):
                 yield from part.stateful()
-
-
-def steps_made(state: Mapping[Any, Mapping[str, Any]]) -> int:
-    """Return how many steps the state of the parameters has counted; 0 if none counts them."""
-    return max((int(own["step"]) for own in state.values() if "step" in own), default=0)
