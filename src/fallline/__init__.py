@@ -24,7 +24,7 @@ from fallline.optimizers import (
     RMSprop,
 )
 from fallline.penalties import prox
-from fallline.wrappers import EMA, SWA, Lookahead, Polyak
+from fallline.wrappers import EMA, SAM, SWA, Lookahead, Polyak
 
 if TYPE_CHECKING:
     from fallline import compare
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "EMA", "SGD", "SWA", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry", "Hyperparameter",
-    "Lookahead", "NAdam", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop", "Range", "Slot",
-    "Task", "chain", "compare", "explain", "per_tensor", "prox", "register", "schedules", "show_kernel",
-    "transform",
+    "EMA", "SAM", "SGD", "SWA", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry",
+    "Hyperparameter", "Lookahead", "NAdam", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop",
+    "Range", "Slot", "Task", "chain", "compare", "explain", "per_tensor", "prox", "register", "schedules",
+    "show_kernel", "transform",
 ]  # fmt: skip
 
 

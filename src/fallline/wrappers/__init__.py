@@ -2,5 +2,6 @@
 
 from fallline.wrappers.averaging import EMA, SWA, Polyak
 from fallline.wrappers.lookahead import Lookahead
+from fallline.wrappers.sharpness import SAM
 
-__all__ = ["EMA", "SWA", "Lookahead", "Polyak"]
+__all__ = ["EMA", "SAM", "SWA", "Lookahead", "Polyak"]
