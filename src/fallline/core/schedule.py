@@ -119,7 +119,7 @@ class Scaled(Schedule):
         return self.schedule.stateful()
 
     def __repr__(self) -> str:
-        return f"{self.factor!r} * {self.schedule!r}"
+        return f"{self.factor!r} * {_bracketed(self.schedule)}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,7 +144,7 @@ class Product(Schedule):
         return stateful_parts(self.left, self.right)
 
     def __repr__(self) -> str:
-        return f"({self.left!r}) * ({self.right!r})"
+        return f"{_bracketed(self.left)} * {_bracketed(self.right)}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -163,8 +163,7 @@ class Held(Schedule):
         return self.schedule.stateful()
 
     def __repr__(self) -> str:
-        plain = not isinstance(self.schedule, Scaled | Product)
-        return f"{self.schedule!r}.hold()" if plain else f"({self.schedule!r}).hold()"
+        return f"{_bracketed(self.schedule)}.hold()"
 
 
 def follows(value: Any) -> bool:
@@ -207,6 +206,10 @@ def refusal(schedule: Schedule, name: str, demand: str) -> Exception:
     value = getattr(schedule, name)
     kind = TypeError if isinstance(value, bool) or not isinstance(value, Real | str) else ValueError
     return kind(f"Invalid {name} value: {value!r}; {name} of {type(schedule).__name__} {demand}")
+
+
+def _bracketed(schedule: Schedule) -> str:
+    return f"({schedule!r})" if isinstance(schedule, Scaled | Product) else repr(schedule)
 
 
 def _as_step(step: Any) -> int:

@@ -42,10 +42,12 @@ class join(Schedule):
         increasing(self, "at")
         for part in parts:
             require_schedule(part)
+        if not parts:
+            raise ValueError("Invalid schedule: none given; give some, such as cosine(1000)")
         if len(parts) != len(self.at) + 1:
             raise ValueError(
-                f"Invalid at value: {list(at)}; {len(parts)} schedules need {max(len(parts) - 1, 0)} steps "
-                f"at which the next begins"
+                f"Invalid at value: {list(at)}; {len(parts)} schedules need {len(parts) - 1} steps at which "
+                f"the next begins"
             )
         self._refuse_gaps()
 
