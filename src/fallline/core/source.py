@@ -12,6 +12,8 @@ from fallline.core.errors import RuleError
 @cache
 def definition(function: Callable) -> ast.FunctionDef:
     """Return the syntax tree of ``function``, without its decorators."""
+    if function.__name__ == "<lambda>":
+        raise RuleError("a lambda cannot be read as a formula; write it with def")
     try:
         text = textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError) as error:

@@ -1,0 +1,229 @@
+"""Reductions and whole-tensor passes: against the formulas in torch's float64 operations."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+import fallline
+from core import rules
+from fallline import chain
+from fallline.core.errors import RuleError
+from fallline.core.plan import ElementPass, WholePass, plan
+from fallline.gradients import clip_by_global_norm
+from fallline.optimizers.adam import scale_by_adam
+
+SHAPES = [(300, 70), (5,), (0,), (1,), (70_001,), (2, 3, 4), (0, 4), (33, 1)]
+BACKENDS = [{}, {"foreach": False, "fused": False}]
+each_backend = pytest.mark.parametrize("backend", BACKENDS, ids=["cpu", "eager"])
+
+
+def positive(shapes=SHAPES, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=dtype)) for s in shapes]
+    for p in params:
+        p.grad = torch.rand(p.shape, generator=generator, dtype=dtype) + 0.1
+    return params
+
+
+def stepped(make, params, **backend):
+    before = [p.detach().clone() for p in params]
+    make(params, **backend).step()
+    return [b - p.detach() for b, p in zip(before, params, strict=True)]
+
+
+@each_backend
+def test_a_sum_over_the_model_is_the_sum_of_all_gradients(backend):
+    params = positive()
+    total = math.fsum(x for p in params for x in p.grad.flatten().tolist())
+    updates = stepped(chain(rules.divide_by_model_sum), params, **backend)
+    for p, update in zip(params, updates, strict=True):
+        torch.testing.assert_close(update, p.grad / total, rtol=1e-9, atol=1e-12)
+
+
+@each_backend
+def test_a_sum_over_a_tensor_is_its_own(backend):
+    params = positive()
+    updates = stepped(chain(rules.divide_by_tensor_sum), params, **backend)
+    for p, update in zip(params, updates, strict=True):
+        torch.testing.assert_close(update, p.grad / p.grad.sum(), rtol=1e-9, atol=1e-12)
+
+
+@each_backend
+def test_a_sum_over_a_group_spans_dtypes_and_stays_in_the_group(backend):
+    params = positive(dtype=torch.float64) + positive([(40, 3)], torch.float32, 1)
+    groups = [{"params": params[:3] + params[-1:]}, {"params": params[3:-1]}]
+    optimizer = chain(rules.divide_by_group_sum)(groups, **backend)
+    before = {p: p.detach().clone() for p in params}
+    optimizer.step()
+    for group in groups:
+        total = sum(p.grad.double().sum() for p in group["params"])
+        for p in group["params"]:
+            torch.testing.assert_close(
+                p.detach(), before[p] - (p.grad / total).to(p.dtype), rtol=1e-6, atol=1e-7
+            )
+
+
+@each_backend
+def test_a_sum_after_the_step_sees_the_new_parameter(backend):
+    params = positive([(50,)])
+    old, grad = params[0].detach().clone(), params[0].grad
+    make = chain(rules.scale(0.5), rules.subtract_mean_after_step(size=50.0))
+    make(params, **backend).step()
+    wanted = old - 0.5 * grad
+    torch.testing.assert_close(params[0].detach(), wanted - wanted.mean(), rtol=1e-12, atol=1e-12)
+
+
+@each_backend
+def test_one_sum_after_another_is_taken_of_what_the_first_has_made(backend):
+    params = positive()
+    total = sum(p.grad.sum() for p in params)
+    updates = stepped(
+        chain(rules.divide_by_model_sum, rules.scale(3.0), rules.divide_by_tensor_sum), params, **backend
+    )
+    for p, update in zip(params, updates, strict=True):
+        scaled = 3 * p.grad / total
+        torch.testing.assert_close(update, scaled / scaled.sum(), rtol=1e-9, atol=1e-12)
+
+
+def test_sums_that_do_not_wait_for_each_other_share_a_pass():
+    made = plan((rules.veto_negatives, rules.divide_by_model_sum, rules.scale))
+    assert [len(one.sums) for one in made.passes if isinstance(one, ElementPass)] == [2, 0]
+    made = plan((rules.divide_by_model_sum, rules.divide_by_tensor_sum, rules.scale))
+    assert [len(one.sums) for one in made.passes if isinstance(one, ElementPass)] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_sums_do_not_depend_on_the_number_of_threads(dtype):
+    results = []
+    every = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        params = positive([(300_000,), (7,), (100, 999)], dtype)
+        make = chain(clip_by_global_norm(0.1), scale_by_adam(), rules.scale(0.1))
+        stepped(make, params)
+        results.append(params)
+    torch.set_num_threads(every)
+    for a, b in itertools.pairwise(results):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_chain_with_sums_writes_state_once():
+    params = positive()
+    optimizer = chain(scale_by_adam(), rules.divide_by_tensor_sum, rules.scale(0.1))(params)
+    for t in range(1, 4):
+        optimizer.step()
+        assert all(optimizer.state[p]["step"] == t for p in params)
+    mean = 1 - 0.9**3
+    torch.testing.assert_close(
+        optimizer.state[params[0]]["exp_avg"], mean * params[0].grad, rtol=1e-9, atol=0
+    )
+
+
+@each_backend
+def test_a_veto_leaves_parameters_and_state_as_they_were(backend, caplog):
+    params = positive()
+    optimizer = chain(rules.veto_negatives, scale_by_adam(), rules.scale(0.1))(params, **backend)
+    optimizer.step()
+    before = [p.detach().clone() for p in params]
+    state = {k: v.clone() for k, v in optimizer.state[params[0]].items()}
+    params[4].grad[70_000] = -1e-300
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+    assert all(torch.equal(v, optimizer.state[params[0]][k]) for k, v in state.items())
+    assert optimizer.skipped_steps == 1
+    assert "it is negative: parameter 4" in caplog.text
+
+
+@each_backend
+def test_whole_tensor_rules_before_between_and_after_elementwise_ones(backend):
+    params = positive([(4, 6), (4, 6), (3,)])
+    grads = [p.grad.clone() for p in params]
+    old = [p.detach().clone() for p in params]
+    make = chain(
+        rules.reverse, rules.divide_by_tensor_sum, rules.reverse, rules.scale(0.1), rules.sort_parameter
+    )
+    make(params, **backend).step()
+    for p, g, b in zip(params, grads, old, strict=True):
+        assert torch.equal(p.grad, g)
+        torch.testing.assert_close(
+            p.detach(), (b - 0.1 * g / g.sum()).sort(-1).values, rtol=1e-12, atol=1e-12
+        )
+
+
+@each_backend
+@pytest.mark.parametrize("reader", [rules.subtract_gain, rules.subtract_gain_whole])
+def test_the_gain_is_the_product_of_what_each_transform_declares(backend, reader):
+    params = positive([(40,), (3, 5)])
+    old, grads = [p.detach().clone() for p in params], [p.grad for p in params]
+    make = chain(rules.reverse, rules.scale_by_root, rules.scale(0.25), reader)
+    make(params, **backend).step()
+    for p, b, g in zip(params, old, grads, strict=True):
+        g = g.flip(-1)
+        gain = 0.25 / (0.5 * g * g).sqrt()
+        torch.testing.assert_close(p.detach(), b - gain * g - gain, rtol=1e-12, atol=1e-12)
+
+
+def test_an_unknown_gain_is_refused_at_construction():
+    with pytest.raises(RuleError, match="divide_by_model_sum does not tell"):
+        chain(rules.divide_by_model_sum, rules.scale(0.1), rules.subtract_gain)
+
+
+def test_sums_that_no_order_can_gather_are_refused():
+    params = positive([(3,), (4,)])
+
+    class Mixed(fallline.Optimizer):
+        hyperparameters = fallline.SGD.hyperparameters
+
+        @classmethod
+        def rules(cls, group):
+            first = (rules.divide_by_tensor_sum,) if group["lr"] > 1 else ()
+            return *first, rules.divide_by_model_sum, rules.scale
+
+    groups = [{"params": params[:1], "lr": 2.0}, {"params": params[1:], "lr": 0.5}]
+    optimizer = Mixed(groups, {"lr": 0.1})
+    with pytest.raises(RuleError, match="begin the chain with the transform"):
+        optimizer.step()
+
+
+def test_whole_rules_refuse_complex_parameters():
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match="reverse cannot take a parameter"):
+        chain(rules.reverse, rules.scale(0.1))([p]).step()
+
+
+def test_a_plan_names_what_passes_leave_for_each_other():
+    made = plan((rules.scale_by_root, rules.reverse, rules.scale, rules.subtract_gain_whole))
+    kinds = [type(one) for one in made.passes]
+    assert kinds == [ElementPass, WholePass, ElementPass, WholePass]
+    assert made.passes[0].leaves == ("g", "gain")
+    assert made.passes[2].takes == ("g", "gain")
+    assert made.passes[2].leaves == ("gain",)
+
+
+def test_explain_tells_every_pass():
+    text = fallline.explain(
+        chain(clip_by_global_norm(1.0), rules.reverse, rules.scale(0.1))(positive([(3,)]))
+    )
+    assert "pass 1, sums global_square_sum over the model of: the gradient" in text
+    assert "reads 8, writes 0 bytes per element" in text
+    assert "torch operations on whole tensors: reverse" in text
+
+
+@each_backend
+def test_staged_layouts_go_through_all_kinds_of_passes(backend):
+    base = torch.randn(6, 8, dtype=torch.float64)
+    strided = torch.nn.Parameter(base[:, ::2])
+    twin = torch.nn.Parameter(strided.detach().clone(memory_format=torch.contiguous_format))
+    grad = torch.rand(4, 6, dtype=torch.float64).t()
+    make = chain(
+        clip_by_global_norm(0.5), rules.reverse, scale_by_adam(), rules.scale(0.1), rules.sort_parameter
+    )
+    for p, g in ((strided, grad), (twin, grad.contiguous())):
+        optimizer = make([p], **backend)
+        for _ in range(3):
+            p.grad = g
+            optimizer.step()
+    torch.testing.assert_close(strided.detach().contiguous(), twin.detach(), rtol=1e-13, atol=1e-13)
