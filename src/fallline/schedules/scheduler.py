@@ -52,7 +52,7 @@ class LRScheduler(torch.optim.lr_scheduler.LRScheduler):
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"Invalid optimizer: {type(optimizer).__name__}; give a torch.optim.Optimizer")
         groups = len(optimizer.param_groups)
-        schedules = [schedule] * groups if isinstance(schedule, Schedule) else list(schedule)
+        schedules = list(schedule) if isinstance(schedule, Sequence) else [schedule] * groups
         for each in schedules:
             require_schedule(each)
         if len(schedules) != groups:
