@@ -15,8 +15,12 @@ Scalar = Any
 
 
 def sqrt(x: Scalar) -> Scalar:
-    """Return the square root of ``x``."""
-    return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
+    """Return the square root of ``x``; where autograd follows, its slope at 0 counts as 0, not infinity."""
+    if not isinstance(x, Tensor):
+        return math.sqrt(x)
+    return (
+        torch.where(x == 0, x.detach(), torch.where(x == 0, 1.0, x).sqrt()) if x.requires_grad else x.sqrt()
+    )
 
 
 def exp(x: Scalar) -> Scalar:
