@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fallline import backends as backends  # fills the list of backends
-from fallline import schedules
+from fallline import functional, schedules
 from fallline.core.chain import chain
 from fallline.core.explain import explain, show_kernel
 from fallline.core.hyperparameter import Hyperparameter, Range
@@ -35,7 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EMA", "SAM", "SGD", "SWA", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry",
     "Hyperparameter", "Lookahead", "NAdam", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop",
-    "Range", "Slot", "Task", "chain", "compare", "explain", "per_tensor", "prox", "register", "schedules",
+    "Range", "Slot", "Task", "chain", "compare", "explain", "functional", "per_tensor", "prox", "register", "schedules",
     "show_kernel", "transform",
 ]  # fmt: skip
 
