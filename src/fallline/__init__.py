@@ -35,8 +35,8 @@ __version__ = "0.1.0"
 __all__ = [
     "EMA", "SAM", "SGD", "SWA", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry",
     "Hyperparameter", "Lookahead", "NAdam", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop",
-    "Range", "Slot", "Task", "chain", "compare", "explain", "functional", "per_tensor", "prox", "register", "schedules",
-    "show_kernel", "transform",
+    "Range", "Slot", "Task", "chain", "compare", "explain", "functional", "per_tensor", "prox",
+    "register", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 
