@@ -1,11 +1,11 @@
-"""Run every benchmark, or those named: ``python -m benches steps bandwidth startup``."""
+"""Run every benchmark, or those named: ``python -m benches steps bandwidth around startup``."""
 
 import sys
 
-from benches import bandwidth, startup, steps
+from benches import around, bandwidth, startup, steps
 from benches.timing import stamp
 
-ALL = {"steps": steps.main, "bandwidth": bandwidth.main, "startup": startup.main}
+ALL = {"steps": steps.main, "bandwidth": bandwidth.main, "around": around.main, "startup": startup.main}
 
 if __name__ == "__main__":
     print(stamp())

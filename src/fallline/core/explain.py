@@ -33,6 +33,16 @@ def show_kernel(optimizer: Optimizer) -> str:
     return "\n\n".join(backend.source(batch) for backend, batch in batches)
 
 
+def bytes_moved(optimizer: Optimizer) -> int:
+    """Return the bytes that the kernels of one step read and write, every parameter having a gradient."""
+    return sum(
+        sum(backend.traffic(batch, one) or ()) * sum(p.numel() for p in batch.params)
+        for part in _parts(optimizer)
+        for backend, batch in Dispatch.of_all(part)
+        for one in batch.plan.passes
+    )
+
+
 def _parts(optimizer: Any) -> tuple[Optimizer, ...]:
     """Return the optimizers that ``optimizer`` consists of: itself, or what a wrapper goes around."""
     parts = getattr(optimizer, "parts", None) or (optimizer,)
