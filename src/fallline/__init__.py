@@ -24,7 +24,7 @@ from fallline.optimizers import (
     RMSprop,
 )
 from fallline.penalties import prox
-from fallline.wrappers import EMA, SAM, SWA, Lookahead, Polyak
+from fallline.wrappers import EMA, SAM, SWA, Lookahead, Polyak, ScheduleFree
 
 if TYPE_CHECKING:
     from fallline import compare
@@ -35,8 +35,8 @@ __version__ = "0.1.0"
 __all__ = [
     "EMA", "SAM", "SGD", "SWA", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry",
     "Hyperparameter", "Lookahead", "NAdam", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop",
-    "Range", "Slot", "Task", "chain", "compare", "explain", "functional", "per_tensor", "prox",
-    "register", "schedules", "show_kernel", "transform",
+    "Range", "ScheduleFree", "Slot", "Task", "chain", "compare", "explain", "functional", "per_tensor",
+    "prox", "register", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

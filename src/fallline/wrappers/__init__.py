@@ -2,6 +2,7 @@
 
 from fallline.wrappers.averaging import EMA, SWA, Polyak
 from fallline.wrappers.lookahead import Lookahead
+from fallline.wrappers.schedule_free import ScheduleFree
 from fallline.wrappers.sharpness import SAM
 
-__all__ = ["EMA", "SAM", "SWA", "Lookahead", "Polyak"]
+__all__ = ["EMA", "SAM", "SWA", "Lookahead", "Polyak", "ScheduleFree"]

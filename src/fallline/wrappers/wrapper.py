@@ -30,7 +30,7 @@ class Wrapper(torch.optim.Optimizer):
     """An optimizer around any other; a subclass has a `step`, and state of its own.
 
     Parameter groups, defaults and gradients are those of ``optimizer``: schedulers and gradient scalers
-    work on either. Each argument of the constructor can be read under its name.
+    work on either. The settings given to the constructor can be read under their names.
     """
 
     #: The attributes that are this wrapper's own state: each a `Companion` or a plain value.
@@ -82,6 +82,11 @@ class Wrapper(torch.optim.Optimizer):
     def releases_gradients(self) -> bool:
         """Whether the gradients are used up within backward, and `step` finds none."""
         return getattr(self.optimizer, "releases_gradients", False)
+
+    @property
+    def skips_steps(self) -> bool:
+        """Whether some calls of `step` move nothing."""
+        return getattr(self.optimizer, "skips_steps", False)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of all parameters."""
@@ -155,10 +160,8 @@ class Wrapper(torch.optim.Optimizer):
         super().__setstate__({})
 
     def __repr__(self) -> str:
-        names = [
-            n for n in inspect.signature(type(self).__init__).parameters if n not in ("self", "optimizer")
-        ]
-        settings = "".join(f"{n}={getattr(self, n)!r}, " for n in names)
+        arguments = list(inspect.signature(type(self).__init__).parameters)[2:]
+        settings = "".join(f"{n}={getattr(self, n)!r}, " for n in arguments if hasattr(self, n))
         return f"{type(self).__name__}({settings}{self.optimizer!r})"
 
 
@@ -191,6 +194,14 @@ def refuse_released(outer: str, optimizer: torch.optim.Optimizer, instead: str) 
     if getattr(optimizer, "releases_gradients", False):
         raise ValueError(
             f"{outer} needs gradients after backward, and GradientRelease inside it leaves none; {instead}"
+        )
+
+
+def refuse_skipping(outer: str, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an inner optimizer that does not step each time, for wrappers that step along with it."""
+    if getattr(optimizer, "skips_steps", False):
+        raise ValueError(
+            f"{outer} cannot go around Accumulate, which steps now and then; put Accumulate around it"
         )
 
 
