@@ -188,8 +188,21 @@ def test_a_second_scheduler_is_refused():
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     train(optimizer, params, 1)
     scheduler.step()
-    with pytest.raises(ValueError, match="use no second one"):
+    with pytest.raises(ValueError, match="and use no second"):
         train(optimizer, params, 1)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_schedule_may_be_put_into_a_group_later(steps):
+    falling = schedules.linear(0.1, 0.0, 10)
+    params = made()
+    optimizer = fallline.Adam(params, lr=0.1)
+    train(optimizer, params, steps)
+    optimizer.param_groups[0].update(lr=falling, betas=(falling, 0.9))
+    train(optimizer, params, 4)
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["steps"]) == (falling(3), 4)
+    assert optimizer.param_groups[0]["betas"] == (falling(3), 0.9)
+    assert optimizer.state[params[0]]["step"] == steps + 4
 
 
 def test_a_schedule_out_of_range_is_refused_at_the_step_it_is():

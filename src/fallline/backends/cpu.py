@@ -145,7 +145,7 @@ class Job:
     def _set_settings(self, settings: Mapping[int, Sequence[Any]]) -> None:
         values = [float(value) for row in self._used_rows for value in settings[row]]
         if values != self._values:
-            self._settings[:] = np.reshape(values, self._settings.shape)
+            self._settings.ravel()[:] = values
             self._values = values
 
     def _run_whole(self, one: WholePass) -> None:

@@ -20,6 +20,10 @@ class RuleError(FalllineError, TypeError):
     """An update rule is not a straight-line function of scalars."""
 
 
+class NotSettled(FalllineError, TypeError):  # noqa: N818 (a state, not a fault)
+    """A schedule stands where a number is needed."""
+
+
 class ScheduleEnded(FalllineError, ValueError):  # noqa: N818 (an event, as StopIteration is)
     """A schedule was asked for a step after its last."""
 

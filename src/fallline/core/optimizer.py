@@ -12,7 +12,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from fallline.core import checkpoint, finite
 from fallline.core.dispatch import Dispatch, Outcome
-from fallline.core.errors import RuleError, UnknownOptionError, suggestion
+from fallline.core.errors import NotSettled, RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.plan import plan
 from fallline.core.schedule import at
@@ -202,6 +202,14 @@ class Optimizer(torch.optim.Optimizer):
             self.hyperparameters = (*type(self).hyperparameters, *records.values())
 
     def _advance(self) -> Outcome:
+        """Step every batch; a schedule that was put into a group since the last step is taken over first."""
+        try:
+            return self._dispatched()
+        except NotSettled:
+            self._timetable.take_over(self.param_groups)
+            return self._dispatched()
+
+    def _dispatched(self) -> Outcome:
         """Step every batch, with a new dispatch if the present one does not hold."""
         outcome = self._dispatch.step(self) if self._dispatch else Outcome.STALE
         if outcome is Outcome.STALE:

@@ -7,7 +7,7 @@ from math import inf
 from numbers import Integral, Real
 from typing import Any
 
-from fallline.core.errors import ScheduleEnded
+from fallline.core.errors import NotSettled, ScheduleEnded
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,6 +66,9 @@ class Schedule(ABC):
         if length is not None and step >= length:
             raise ended(self, step)
         return self.value_at(step)
+
+    def __float__(self) -> float:
+        raise NotSettled(f"{self!r} is a schedule; call it with a step to get a number")
 
     def __mul__(self, other: "Schedule | float") -> "Schedule":
         return Product(self, other) if isinstance(other, Schedule) else Scaled(other, self)

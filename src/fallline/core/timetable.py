@@ -1,6 +1,7 @@
 """Settings that follow a schedule: which of which group, and the values they have at each step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fallline.core.schedule import Schedule, Stateful, at, follows
@@ -9,11 +10,25 @@ from fallline.core.schedule import Schedule, Stateful, at, follows
 STEPS, STATES = "steps", "schedule_states"
 
 
+@dataclass(frozen=True)
+class Together:
+    """A tuple of settings, such as Adam's betas, some of which follow a schedule."""
+
+    parts: tuple[Any, ...]
+
+    def __call__(self, step: int) -> tuple[Any, ...]:
+        return at(self.parts, step)
+
+    def stateful(self) -> tuple[Stateful, ...]:
+        """Return the parts that have state."""
+        return tuple(x for part in self.parts if isinstance(part, Schedule) for x in part.stateful())
+
+
 class Timetable:
     """The scheduled settings of an optimizer's groups, in their order."""
 
     def __init__(self):
-        self._followed: list[dict[str, Any]] = []
+        self._followed: list[dict[str, Schedule | Together]] = []
         self._set: list[dict[str, Any]] = []
 
     def add(self, group: dict[str, Any], steps: int) -> None:
@@ -22,17 +37,28 @@ class Timetable:
         self._set.append({})
         self._take_over(len(self._followed) - 1, group, steps)
 
+    def take_over(self, groups: list[dict[str, Any]]) -> None:
+        """Take over the schedules that were put into groups since; a first one starts at step 0."""
+        for i, group in enumerate(groups):
+            self._take_over(i, group, 0)
+
     def values(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return for each group the values of its scheduled settings at the coming step.
 
         Raises:
             ValueError: a setting was changed by hand or by another scheduler, or a schedule has ended.
         """
-        for i, group in enumerate(groups):
-            self._take_over(i, group, group.get(STEPS, 0))
-            self._refuse_changes(i, group)
-        rows = zip(self._followed, groups, strict=True)
-        return [{k: at(v, group[STEPS]) for k, v in followed.items()} for followed, group in rows]
+        for i, (group, row) in enumerate(zip(groups, self._set, strict=True)):
+            for key, value in row.items():
+                if group[key] is not value and not self._replaced(i, group, key, value):
+                    raise ValueError(
+                        f"{key} follows the schedule {self._followed[i][key]!r} but was set to {group[key]}; "
+                        f"set another schedule instead (param_groups[{i}][{key!r}] = ...), and use no second"
+                    )
+        return [
+            {key: schedule(group[STEPS]) for key, schedule in followed.items()}
+            for followed, group in zip(self._followed, groups, strict=True)
+        ]
 
     def set(self, groups: list[dict[str, Any]], values: list[dict[str, Any]]) -> None:
         """Write the values into the groups."""
@@ -63,25 +89,23 @@ class Timetable:
     def __bool__(self) -> bool:
         return any(self._followed)
 
+    def _replaced(self, i: int, group: dict[str, Any], key: str, value: Any) -> bool:
+        """Tell whether a setting is as it was, or another schedule, which is then taken over."""
+        if follows(group[key]):
+            self._take_over(i, group, 0)
+            return True
+        return bool(group[key] == value)
+
     def _take_over(self, i: int, group: dict[str, Any], steps: int) -> None:
         new = {key: value for key, value in group.items() if follows(value)}
         if new:
             group.setdefault(STEPS, steps)
+            self._followed[i] |= {
+                k: v if isinstance(v, Schedule) else Together(tuple(v)) for k, v in new.items()
+            }
             group.update({key: at(value, group[STEPS]) for key, value in new.items()})
-            self._followed[i] |= new
             self._set[i] = {**self._set[i], **{key: group[key] for key in new}}
 
-    def _refuse_changes(self, i: int, group: Mapping[str, Any]) -> None:
-        for key, value in self._set[i].items():
-            if group[key] != value:
-                raise ValueError(
-                    f"{key} follows the schedule {self._followed[i][key]!r} but was set to {group[key]}; "
-                    f"set another schedule instead (param_groups[{i}][{key!r}] = ...), and use no second one"
-                )
 
-
-def _stateful(followed: Mapping[str, Any]) -> Iterator[Stateful]:
-    for value in followed.values():
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, Schedule):
-                yield from part.stateful()
+def _stateful(followed: Mapping[str, Schedule | Together]) -> list[Stateful]:
+    return [part for schedule in followed.values() for part in schedule.stateful()]
