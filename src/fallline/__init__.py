@@ -24,7 +24,17 @@ from fallline.optimizers import (
     RMSprop,
 )
 from fallline.penalties import prox
-from fallline.wrappers import EMA, SAM, SWA, Lookahead, Polyak, ScheduleFree
+from fallline.wrappers import (
+    EMA,
+    SAM,
+    SWA,
+    Accumulate,
+    Lookahead,
+    Polyak,
+    ScheduleFree,
+    averaged,
+    follow_parameters,
+)
 
 if TYPE_CHECKING:
     from fallline import compare
@@ -33,10 +43,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "EMA", "SAM", "SGD", "SWA", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry",
+    "EMA", "SAM", "SGD", "SWA", "Accumulate", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry",
     "Hyperparameter", "Lookahead", "NAdam", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop",
-    "Range", "ScheduleFree", "Slot", "Task", "chain", "compare", "explain", "functional", "per_tensor",
-    "prox", "register", "schedules", "show_kernel", "transform",
+    "Range", "ScheduleFree", "Slot", "Task", "averaged", "chain", "compare", "explain", "follow_parameters",
+    "functional", "per_tensor", "prox", "register", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

@@ -8,17 +8,76 @@ import torch
 from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Slot, Transform, transform
-from fallline.wrappers.wrapper import Companion, Wrapper
+from fallline.wrappers.wrapper import Companion, Wrapper, check_count
 
 SHARE = Hyperparameter("share", 1.0, "share of the parameters in the new average", "w", low=0, high=1)
 DECAY = Hyperparameter("decay", 0.999, "share of the old average in the new one", "β", low=0, high=1)
 
 
-@transform(slots=(Slot("average", "p"),))
+@transform(slots=(Slot("average", "p"),), hyperparameters=(SHARE,))
 def follow_parameters(p, average, *, share):
-    """Move the average towards the parameters, and leave the parameters."""
+    """Move the average by ``share`` of the way towards the parameter, and leave the parameter.
+
+    At the end of a chain, ``AdamW(params, after=[follow_parameters(1e-3)])``, this is an exponential moving
+    average with the decay 1 - share that costs no pass of its own; evaluate with it inside `averaged`. The
+    average starts as the parameter before the first step.
+    """
     return p, average + share * (p - average)
+
+
+@contextmanager
+def averaged(optimizer: Optimizer) -> Iterator[None]:
+    """Let parameters hold the averages of `follow_parameters` in a ``with`` block.
+
+    They have their exact old bits again after it.
+
+    Raises:
+        ValueError: the optimizer keeps no averages.
+        RuntimeError: a step, or another such block, inside.
+
+    Example:
+        >>> import torch, fallline
+        >>> p = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = fallline.SGD([p], lr=0.5, after=[fallline.follow_parameters(0.5)])
+        >>> (p * p).sum().backward()
+        >>> optimizer.step()
+        >>> with fallline.averaged(optimizer):
+        ...     p.item()
+        0.5
+        >>> p.item()
+        0.0
+    """
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("the parameters hold the average: leave the `averaged` block before a step")
+
+    if getattr(optimizer, "_averaged", False):
+        raise RuntimeError("the parameters hold the average already: leave the `averaged` block first")
+    if not any("average" in own for own in optimizer.state.values()):
+        raise ValueError(
+            "the optimizer keeps no averages yet; give it after=[follow_parameters(1e-3)] and step"
+        )
+    guard = optimizer.register_step_pre_hook(refuse)
+    try:
+        optimizer._averaged = True  # type: ignore[attr-defined]
+        with _holding_averages(optimizer.state):
+            yield
+    finally:
+        guard.remove()
+        del optimizer._averaged  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _holding_averages(state: Mapping[Tensor, Mapping[str, Tensor]]) -> Iterator[None]:
+    held = [(p, own["average"]) for p, own in state.items() if "average" in own]
+    kept = [p.detach().clone() for p, _ in held]
+    try:
+        _copy(held)
+        yield
+    finally:
+        _copy([(p, old) for (p, _), old in zip(held, kept, strict=True)])
 
 
 class Averages(Companion):
@@ -80,14 +139,11 @@ class Averaging(Wrapper):
         """
         if self._swapped:
             raise RuntimeError("the parameters hold the average already: leave the `swap()` block first")
-        held = [(p, own["average"]) for p, own in self.average.state.items() if "average" in own]
-        kept = [p.detach().clone() for p, _ in held]
         try:
             self._swapped = True
-            _copy(held)
-            yield
+            with _holding_averages(self.average.state):
+                yield
         finally:
-            _copy([(p, old) for (p, _), old in zip(held, kept, strict=True)])
             self._swapped = False
 
 
@@ -177,8 +233,8 @@ class SWA(Averaging):
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, start: int, every: int):
-        _check_count("start", start, 0)
-        _check_count("every", every, 1)
+        check_count("start", start, 0)
+        check_count("every", every, 1)
         super().__init__(optimizer)
         self.start, self.every = start, every
 
@@ -222,11 +278,6 @@ class Polyak(SWA):
 
     def __init__(self, optimizer: torch.optim.Optimizer, start: int = 0):
         super().__init__(optimizer, start, every=1)
-
-
-def _check_count(name: str, value: Any, low: int) -> None:
-    if not isinstance(value, int) or value < low:
-        raise ValueError(f"Invalid {name} value: {value}; {name} must be a whole number of at least {low}")
 
 
 @torch.no_grad()
