@@ -12,7 +12,7 @@ from fallline.core.registry import Entry, register
 from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.adam import Adam
 from fallline.optimizers.settings import space
-from fallline.wrappers.wrapper import Companion, Wrapper
+from fallline.wrappers.wrapper import Companion, Wrapper, check_count
 
 
 @transform(slots=(Slot("slow", "p"),))
@@ -82,8 +82,7 @@ class Lookahead(Wrapper):
     owned = ("slow", "steps")
 
     def __init__(self, optimizer: torch.optim.Optimizer, k: int = 5, alpha: float = 0.5):
-        if not isinstance(k, int) or k < 1:
-            raise ValueError(f"Invalid k value: {k}; k must be a whole number of at least 1")
+        check_count("k", k, 1)
         super().__init__(optimizer)
         self.k, self.steps = k, 0
         self.slow = SlowWeights(optimizer, alpha)

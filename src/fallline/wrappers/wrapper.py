@@ -200,9 +200,13 @@ def refuse_released(outer: str, optimizer: torch.optim.Optimizer, instead: str) 
 def refuse_skipping(outer: str, optimizer: torch.optim.Optimizer) -> None:
     """Refuse an inner optimizer that does not step each time, for wrappers that step along with it."""
     if getattr(optimizer, "skips_steps", False):
-        raise ValueError(
-            f"{outer} cannot go around Accumulate, which steps now and then; put Accumulate around it"
-        )
+        raise ValueError(f"{outer} cannot go around Accumulate; put Accumulate around {outer}")
+
+
+def check_count(name: str, value: Any, low: int) -> None:
+    """Refuse a count that is not a whole number, or too small."""
+    if not isinstance(value, int) or value < low:
+        raise ValueError(f"Invalid {name} value: {value}; {name} must be a whole number of at least {low}")
 
 
 def refuse_wrappers(outer: str, optimizer: torch.optim.Optimizer) -> None:
