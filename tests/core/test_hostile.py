@@ -7,6 +7,7 @@ import torch
 
 import fallline
 from fallline import chain, transform
+from fallline.core import dispatch as dispatch_module
 from fallline.core.errors import RuleError
 from fallline.optimizers.sgd import scale_by_learning_rate
 
@@ -113,3 +114,43 @@ def test_names_of_generated_code_are_refused(name):
     exec(f"def rule(g, *, {name}):\n    return g * {name}\n", scope)
     with pytest.raises(RuleError, match="use others"):
         transform()(scope["rule"])
+
+
+def test_gradients_that_come_and_go_need_no_new_tables(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        dispatch_module.Dispatch, "__init__", counting(made, dispatch_module.Dispatch.__init__)
+    )
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(4)]
+    optimizer, reference = fallline.Adam(params), torch.optim.Adam([p.detach().clone() for p in params])
+    patterns = [(0, 1, 2, 3), (0, 2), (1, 3)]
+    for t in range(12):
+        for p, q in zip(params, reference.param_groups[0]["params"], strict=True):
+            p.grad = q.grad = None
+        for i in patterns[t % 3]:
+            params[i].grad = torch.full((3,), 1.0 + t)
+            reference.param_groups[0]["params"][i].grad = params[i].grad.clone()
+        optimizer.step()
+        reference.step()
+    for p, q in zip(params, reference.param_groups[0]["params"], strict=True):
+        torch.testing.assert_close(p.detach(), q, rtol=1e-6, atol=1e-7)
+    assert len(made) == 3
+
+
+def counting(calls, function):
+    def count(self, optimizer):
+        calls.append(optimizer)
+        function(self, optimizer)
+
+    return count
+
+
+def test_a_first_step_that_is_skipped_leaves_no_state():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = fallline.SGD([p], lr=0.1, momentum=0.9, dampening=0.5, skip_nonfinite=True)
+    p.grad = torch.tensor([1.0, float("nan"), 1.0])
+    optimizer.step()
+    assert not optimizer.state
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert torch.equal(optimizer.state[p]["momentum_buffer"], torch.ones(3))

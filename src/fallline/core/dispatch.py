@@ -14,15 +14,17 @@ from torch import Tensor
 
 from fallline.core.backend import Backend, Batch, Prepared, choose
 from fallline.core.errors import RuleError
-from fallline.core.plan import Plan, WholePass, plan
+from fallline.core.plan import Plan, plan
 from fallline.core.reduction import Taken, refuse_unaligned, totals, vetoed
-from fallline.core.transform import STEP, Slot, Sum
+from fallline.core.refusals import refuse, refuse_beyond_elements, refuse_mismatch
+from fallline.core.state import STEPS_PER_DISPATCH, make_state
+from fallline.core.transform import Sum
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer
 
-#: A float32 counter is exact below 2**24; a dispatch is remade, and counters checked, this often.
-STEPS_PER_DISPATCH = 2**20
+#: A parameter, its state, and the names of what was made in it for the coming step.
+New = tuple[Tensor, dict[str, Any], list[str]]
 
 
 class Outcome(Enum):
@@ -37,8 +39,8 @@ class Dispatch:
     def __init__(self, optimizer: "Optimizer"):
         self._kinds = _kinds(optimizer)
         self._params = _params(optimizer)
-        self._has_grad = [p.grad is not None for p in self._params]
-        self.batches = _batches(optimizer, self._has_grad)
+        self.has_grad = [p.grad is not None for p in self._params]
+        self.batches, self._new = _batches(optimizer, self.has_grad)
         refuse_unaligned([batch.plan for _, batch in self.batches])
         self._prepared = [backend.prepare(batch) for backend, batch in self.batches]
         self._readers = [_readers(optimizer, batch) for _, batch in self.batches]
@@ -49,7 +51,7 @@ class Dispatch:
     @staticmethod
     def of_all(optimizer: "Optimizer") -> list[tuple[Backend, Batch]]:
         """Return the batches there would be if every parameter had a gradient; no state is made."""
-        return _batches(optimizer, [True] * len(_params(optimizer)), keep=False)
+        return _batches(optimizer, [True] * len(_params(optimizer)), keep=False)[0]
 
     def step(self, optimizer: "Optimizer") -> Outcome:
         """Step every batch; do nothing if the dispatch does not hold any more, or if a sum vetoes it."""
@@ -62,7 +64,10 @@ class Dispatch:
             if not prepared.ready(own, {row: _read(groups[row], places) for row, places in readers}):
                 return Outcome.STALE
         batches = [batch for _, batch in self.batches]
-        return self._run(list(zip(batches, self._prepared, chosen, strict=True)))
+        outcome = self._run(list(zip(batches, self._prepared, chosen, strict=True)))
+        if self._new:
+            self._settle_new_state(optimizer, outcome)
+        return outcome
 
     def _run(self, running: list[tuple[Batch, Prepared, list[Tensor]]]) -> Outcome:
         """Advance all batches from reduction to reduction, until none is left that waits for one."""
@@ -82,6 +87,15 @@ class Dispatch:
             turn += 1
         return Outcome.DONE
 
+    def _settle_new_state(self, optimizer: "Optimizer", outcome: Outcome) -> None:
+        """Keep the state that was made for this step, or take it back if the step did not happen."""
+        for p, state, made in self._new if outcome is Outcome.VETOED else ():
+            for name in made:
+                state.pop(name)
+            if made and not state:
+                del optimizer.state[p]
+        self._new = []
+
     def _holds(self, optimizer: "Optimizer", grads: list[Tensor | None]) -> bool:
         """Tell whether groups, parameters, gradients' presence and state dicts are those it was made for."""
         params, states = _params(optimizer), optimizer.state.values()
@@ -92,7 +106,7 @@ class Dispatch:
             and len(states) == len(self._states)
             and all(map(is_, params, self._params))
             and all(map(is_, states, self._states))
-            and [g is not None for g in grads] == self._has_grad
+            and [g is not None for g in grads] == self.has_grad
             and _kinds(optimizer) == self._kinds
         )
 
@@ -142,26 +156,30 @@ def _kinds(optimizer: "Optimizer") -> list[Any]:
     ]
 
 
-def _batches(optimizer: "Optimizer", has_grad: list[bool], keep: bool = True) -> list[tuple[Backend, Batch]]:
+def _batches(
+    optimizer: "Optimizer", has_grad: list[bool], keep: bool = True
+) -> tuple[list[tuple[Backend, Batch]], list[New]]:
     stepped = list(_stepped(optimizer, has_grad))
     for row, _, p in stepped:
         group = optimizer.param_groups[row]
         rule = plan(optimizer.transforms(group))
-        _refuse(optimizer, group, p)
-        _refuse_beyond_elements(rule, group, p)
-        _refuse_mismatch(rule, optimizer.state.get(p, {}), p)
+        refuse(optimizer, group, p)
+        refuse_beyond_elements(rule, group, p)
+        refuse_mismatch(rule, optimizer.state.get(p, {}), p)
+    news: list[New] = []
     batches: dict[Any, tuple[Backend, Batch]] = {}
     for row, index, p in stepped:
         group = optimizer.param_groups[row]
         rule = plan(optimizer.transforms(group))
         state = _state_of(optimizer, rule, p) if keep else dict(optimizer.state.get(p, {}))
-        fresh = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
+        made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
         backend, _ = choose(group, p)
         differentiable = bool(group.get("differentiable"))
         key = (rule, backend.name, differentiable, p.device, *_dtypes(rule, state, p))
         _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable)))
-        batch.add(p, state, row, index, fresh)
-    return list(batches.values())
+        batch.add(p, state, row, index, fresh=any(slot.name in made for slot in rule.slots))
+        news.append((p, state, made))
+    return list(batches.values()), news
 
 
 def _stepped(optimizer: "Optimizer", has_grad: list[bool]) -> Iterator[tuple[int, int, Tensor]]:
@@ -180,90 +198,6 @@ def _dtypes(rule: Plan, state: dict[str, Any], p: Tensor) -> list[torch.dtype]:
     return [p.dtype, grad.dtype] + [state[slot.name].dtype for slot in (*rule.slots, *rule.scalar_slots)]
 
 
-def _refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
-    name = type(optimizer).__name__
-    if not (p.is_floating_point() or p.is_complex()):
-        raise RuntimeError(f"{name} cannot step a parameter of {p.dtype}; it needs a floating-point dtype")
-    if p.grad is not None and p.grad.layout != torch.strided and not optimizer.takes_sparse(group):
-        raise RuntimeError(
-            f"{name} does not support sparse gradients (got {p.grad.layout}) with these settings; "
-            f"make them dense, for example Embedding(..., sparse=False)"
-        )
-    if group.get("capturable") and p.device.type == "cpu":
-        raise AssertionError(
-            f"If capturable=True, params and state_steps must be on supported devices: "
-            f"['cuda', 'xpu', 'hpu', 'privateuseone', 'xla']; {name} got cpu, so leave capturable=False"
-        )
-
-
-def _refuse_beyond_elements(rule: Plan, group: dict[str, Any], p: Tensor) -> None:
-    """Refuse what only elementwise rules can do."""
-    whole = next((one.transform.name for one in rule.passes if isinstance(one, WholePass)), None)
-    if whole and p.is_complex():
-        raise RuntimeError(f"{whole} cannot take a parameter of {p.dtype}; it works on whole real tensors")
-    if rule.sums and group.get("differentiable"):
-        raise RuntimeError(
-            f"differentiable=True does not go through {rule.sums[0].name}, a sum; use fallline.functional"
-        )
-
-
-def _refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
-    """Refuse a gradient or state that does not fit its parameter: a kernel would read beyond it."""
-    wanted = {slot.name: torch.Size() for slot in rule.scalar_slots}
-    wanted |= {slot.name: p.shape for slot in rule.slots} | {"gradient": p.shape}
-    for name, x in {**state, "gradient": p.grad}.items():
-        if name not in wanted or x is None:
-            continue
-        if x.shape != wanted[name]:
-            raise RuntimeError(
-                f"{name} has shape {tuple(x.shape)} and its parameter {tuple(p.shape)}; after changing a "
-                f"parameter's shape call zero_grad() and delete optimizer.state[parameter]"
-            )
-        if x.is_complex() > p.is_complex() or not (x.is_floating_point() or x.is_complex()):
-            raise RuntimeError(f"{name} is {x.dtype}, which does not fit a parameter of {p.dtype}")
-        if x.device != p.device and not (name != "gradient" and x.dim() == 0 and x.is_cpu):
-            raise RuntimeError(f"{name} is on {x.device} and its parameter on {p.device}; move it there")
-
-
 def _state_of(optimizer: "Optimizer", rule: Plan, p: Tensor) -> dict[str, Any]:
     """Return the state dict of ``p``; a rule without state leaves no entry, as in torch."""
     return optimizer.state[p] if rule.slots or rule.scalar_slots else optimizer.state.get(p, {})
-
-
-def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tensor) -> bool:
-    """Put whatever the plan needs and is not there into ``state`` of ``p``; tell whether any was made."""
-    made = False
-    for slot in rule.scalar_slots:
-        if state.get(slot.name) is None:
-            state[slot.name] = torch.tensor(_initial(slot, group), dtype=_scalar_dtype(), device="cpu")
-        elif state[slot.name].dtype in (torch.bfloat16, torch.float16):
-            state[slot.name] = state[slot.name].float()  # torch rounds it to the parameter's dtype
-        if slot.name == STEP:
-            state[STEP] = _exact_counter(state[STEP])
-    for slot in rule.slots:
-        if state.get(slot.name) is None:
-            state[slot.name] = _initial_like(p, slot, group)
-            made = True
-    return made
-
-
-def _initial_like(p: Tensor, slot: Slot, group: dict[str, Any]) -> Tensor:
-    if slot.initial == "p":
-        return p.detach().clone(memory_format=torch.preserve_format)
-    value = _initial(slot, group)
-    fill = complex(value, value) if p.is_complex() else value
-    return torch.full_like(p, fill, memory_format=torch.preserve_format, requires_grad=False)
-
-
-def _initial(slot: Slot, group: dict[str, Any]) -> float:
-    return float(group[slot.initial]) if isinstance(slot.initial, str) else slot.initial
-
-
-def _scalar_dtype() -> torch.dtype:
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-
-
-def _exact_counter(step: Tensor) -> Tensor:
-    """Return a float64 counter in time: a float32 one stands still at 2**24."""
-    near_the_end = step.dtype == torch.float32 and float(step) >= 2**24 - 2 * STEPS_PER_DISPATCH
-    return step.double() if near_the_end else step

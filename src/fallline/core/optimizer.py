@@ -19,6 +19,9 @@ from fallline.core.schedule import at
 from fallline.core.timetable import STATES, STEPS, Timetable
 from fallline.core.transform import Transform, bare, settings_of, transform
 
+#: How many dispatches an optimizer keeps, for as many patterns of which parameters have a gradient.
+DISPATCHES = 4
+
 _log = logging.getLogger("fallline")
 
 #: The key of a group that counts its skipped steps.
@@ -31,9 +34,9 @@ COMMON_KEYS = {
 }  # fmt: skip
 
 
-@transform()
+@transform(gain=1.0)
 def negate(g):
-    """Turn descent into ascent, for ``maximize``."""
+    """Turn descent into ascent, for ``maximize``; penalties are minimised all the same."""
     return -g
 
 
@@ -68,7 +71,7 @@ class Optimizer(torch.optim.Optimizer):
 
     before: tuple[Transform, ...] = ()
     after: tuple[Transform, ...] = ()
-    _dispatch: Dispatch | None = None
+    _dispatches: tuple[Dispatch, ...] = ()
     _added: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
@@ -138,7 +141,7 @@ class Optimizer(torch.optim.Optimizer):
             plan(self.transforms(_settled({**self.defaults, **param_group}, steps)))
         super().add_param_group(param_group)
         self._timetable.add(self.param_groups[-1], steps)
-        self._dispatch = None
+        self._dispatches = ()
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load a state made by `state_dict` of this class or of torch's; dtypes are kept exactly.
@@ -159,7 +162,7 @@ class Optimizer(torch.optim.Optimizer):
         Differs from torch's, which matches by position alone and looks at the number of parameters alone.
         """
         checkpoint.load(self, state_dict, super().load_state_dict, strict)
-        self._dispatch = None
+        self._dispatches = ()
 
     def state_dict(self) -> dict[str, Any]:
         """Return state and groups as torch does; groups with a schedule tell their step and its state."""
@@ -175,7 +178,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         chains = {n: tuple(map(bare, state[n])) for n in ("before", "after") if n in state}
         super().__setstate__({**state, **chains})
-        self._dispatch = None
+        self._dispatches = ()
         for group in self.param_groups:
             for key, value in {**self.added_later, **self._added}.items():
                 group.setdefault(key, value)
@@ -210,13 +213,24 @@ class Optimizer(torch.optim.Optimizer):
             return self._dispatched()
 
     def _dispatched(self) -> Outcome:
-        """Step every batch, with a new dispatch if the present one does not hold."""
-        outcome = self._dispatch.step(self) if self._dispatch else Outcome.STALE
-        if outcome is Outcome.STALE:
-            self._dispatch = Dispatch(self)
-            outcome = self._dispatch.step(self)
+        """Step every batch, with the last dispatch that still holds or a new one.
+
+        Several are kept: which parameters have a gradient may change to and fro.
+        """
+        for dispatch in self._dispatches:
+            outcome = dispatch.step(self)
+            if outcome is not Outcome.STALE:
+                return self._remember(dispatch, outcome)
+        dispatch = Dispatch(self)
+        outcome = dispatch.step(self)
         if outcome is Outcome.STALE:
             raise RuntimeError("parameters or state changed during the step; use one thread per optimizer")
+        return self._remember(dispatch, outcome)
+
+    def _remember(self, dispatch: Dispatch, outcome: Outcome) -> Outcome:
+        if not self._dispatches or self._dispatches[0] is not dispatch:
+            earlier = (each for each in self._dispatches if each.has_grad != dispatch.has_grad)
+            self._dispatches = (dispatch, *earlier)[:DISPATCHES]
         return outcome
 
     def _follow_schedules(self) -> None:
@@ -234,7 +248,7 @@ class Optimizer(torch.optim.Optimizer):
         return self.param_groups[0].get(SKIPPED, 0)
 
     def _note_veto(self) -> None:
-        veto, places = self._dispatch.veto  # type: ignore[misc, union-attr]
+        veto, places = self._dispatches[0].veto  # type: ignore[misc]
         for group in self.param_groups:
             group[SKIPPED] = group.get(SKIPPED, 0) + 1
         names = checkpoint.names(self)

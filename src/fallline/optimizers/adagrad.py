@@ -5,12 +5,12 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from fallline.core.dispatch import make_state
 from fallline.core.hyperparameter import Hyperparameter, Range
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.plan import plan
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt
+from fallline.core.state import make_state
 from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, epsilon, learning_rate, space, weight_decay
 from fallline.penalties.decay import coupled_decay
@@ -22,7 +22,13 @@ def decayed_learning_rate(*, step, lr, lr_decay):
     return dict(rate=lr / (1 + (step - 1) * lr_decay))
 
 
-@transform(slots=(Slot("sum", "initial_accumulator_value"),), per_tensor=decayed_learning_rate)
+def _rate_over_root(sum, *, eps, rate):
+    return rate / (sqrt(sum) + eps)
+
+
+@transform(
+    slots=(Slot("sum", "initial_accumulator_value"),), per_tensor=decayed_learning_rate, gain=_rate_over_root
+)
 def scale_by_root_sum_of_squares(g, sum, *, eps, rate):
     """Divide by the root of the sum of squares so far, and multiply by the learning rate."""
     sum = sum + g * g
@@ -111,7 +117,7 @@ class Adagrad(Optimizer):
         """Move the state to shared memory, for training in several processes."""
         for state in self.state.values():
             state["sum"].share_memory_()
-        self._dispatch = None
+        self._dispatches = ()
 
     def takes_sparse(self, group: Mapping[str, Any]) -> bool:
         """Take sparse gradients unless weight decay makes every step dense, as torch does."""

@@ -1,0 +1,56 @@
+"""What a step cannot take, refused before anything changes."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fallline.core.plan import Plan, WholePass
+
+if TYPE_CHECKING:
+    from fallline.core.optimizer import Optimizer
+
+
+def refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
+    name = type(optimizer).__name__
+    if not (p.is_floating_point() or p.is_complex()):
+        raise RuntimeError(f"{name} cannot step a parameter of {p.dtype}; it needs a floating-point dtype")
+    if p.grad is not None and p.grad.layout != torch.strided and not optimizer.takes_sparse(group):
+        raise RuntimeError(
+            f"{name} does not support sparse gradients (got {p.grad.layout}) with these settings; "
+            f"make them dense, for example Embedding(..., sparse=False)"
+        )
+    if group.get("capturable") and p.device.type == "cpu":
+        raise AssertionError(
+            f"If capturable=True, params and state_steps must be on supported devices: "
+            f"['cuda', 'xpu', 'hpu', 'privateuseone', 'xla']; {name} got cpu, so leave capturable=False"
+        )
+
+
+def refuse_beyond_elements(rule: Plan, group: dict[str, Any], p: Tensor) -> None:
+    """Refuse what only elementwise rules can do."""
+    whole = next((one.transform.name for one in rule.passes if isinstance(one, WholePass)), None)
+    if whole and p.is_complex():
+        raise RuntimeError(f"{whole} cannot take a parameter of {p.dtype}; it works on whole real tensors")
+    if rule.sums and group.get("differentiable"):
+        raise RuntimeError(
+            f"differentiable=True does not go through {rule.sums[0].name}, a sum; use fallline.functional"
+        )
+
+
+def refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
+    """Refuse a gradient or state that does not fit its parameter: a kernel would read beyond it."""
+    wanted = {slot.name: torch.Size() for slot in rule.scalar_slots}
+    wanted |= {slot.name: p.shape for slot in rule.slots} | {"gradient": p.shape}
+    for name, x in {**state, "gradient": p.grad}.items():
+        if name not in wanted or x is None:
+            continue
+        if x.shape != wanted[name]:
+            raise RuntimeError(
+                f"{name} has shape {tuple(x.shape)} and its parameter {tuple(p.shape)}; after changing a "
+                f"parameter's shape call zero_grad() and delete optimizer.state[parameter]"
+            )
+        if x.is_complex() > p.is_complex() or not (x.is_floating_point() or x.is_complex()):
+            raise RuntimeError(f"{name} is {x.dtype}, which does not fit a parameter of {p.dtype}")
+        if x.device != p.device and not (name != "gradient" and x.dim() == 0 and x.is_cpu):
+            raise RuntimeError(f"{name} is on {x.device} and its parameter on {p.device}; move it there")
