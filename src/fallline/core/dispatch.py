@@ -9,6 +9,7 @@ from itertools import chain
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +44,7 @@ class Dispatch:
         self.batches, self._new = _batches(optimizer, self.has_grad)
         refuse_unaligned([batch.plan for _, batch in self.batches])
         self._prepared = [backend.prepare(batch) for backend, batch in self.batches]
+        self._rows = [np.array(batch.rows) for _, batch in self.batches]
         self._readers = [_readers(optimizer, batch) for _, batch in self.batches]
         self._states = list(optimizer.state.values())
         self._steps_left = STEPS_PER_DISPATCH
@@ -64,25 +66,25 @@ class Dispatch:
             if not prepared.ready(own, {row: _read(groups[row], places) for row, places in readers}):
                 return Outcome.STALE
         batches = [batch for _, batch in self.batches]
-        outcome = self._run(list(zip(batches, self._prepared, chosen, strict=True)))
+        outcome = self._run(list(zip(batches, self._rows, self._prepared, chosen, strict=True)))
         if self._new:
             self._settle_new_state(optimizer, outcome)
         return outcome
 
-    def _run(self, running: list[tuple[Batch, Prepared, list[Tensor]]]) -> Outcome:
+    def _run(self, running: list[tuple[Batch, np.ndarray, Prepared, list[Tensor]]]) -> Outcome:
         """Advance all batches from reduction to reduction, until none is left that waits for one."""
         turn = 0
         while running:
-            sums = [prepared.advance(own) for _, prepared, own in running]
+            sums = [prepared.advance(own) for _, _, prepared, own in running]
             running = [one for one, taken in zip(running, sums, strict=True) if taken is not None]
             contributions = [
-                Taken(batch, batch.plan.reductions[turn].sums, taken)
-                for (batch, *_), taken in zip(running, (x for x in sums if x is not None), strict=True)
+                Taken(batch, rows, batch.plan.reductions[turn].sums, taken)
+                for (batch, rows, *_), taken in zip(running, (x for x in sums if x is not None), strict=True)
             ]
             self.veto = vetoed(contributions)
             if self.veto:
                 return Outcome.VETOED
-            for (_, prepared, _), total in zip(running, totals(contributions), strict=True):
+            for (_, _, prepared, _), total in zip(running, totals(contributions), strict=True):
                 prepared.take(total)
             turn += 1
         return Outcome.DONE

@@ -14,21 +14,26 @@ from fallline.core.transform import Sum
 
 @dataclass(frozen=True)
 class Taken:
-    """What one batch contributes to one reduction: ``by_tensor[i, k]`` is sum ``k`` over its tensor ``i``."""
+    """What one batch contributes to one reduction: ``by_tensor[i, k]`` is sum ``k`` over its tensor ``i``.
+
+    ``rows[i]`` is the tensor's parameter group.
+    """
 
     batch: Batch
+    rows: np.ndarray
     sums: tuple[Sum, ...]
     by_tensor: np.ndarray
 
 
 def totals(contributions: Sequence[Taken]) -> list[np.ndarray]:
     """Return for each contribution the totals that its tensors are to read, in the shape of ``by_tensor``."""
-    everywhere: dict[tuple[Sum, int], float] = defaultdict(float)
+    groups = 1 + max((int(taken.rows.max()) for taken in contributions), default=0)
+    by_group: dict[Sum, np.ndarray] = defaultdict(lambda: np.zeros(groups))
     for taken in contributions:
         for k, each in enumerate(taken.sums):
-            for row, value in zip(taken.batch.rows, taken.by_tensor[:, k].tolist(), strict=True):
-                everywhere[each, row if each.over == "group" else -1] += value
-    return [_read(taken, everywhere) for taken in contributions]
+            if each.over != "tensor":
+                by_group[each] += np.bincount(taken.rows, taken.by_tensor[:, k], groups)
+    return [_read(taken, by_group) for taken in contributions]
 
 
 def vetoed(contributions: Sequence[Taken]) -> tuple[Sum, list[int]] | None:
@@ -53,11 +58,11 @@ def refuse_unaligned(plans: Sequence[Plan]) -> None:
                     )
 
 
-def _read(taken: Taken, everywhere: dict[tuple[Sum, int], float]) -> np.ndarray:
+def _read(taken: Taken, by_group: dict[Sum, np.ndarray]) -> np.ndarray:
     read = taken.by_tensor.copy()
     for k, each in enumerate(taken.sums):
         if each.over == "model":
-            read[:, k] = everywhere[each, -1]
+            read[:, k] = by_group[each].sum()
         elif each.over == "group":
-            read[:, k] = [everywhere[each, row] for row in taken.batch.rows]
+            read[:, k] = by_group[each][taken.rows]
     return read
