@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fallline import backends as backends  # fills the list of backends
-from fallline import functional, schedules
+from fallline import functional, gradients, penalties, schedules
 from fallline.core.chain import chain
 from fallline.core.explain import explain, show_kernel
 from fallline.core.hyperparameter import Hyperparameter, Range
@@ -29,6 +29,7 @@ from fallline.wrappers import (
     SAM,
     SWA,
     Accumulate,
+    GradientRelease,
     Lookahead,
     Polyak,
     ScheduleFree,
@@ -44,9 +45,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EMA", "SAM", "SGD", "SWA", "Accumulate", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry",
-    "Hyperparameter", "Lookahead", "NAdam", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop",
-    "Range", "ScheduleFree", "Slot", "Task", "averaged", "chain", "compare", "explain", "follow_parameters",
-    "functional", "per_tensor", "prox", "register", "schedules", "show_kernel", "transform",
+    "GradientRelease", "Hyperparameter", "Lookahead", "NAdam", "Optimizer", "Polyak", "ProximalSGD",
+    "RAdam", "RMSprop", "Range", "ScheduleFree", "Slot", "Task", "averaged", "chain", "compare",
+    "explain", "follow_parameters", "functional", "gradients", "penalties", "per_tensor", "prox", "register",
+    "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

@@ -93,13 +93,13 @@ class SAM(Wrapper):
         moved = [(p, p.grad) for p in self.params if p.grad is not None]
         kept = [(p, p.detach().clone()) for p, _ in moved]
         if moved:
-            scale = self.rho / (_norm([p.abs() * g if self.adaptive else g for p, g in moved]) + TINY)
+            scale = self.rho / (total_norm([p.abs() * g if self.adaptive else g for p, g in moved]) + TINY)
             for p, g in moved:
                 p.add_((p.abs().square() * g if self.adaptive else g) * scale.to(p.device))
         return kept
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
+def total_norm(tensors: list[Tensor]) -> Tensor:
     """Return the 2-norm of all elements, of half-precision ones in float32."""
     parts = [torch.linalg.vector_norm(x.float() if x.dtype.itemsize == 2 else x) for x in tensors]
     return torch.linalg.vector_norm(torch.stack([part.to(parts[0]) for part in parts]))

@@ -1,0 +1,38 @@
+"""Twins: optimizers like a given one that step other tensors, or some of its own."""
+
+from collections import OrderedDict, defaultdict
+from typing import Any
+
+import torch
+
+from fallline.core.optimizer import Optimizer
+from fallline.core.timetable import Timetable
+from fallline.wrappers.wrapper import SET_FROM_OUTSIDE
+
+
+def twin_of(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return an optimizer of the class and attributes of ``optimizer``, with these groups, no state or hooks.
+
+    It follows no schedules: its settings are those of the original, by `take_settings`.
+    """
+    twin = object.__new__(type(optimizer))
+    vars(twin).update({name: v for name, v in vars(optimizer).items() if name not in SET_FROM_OUTSIDE})
+    twin.param_groups, twin.state = groups, defaultdict(dict)
+    for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+        vars(twin)[hooks] = OrderedDict()
+    if isinstance(twin, Optimizer):
+        twin._dispatches, twin._timetable = (), Timetable()
+        for group in groups:
+            twin._timetable.add(group, 0)
+    return twin
+
+
+def take_settings(target: dict[str, Any], source: dict[str, Any]) -> None:
+    """Give a group the settings of another; it keeps its parameters."""
+    target.update({key: value for key, value in source.items() if key not in ("params", "param_names")})
+
+
+def follow_schedules(optimizer: torch.optim.Optimizer) -> None:
+    """Give the settings that follow a schedule their values at the coming step, as `step` would."""
+    if isinstance(optimizer, Optimizer) and optimizer._timetable:
+        optimizer._follow_schedules()
