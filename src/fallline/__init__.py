@@ -24,6 +24,7 @@ from fallline.optimizers import (
     RMSprop,
 )
 from fallline.penalties import prox
+from fallline.routing import Frozen, Route, layerwise_decay, route
 from fallline.wrappers import (
     EMA,
     SAM,
@@ -31,6 +32,7 @@ from fallline.wrappers import (
     Accumulate,
     GradientRelease,
     Lookahead,
+    OffloadState,
     Polyak,
     ScheduleFree,
     averaged,
@@ -45,10 +47,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EMA", "SAM", "SGD", "SWA", "Accumulate", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry",
-    "GradientRelease", "Hyperparameter", "Lookahead", "NAdam", "Optimizer", "Polyak", "ProximalSGD",
-    "RAdam", "RMSprop", "Range", "ScheduleFree", "Slot", "Task", "averaged", "chain", "compare",
-    "explain", "follow_parameters", "functional", "gradients", "penalties", "per_tensor", "prox", "register",
-    "schedules", "show_kernel", "transform",
+    "Frozen", "GradientRelease", "Hyperparameter", "Lookahead", "NAdam", "OffloadState", "Optimizer",
+    "Polyak", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "ScheduleFree", "Slot", "Task",
+    "averaged", "chain", "compare", "explain", "follow_parameters", "functional", "gradients",
+    "layerwise_decay", "penalties", "per_tensor", "prox", "register", "route", "schedules", "show_kernel",
+    "transform",
 ]  # fmt: skip
 
 
