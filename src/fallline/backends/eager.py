@@ -24,6 +24,7 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
     if isinstance(one, WholePass):
         return _apply_whole(one.transform, values, settings)
     known = {**settings, **{n: v for n, v in values.items() if n != GAIN}}
+    gained = GAIN in one.leaves or any(GAIN in t.inputs for t in one.transforms)
     before, summands = values, {}
     given: dict[Any, dict[str, Any]] = {}
     for once in one.onces:
@@ -32,7 +33,10 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
         values = {**values, **{slot.name: got[slot.name] for slot in once.slots if one.last}}
     for place, t in enumerate(one.transforms):
         summands |= _summands(one, place, values, known)
-        values = _apply(t, values, {**known, **given.get(t.per_tensor, {})})
+        came, scalars = values, {**known, **given.get(t.per_tensor, {})}
+        values = _apply(t, values, scalars)
+        if gained and t.target == G:
+            values[GAIN] = values[GAIN] * _gain(t, {**values, G: came[G]}, scalars)
     summands |= _summands(one, len(one.transforms), values, known)
     return {**before, **summands} if one.sums else values
 
@@ -50,10 +54,7 @@ def _summands(
 
 def _apply(t: Transform, values: dict[str, Any], scalars: Mapping[str, Any]) -> dict[str, Any]:
     out = t.rule(*(values[n] for n in t.inputs), **{n: scalars[n] for n in t.reads})
-    values = {**values, **dict(zip(t.outputs, out if isinstance(out, tuple) else (out,), strict=True))}
-    if t.target == G and t.gain is not None:
-        values[GAIN] = values[GAIN] * _gain(t, values, scalars)
-    return values
+    return {**values, **dict(zip(t.outputs, out if isinstance(out, tuple) else (out,), strict=True))}
 
 
 def _gain(t: Transform, values: Mapping[str, Any], scalars: Mapping[str, Any]) -> Any:

@@ -97,13 +97,15 @@ class _Lowering:
 
     def transform(self, t: Transform) -> None:
         """Append the statements of one transform's rule."""
+        amplifies = self._gain_is_read and t.target == G
+        came = self._keep_update() if amplifies and _gain_reads_update(t) else G
         body = self._body(t.rule, t, {n: n for n in t.inputs}, kept=t.outputs)
         values = body.run()
         if len(values) != len(t.outputs):
             raise RuleError(f"{t.name} must return {', '.join(t.outputs)}; it returns {len(values)} values")
         self._set(t.outputs, [body.element(v) for v in values])
-        if self._gain_is_read and t.target == G:
-            self._amplify(t)
+        if amplifies:
+            self._amplify(t, came)
 
     def sums(self, place: int) -> None:
         """Append the elements of the sums that are taken before the transform at ``place``."""
@@ -120,11 +122,17 @@ class _Lowering:
         if is_scalar:
             self.out.element.append(f"{GAIN} = {ast.unparse(self.hoist(node))}")
 
-    def _amplify(self, t: Transform) -> None:
-        """Multiply the gain by that of ``t``."""
+    def _keep_update(self) -> str:
+        """Keep the update as it is before a transform changes it; return its name."""
+        name = self.fresh("came")
+        self.out.element.append(f"{name} = {G}")
+        return name
+
+    def _amplify(self, t: Transform, came: str) -> None:
+        """Multiply the gain by that of ``t``, to which the update came under the name ``came``."""
         gain, is_scalar = self._gain
         if callable(t.gain):
-            body = self._body(t.gain, t, {n: n for n in positional(t.gain)})
+            body = self._body(t.gain, t, {n: came if n == G else n for n in positional(t.gain)})
             (value,) = body.run()
             factor, factor_is_scalar = body.value(value)
         else:
@@ -302,6 +310,10 @@ class _Body:
     def _error(self, node: ast.AST, remedy: str) -> RuleError:
         where = f"{self._function.__name__}, line {getattr(node, 'lineno', '?')}"
         return RuleError(f"{where}: {ast.unparse(node)}: {remedy}")
+
+
+def _gain_reads_update(t: Transform) -> bool:
+    return callable(t.gain) and G in positional(t.gain)
 
 
 def _numeric(node: ast.expr) -> ast.expr:

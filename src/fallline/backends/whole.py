@@ -47,6 +47,8 @@ def _stacks(t: Transform, members: Sequence[Member]) -> list[list[int]]:
 
 
 def _stack(tensors: list[Any]) -> Any:
+    """Return the tensors as one, in float32 at least."""
     if not isinstance(tensors[0], Tensor):
         return tensors[0]
-    return torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+    stack = torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+    return stack.to(torch.promote_types(stack.dtype, torch.float32))

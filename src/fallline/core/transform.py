@@ -86,9 +86,10 @@ class Transform:
     """One step of an update rule: ``rule(g, [p], *slots, *, settings)``, or ``rule(p, ...)`` after the step.
 
     ``target`` is what the rule returns first: ``"g"``, the update so far, or ``"p"``, the parameter itself.
-    ``gain`` tells by how much it multiplies a gradient that stays the same: a number, a function of slots
-    and settings, or None where there is no such number. The rule of a ``whole`` transform is not a scalar
-    formula: it maps stacks of whole tensors, of shape (count, \\*shape), with torch operations.
+    ``gain`` tells by how much it multiplies a gradient that stays the same: a number, a function of ``g`` as
+    it comes, the slots as they are kept, and settings, or None where there is no such number. The rule of a
+    ``whole`` transform is not a scalar formula: it maps stacks of whole tensors, of shape (count, \\*shape),
+    with torch operations.
     """
 
     rule: Callable[..., Any]
