@@ -8,15 +8,24 @@ from torch import Tensor
 from fallline.core.hyperparameter import Hyperparameter, Range
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.scalar import sqrt
+from fallline.core.scalar import maximum, sqrt
 from fallline.core.transform import Transform, transform
 from fallline.optimizers.rmsprop import count
 from fallline.optimizers.settings import MAXIMIZE, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.decay import coupled_decay
 
+#: Keeps the ratio finite where ``rho`` and the gradient are both 0.
+_TINY = 1e-30
 
-@transform(slots=("square_avg", "acc_delta"), per_tensor=count)
+
+def _ratio(g, square_avg, acc_delta, *, rho, eps):
+    """The factor of this step, solved from the accumulators after it."""
+    from_last = rho * (square_avg + eps) + (1 - rho) * (g * g)
+    return sqrt((acc_delta + rho * eps) / maximum(from_last, _TINY))
+
+
+@transform(slots=("square_avg", "acc_delta"), per_tensor=count, gain=_ratio)
 def scale_by_adadelta(g, square_avg, acc_delta, *, rho, eps):
     """Multiply by the root mean square of past updates over that of gradients."""
     square_avg = rho * square_avg + (1 - rho) * (g * g)

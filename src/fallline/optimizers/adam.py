@@ -29,7 +29,15 @@ def bias_corrections(*, step, beta1, beta2):
     return dict(bias1=1 - beta1**step, bias2=1 - beta2**step)
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=bias_corrections)
+def _inverse_root(exp_avg_sq, *, eps, bias2):
+    return 1 / (sqrt(exp_avg_sq / bias2) + eps)
+
+
+def _inverse_root_of_maximum(max_exp_avg_sq, *, eps, bias2):
+    return 1 / (sqrt(max_exp_avg_sq / bias2) + eps)
+
+
+@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=bias_corrections, gain=_inverse_root)
 def scale_by_adam(g, exp_avg, exp_avg_sq, *, beta1=0.9, beta2=0.999, eps=1e-8, bias1, bias2):
     """Divide the average of gradients by the root of the average of their squares."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g
@@ -37,7 +45,11 @@ def scale_by_adam(g, exp_avg, exp_avg_sq, *, beta1=0.9, beta2=0.999, eps=1e-8, b
     return (exp_avg / bias1) / (sqrt(exp_avg_sq / bias2) + eps), exp_avg, exp_avg_sq
 
 
-@transform(slots=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), per_tensor=bias_corrections)
+@transform(
+    slots=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+    per_tensor=bias_corrections,
+    gain=_inverse_root_of_maximum,
+)
 def scale_by_amsgrad(
     g, exp_avg, exp_avg_sq, max_exp_avg_sq, *, beta1=0.9, beta2=0.999, eps=1e-8, bias1, bias2
 ):

@@ -20,7 +20,11 @@ def first_bias_correction(*, step, beta1):
     return dict(bias1=1 - beta1**step)
 
 
-@transform(slots=("exp_avg", "exp_inf"), per_tensor=first_bias_correction)
+def _inverse_maximum(exp_inf):
+    return 1 / exp_inf
+
+
+@transform(slots=("exp_avg", "exp_inf"), per_tensor=first_bias_correction, gain=_inverse_maximum)
 def scale_by_adamax(g, exp_avg, exp_inf, *, beta1, beta2, eps, bias1):
     """Divide the average of gradients by the decaying maximum of their sizes."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

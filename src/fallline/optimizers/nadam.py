@@ -36,7 +36,11 @@ def nesterov_weights(mu_product, *, step, beta1, beta2, momentum_decay):
     )
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=nesterov_weights)
+def _weights_over_root(exp_avg_sq, *, step, beta1, eps, of_gradient, of_average, bias2):
+    return (of_gradient + of_average * (1 - beta1**step)) / (sqrt(exp_avg_sq / bias2) + eps)
+
+
+@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=nesterov_weights, gain=_weights_over_root)
 def scale_by_nadam(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, of_gradient, of_average, bias2):
     """Divide the average of gradients, looked one step ahead, by the root of the average of squares."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

@@ -35,7 +35,11 @@ def rectification(*, step, beta1, beta2):
     return dict(bias1=1 - beta1**step, rect=rect)
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=rectification)
+def _rectified_inverse_root(exp_avg_sq, *, eps, rect):
+    return where(rect > 0, rect / (sqrt(exp_avg_sq) + eps), 1.0)
+
+
+@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=rectification, gain=_rectified_inverse_root)
 def scale_by_radam(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, bias1, rect):
     """Scale as Adam does, rectified; by the average of gradients alone while its variance is unknown."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

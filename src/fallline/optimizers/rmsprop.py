@@ -29,14 +29,22 @@ def count(*, step):
     return dict()
 
 
-@transform(slots=("square_avg",), per_tensor=count)
+def _inverse_root(square_avg, *, eps):
+    return 1 / (sqrt(square_avg) + eps)
+
+
+@transform(slots=("square_avg",), per_tensor=count, gain=_inverse_root)
 def scale_by_rms(g, square_avg, *, alpha, eps):
     """Divide by the root of the average of squares."""
     square_avg = alpha * square_avg + (1 - alpha) * (g * g)
     return g / (sqrt(square_avg) + eps), square_avg
 
 
-@transform(slots=("square_avg", "grad_avg"), per_tensor=count)
+def _inverse_deviation(square_avg, grad_avg, *, eps):
+    return 1 / (sqrt(maximum(square_avg - grad_avg * grad_avg, 0.0)) + eps)
+
+
+@transform(slots=("square_avg", "grad_avg"), per_tensor=count, gain=_inverse_deviation)
 def scale_by_stddev(g, square_avg, grad_avg, *, alpha, eps):
     """Divide by the running standard deviation; rounding cannot make the variance negative."""
     square_avg = alpha * square_avg + (1 - alpha) * (g * g)
@@ -44,7 +52,12 @@ def scale_by_stddev(g, square_avg, grad_avg, *, alpha, eps):
     return g / (sqrt(maximum(square_avg - grad_avg * grad_avg, 0.0)) + eps), square_avg, grad_avg
 
 
-@transform(slots=("momentum_buffer",))
+def _sum_of_shares(*, momentum):
+    """What a gradient adds to all velocities together; it is the gain once the velocity has grown."""
+    return 1 / (1 - momentum)
+
+
+@transform(slots=("momentum_buffer",), gain=_sum_of_shares)
 def accumulate(g, momentum_buffer, *, momentum):
     """Replace the update by the velocity."""
     momentum_buffer = momentum * momentum_buffer + g

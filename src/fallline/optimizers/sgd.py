@@ -14,20 +14,34 @@ from fallline.optimizers.settings import MAXIMIZE, flag, learning_rate, momentum
 from fallline.penalties.decay import coupled_decay
 
 
-@transform()
+def _learning_rate(*, lr):
+    return lr
+
+
+@transform(gain=_learning_rate)
 def scale_by_learning_rate(g, *, lr):
     """Multiply the update by the learning rate; it is then subtracted from the parameter."""
     return lr * g
 
 
-@transform(slots=("momentum_buffer",))
+def _sum_of_shares(*, momentum, dampening):
+    """What a gradient adds to all velocities together; it is the gain once the velocity has grown."""
+    return (1 - dampening) / (1 - momentum)
+
+
+@transform(slots=("momentum_buffer",), gain=_sum_of_shares)
 def trace(g, momentum_buffer, *, momentum=0.9, dampening=0.0, fresh):
     """Replace the update by the velocity; the first velocity is the update itself."""
     momentum_buffer = where(fresh > 0, g, momentum * momentum_buffer + (1 - dampening) * g)
     return momentum_buffer, momentum_buffer
 
 
-@transform(slots=("momentum_buffer",))
+def _sum_of_nesterov_shares(*, momentum):
+    """What a gradient adds to all updates together."""
+    return 1 / (1 - momentum)
+
+
+@transform(slots=("momentum_buffer",), gain=_sum_of_nesterov_shares)
 def trace_nesterov(g, momentum_buffer, *, momentum=0.9, fresh):
     """Replace the update by where the velocity will have led one step ahead."""
     momentum_buffer = where(fresh > 0, g, momentum * momentum_buffer + g)
