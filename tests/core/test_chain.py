@@ -107,7 +107,7 @@ def prox_free():
         (lambda: scale_by_adam(beta3=1), UnknownOptionError, "did you mean 'beta"),
         (lambda: scale_by_learning_rate(0.1, 0.2), TypeError, "reads 1 settings"),
         (lambda: chain(scale_by_learning_rate)([torch.zeros(1)]), RuleError, "'lr' has no value"),
-        (lambda: chain(prox_l1(lr=1.0, strength=1.0), prox_l1(lr=2.0)), RuleError, "same value"),
+        (lambda: chain(prox_l1(strength=1.0), prox_l1(strength=2.0)), RuleError, "same value"),
         (
             lambda: chain(scale_by_learning_rate(0.1))([torch.zeros(1)], lrr=1),
             UnknownOptionError,

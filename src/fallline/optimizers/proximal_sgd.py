@@ -7,10 +7,10 @@ from torch import Tensor
 
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.transform import Transform
+from fallline.core.transform import P, Transform
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space
 from fallline.optimizers.sgd import scale_by_learning_rate
-from fallline.penalties.prox import L1, STRENGTH, Prox, operator
+from fallline.penalties.prox import L1, STRENGTHS
 
 
 class ProximalSGD(Optimizer):
@@ -20,14 +20,18 @@ class ProximalSGD(Optimizer):
         p_t = \operatorname{prox}_{\eta h}(p_{t-1} - \eta\, g_t), \qquad
         \operatorname{prox}_{\eta h}(x) = \arg\min_z \tfrac{1}{2\eta} \lVert z - x \rVert^2 + h(z)
 
-    Args:
-        params: tensors, group dicts (each may have its own ``prox``) or ``(name, tensor)`` pairs.
-        lr: learning rate :math:`\eta \ge 0`.
-        prox: the penalty :math:`h`, such as ``fallline.prox.L1(strength)``; its zeros are exact zeros.
-        maximize: climb the loss instead; the penalty is minimised all the same.
-        foreach, differentiable, fused: as in `SGD`.
+    It is ISTA where the gradient is that of the whole training set: with ``lr`` up to one over the curvature
+    the loss falls at the rate 1/t. Any other optimizer takes the same step by ``after=[prox]``; FISTA's
+    extrapolation :math:`(t - 1)/(t + 2)` would be a schedule of its own, ``SGD(..., momentum=0.9,
+    nesterov=True, after=[prox])`` is its form with constant momentum.
 
-    State: none. In the parameter groups the penalty is kept as ``prox``, its name, and ``strength``.
+    Args:
+        params: tensors, group dicts or ``(name, tensor)`` pairs. lr: learning rate :math:`\eta \ge 0`. prox:
+        the penalty :math:`h`, such as ``fallline.prox.L1(strength)``; its settings are keys of the groups.
+        maximize: climb the loss instead; the penalty is minimised all the same. foreach, differentiable,
+        fused: as in `SGD`.
+
+    State: none.
 
     Raises:
         ValueError: a setting out of range.
@@ -45,7 +49,7 @@ class ProximalSGD(Optimizer):
     Source: Parikh and Boyd, Proximal Algorithms, 2014, section 4.2. torch has no such optimizer.
     """
 
-    hyperparameters = (learning_rate(1e-3, 1e-3, 1e1), STRENGTH, MAXIMIZE)
+    hyperparameters = (learning_rate(1e-3, 1e-3, 1e1), MAXIMIZE)
     added_later = {**Optimizer.added_later, "fused": None}
 
     def __init__(
@@ -53,38 +57,23 @@ class ProximalSGD(Optimizer):
         params: Iterable[Any],
         lr: float | Tensor = 1e-3,
         *,
-        prox: Prox,
+        prox: Transform,
         maximize: bool = False,
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
         **extra: Unpack[Extra],
     ):
+        if not isinstance(prox, Transform) or prox.target != P:
+            raise TypeError(f"prox must be a penalty such as fallline.prox.L1(1e-4), got {prox!r}")
         defaults = dict(lr=lr, maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused)
-        super().__init__(params, {**defaults, **_as_data(prox)}, **extra)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group, which may have its own ``prox``."""
-        if "prox" in param_group and not isinstance(param_group["prox"], str):
-            param_group.update(_as_data(param_group["prox"]))
-        super().add_param_group(param_group)
-
-    def check_together(self, group: Mapping[str, Any]) -> None:
-        """Refuse a penalty that does not exist."""
-        super().check_together(group)
-        operator(group["prox"])
+        extra["after"] = (*extra.get("after", ()), prox)
+        super().__init__(params, defaults, **extra)
 
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
-        """The gradient step, then the proximal step."""
-        return scale_by_learning_rate, operator(group["prox"])
-
-
-def _as_data(prox: Any) -> dict[str, Any]:
-    """Return the penalty as plain data, which a checkpoint can hold without executing code."""
-    if not isinstance(prox, Prox):
-        raise TypeError(f"prox must be a penalty such as fallline.prox.L1(1e-4), got {prox!r}")
-    return {"prox": prox.name, "strength": prox.strength}
+        """The gradient step; the proximal step comes after it."""
+        return (scale_by_learning_rate,)
 
 
 def _sgd_l1(params: Any, lr: float, strength: float = 1e-5) -> ProximalSGD:
@@ -95,7 +84,7 @@ register(
     Entry(
         "proximal-sgd",
         _sgd_l1,
-        space(ProximalSGD, "lr", "strength"),
+        {**space(ProximalSGD, "lr"), "strength": STRENGTHS},
         "proximal gradient descent with an L1 penalty",
     )
 )
