@@ -1,5 +1,6 @@
 """Gradient release: each parameter steps within backward, and its gradient is freed at once."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -166,6 +167,8 @@ class GradientRelease(Wrapper):
             self._begun = True
         if p not in self._twins:
             self._twins[p] = twin_of(self.optimizer, [{"params": [p]}])
+            self._twins[p]._optimizer_step_pre_hooks = OrderedDict()  # they run once a pass, in `step`
+            self._twins[p]._optimizer_step_post_hooks = OrderedDict()
         twin = self._twins[p]
         take_settings(twin.param_groups[0], self.param_groups[self._rows[p]])
         twin.state.clear()

@@ -1,6 +1,6 @@
 """Twins: optimizers like a given one that step other tensors, or some of its own."""
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -11,15 +11,13 @@ from fallline.wrappers.wrapper import SET_FROM_OUTSIDE
 
 
 def twin_of(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Return an optimizer of the class and attributes of ``optimizer``, with these groups, no state or hooks.
+    """Return an optimizer of the class and attributes of ``optimizer``, with these groups and no state.
 
     It follows no schedules: its settings are those of the original, by `take_settings`.
     """
     twin = object.__new__(type(optimizer))
     vars(twin).update({name: v for name, v in vars(optimizer).items() if name not in SET_FROM_OUTSIDE})
     twin.param_groups, twin.state = groups, defaultdict(dict)
-    for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-        vars(twin)[hooks] = OrderedDict()
     if isinstance(twin, Optimizer):
         twin._dispatches, twin._timetable = (), Timetable()
         for group in groups:

@@ -102,7 +102,7 @@ class Wrapper(torch.optim.Optimizer):
         """Return the inner optimizer's state under ``optimizer``, and this wrapper's own by name."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        state = {name: _saved(getattr(self, name)) for name in ("optimizer", *self.owned)}
+        state = {name: self._save(name) for name in ("optimizer", *self.owned)}
         for after in self._optimizer_state_dict_post_hooks.values():
             state = after(self, state) or state
         return state
@@ -124,12 +124,14 @@ class Wrapper(torch.optim.Optimizer):
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
+    def _save(self, name: str) -> Any:
+        own = getattr(self, name)
+        return own.state_dict() if isinstance(own, torch.optim.Optimizer) else own
+
     def _load(self, name: str, value: Any, strict: bool) -> None:
         own = getattr(self, name)
-        if isinstance(own, (Optimizer, Wrapper)):
-            own.load_state_dict(value, strict)
-        elif isinstance(own, torch.optim.Optimizer):
-            own.load_state_dict(value)
+        if isinstance(own, torch.optim.Optimizer):
+            load_into(own, value, strict)
         elif type(value) is not type(own):
             raise CheckpointMismatch(
                 f"{name} is {value!r} in the state; {type(self).__name__} needs {type(own).__name__}"
@@ -163,6 +165,14 @@ class Wrapper(torch.optim.Optimizer):
         arguments = list(inspect.signature(type(self).__init__).parameters)[2:]
         settings = "".join(f"{n}={getattr(self, n)!r}, " for n in arguments if hasattr(self, n))
         return f"{type(self).__name__}({settings}{self.optimizer!r})"
+
+
+def load_into(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any], strict: bool) -> None:
+    """Load a state in any optimizer; torch's own know no ``strict``."""
+    if isinstance(optimizer, (Optimizer, Wrapper)):
+        optimizer.load_state_dict(state_dict, strict)
+    else:
+        optimizer.load_state_dict(state_dict)
 
 
 def unset(group: dict[str, Any]) -> dict[str, Any]:
@@ -226,13 +236,10 @@ def _last(
     return optimizer
 
 
-def _saved(value: Any) -> Any:
-    return value.state_dict() if isinstance(value, torch.optim.Optimizer) else value
-
-
 def _nest(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
     yield optimizer
-    for part in getattr(optimizer, "parts", ()):
+    held = vars(optimizer).values() if isinstance(optimizer, Wrapper) else ()
+    for part in [value for value in held if isinstance(value, torch.optim.Optimizer)]:
         yield from _nest(part)
 
 
