@@ -83,11 +83,12 @@ class Accumulate(Wrapper):
     """
 
     owned = ("totals", "calls", "samples", "seen")
+    without_gradients = "accumulate inside its own `with release.accumulating():`"
 
     def __init__(self, optimizer: torch.optim.Optimizer, steps: int):
         check_count("steps", steps, 1)
         refuse_closures("Accumulate", optimizer)
-        refuse_released("Accumulate", optimizer, "use its own `with release.accumulating():`")
+        refuse_released(Accumulate, optimizer)
         super().__init__(optimizer)
         self.steps, self.totals = steps, Totals(optimizer)
         self.calls, self.samples, self.seen = 0, 0.0, []

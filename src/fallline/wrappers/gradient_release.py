@@ -13,7 +13,7 @@ from fallline.core.optimizer import Optimizer
 from fallline.core.transform import PLACE, Transform, keywords
 from fallline.wrappers.sharpness import total_norm
 from fallline.wrappers.twin import follow_schedules, take_settings, twin_of
-from fallline.wrappers.wrapper import Wrapper, refuse_closures, refuse_wrappers
+from fallline.wrappers.wrapper import Wrapper, refuse_closures, refuse_wrappers, without_gradients
 
 MAX_NORM = Hyperparameter(
     "max_norm", 1.0, "largest norm of all gradients", unit="loss per parameter unit", low=0, open_low=True
@@ -74,6 +74,8 @@ class GradientRelease(Wrapper):
     ):
         if max_norm is not None:
             MAX_NORM.check(max_norm)
+        if isinstance(optimizer, Wrapper) and optimizer.without_gradients:
+            raise without_gradients(type(optimizer))
         refuse_wrappers("GradientRelease", optimizer)
         refuse_closures("GradientRelease", optimizer)
         _refuse_needing_all(optimizer)

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from fallline.core.transform import Slot, Transform, transform
 from fallline.wrappers.twin import follow_schedules, take_settings, twin_of
-from fallline.wrappers.wrapper import Companion, Wrapper, load_into, refuse_closures, refuse_wrappers
+from fallline.wrappers.wrapper import (
+    Companion,
+    Wrapper,
+    load_into,
+    refuse_closures,
+    refuse_released,
+    refuse_wrappers,
+)
 
 
 @transform(slots=(Slot("master", "p"),))
@@ -63,6 +70,8 @@ class OffloadState(Wrapper):
     al. 2018, https://arxiv.org/abs/1710.03740. torch has no such optimizer.
     """
 
+    without_gradients = "use either without the other"
+
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
@@ -71,6 +80,7 @@ class OffloadState(Wrapper):
     ):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"Invalid dtype: {dtype}; give a floating-point torch.dtype or None")
+        refuse_released(OffloadState, optimizer)
         refuse_wrappers("OffloadState", optimizer)
         refuse_closures("OffloadState", optimizer)
         super().__init__(optimizer)

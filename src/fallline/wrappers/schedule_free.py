@@ -126,6 +126,7 @@ class ScheduleFree(Wrapper):
     """
 
     owned = ("iterates", "held", "training")
+    without_gradients = "use either without the other"
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class ScheduleFree(Wrapper):
         for record, value in ((BETA, beta), (POWER, r), (LR_POWER, weight_lr_power)):
             record.check(value)
         refuse_closures("ScheduleFree", optimizer)
-        refuse_released("ScheduleFree", optimizer, "use either without the other")
+        refuse_released(ScheduleFree, optimizer)
         refuse_skipping("ScheduleFree", optimizer)
         super().__init__(optimizer)
         self.r, self.weight_lr_power, self.training = r, weight_lr_power, True

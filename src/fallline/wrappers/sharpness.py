@@ -57,10 +57,12 @@ class SAM(Wrapper):
     https://arxiv.org/abs/2102.11600. torch has no such optimizer.
     """
 
+    without_gradients = "use either without the other"
+
     def __init__(self, optimizer: torch.optim.Optimizer, rho: float = 0.05, adaptive: bool = False):
         RHO.check(rho)
         refuse_closures("SAM", optimizer)
-        refuse_released("SAM", optimizer, "use either without the other")
+        refuse_released(SAM, optimizer)
         super().__init__(optimizer)
         self.rho, self.adaptive = rho, adaptive
 

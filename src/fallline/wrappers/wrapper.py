@@ -35,6 +35,8 @@ class Wrapper(torch.optim.Optimizer):
 
     #: The attributes that are this wrapper's own state: each a `Companion` or a plain value.
     owned: ClassVar[tuple[str, ...]] = ()
+    #: What to do if this wrapper needs gradients after backward and `GradientRelease` leaves none.
+    without_gradients: ClassVar[str] = ""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -199,12 +201,18 @@ def refuse_closures(outer: str, optimizer: torch.optim.Optimizer) -> None:
         raise ValueError(f"{outer} cannot go around {inner}, which must evaluate the loss itself; {remedy}")
 
 
-def refuse_released(outer: str, optimizer: torch.optim.Optimizer, instead: str) -> None:
+def refuse_released(outer: type[Wrapper], optimizer: torch.optim.Optimizer) -> None:
     """Refuse an inner optimizer that leaves no gradients behind, for wrappers that need them."""
     if getattr(optimizer, "releases_gradients", False):
-        raise ValueError(
-            f"{outer} needs gradients after backward, and GradientRelease inside it leaves none; {instead}"
-        )
+        raise without_gradients(outer)
+
+
+def without_gradients(wrapper: type[Wrapper]) -> ValueError:
+    """Return the error for a wrapper that needs gradients together with one that leaves none."""
+    return ValueError(
+        f"{wrapper.__name__} needs gradients after backward, and GradientRelease leaves none; "
+        f"{wrapper.without_gradients}"
+    )
 
 
 def refuse_skipping(outer: str, optimizer: torch.optim.Optimizer) -> None:
