@@ -100,6 +100,21 @@ def test_flush_steps_with_the_mean_of_what_is_there():
     assert p.tolist() == [-3.0, -3.0]
 
 
+def test_resumes_by_name_whatever_the_order():
+    """What each parameter has seen goes with its name: one had no gradient before the checkpoint."""
+    named = dict(zip("abc", problem(), strict=True))
+    optimizer = fallline.Accumulate(fallline.SGD(named.items(), lr=1.0, weight_decay=0.5), steps=2)
+    named["a"].grad = torch.ones_like(named["a"])
+    optimizer.step()
+    turned = {name: torch.nn.Parameter(named[name].detach().clone()) for name in "cba"}
+    again = fallline.Accumulate(fallline.SGD(turned.items(), lr=1.0, weight_decay=0.5), steps=2)
+    again.load_state_dict(reloaded(optimizer.state_dict()))
+    for each in (optimizer, again):
+        each.zero_grad()
+        each.step()
+    assert all(torch.equal(turned[name], named[name]) for name in "abc")
+
+
 @pytest.mark.parametrize("calls", [1, 4, 5, 6])
 def test_resumes_in_the_middle_of_a_window_bit_for_bit(calls):
     params = problem(dtype=torch.float32)

@@ -115,6 +115,77 @@ def test_the_way_round_that_an_error_names_is_allowed(pair):
     nest(pair[::-1], problem())
 
 
+MAKERS = {
+    "scheduled AdamW": lambda p, lr: fallline.AdamW(p, lr=lr * fallline.schedules.cosine(40)),
+    "scheduled SGD": lambda p, lr: fallline.SGD(
+        p, lr=fallline.schedules.linear(0.1, 0.0, 40), momentum=0.9 * fallline.schedules.constant()
+    ),
+    "Adagrad": fallline.Adagrad,
+    "NAdam": fallline.NAdam,
+    "RAdam, clipped": lambda p, lr: fallline.RAdam(p, lr, before=[fallline.gradients.clip_by_value(0.5)]),
+    "torch Adamax": torch.optim.Adamax,
+    "torch Adafactor": torch.optim.Adafactor,
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_each_wrapper_resumes_with_other_optimizers_and_schedules(name, maker):
+    assert_resumes([name], MAKERS[maker], 3)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("make", [fallline.AdamW, torch.optim.AdamW], ids=["ours", "torchs"])
+def test_torchs_schedulers_reach_the_inner_optimizer(name, make):
+    """Stepping with the scheduled rate is stepping with the rates written out."""
+    courses = []
+    for scheduled in (True, False):
+        params = problem()
+        optimizer = nest([name], params, make)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5) if scheduled else None
+        for t in range(5):
+            train(optimizer, 1, t)
+            if scheduler and optimizer.stepped:
+                scheduler.step()
+            elif optimizer.stepped:
+                optimizer.param_groups[0]["lr"] *= 0.5
+        courses.append(params)
+    assert all(map(torch.equal, *courses))
+    assert optimizer.param_groups[0]["lr"] < 0.05
+
+
+@pytest.mark.parametrize("name", [n for n in WRAPPERS if n not in ("SAM", "ASAM", "GradientRelease")])
+def test_gradient_scalers_unscale_for_every_wrapper(name):
+    params, plain = problem(dtype=torch.float32), problem(dtype=torch.float32)
+    optimizer, reference = nest([name], params), nest([name], plain)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    for t in range(6):
+        for p, q in zip(params, plain, strict=True):
+            g = torch.sin(q.detach() + t)
+            p.grad, q.grad = scaler.scale(g), g
+        scaler.step(optimizer)
+        scaler.update()
+        reference.step()
+    assert all(map(torch.equal, params, plain))
+
+
+@pytest.mark.parametrize("name", [n for n in WRAPPERS if n not in ("Accumulate", "GradientRelease")])
+def test_sparse_gradients_pass_through(name):
+    """An inner optimizer that takes sparse gradients gets them."""
+    embedding = torch.nn.Embedding(6, 2, sparse=True)
+    optimizer = WRAPPERS[name](torch.optim.SparseAdam(embedding.parameters()))
+    before = embedding.weight.detach().clone()
+
+    def closure():
+        optimizer.zero_grad()
+        embedding(torch.tensor([1, 4])).square().sum().backward()
+
+    for _ in range(4):
+        optimizer.step(closure)
+    changed = (embedding.weight != before).any(dim=1)
+    assert changed.tolist() == [False, True, False, False, True, False]
+
+
 DEEP = ["SAM", "EMA", "Accumulate", "Lookahead", "ScheduleFree", "Polyak", "OffloadState"]
 
 

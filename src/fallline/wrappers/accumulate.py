@@ -8,13 +8,19 @@ import torch
 from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.transform import Transform, transform
+from fallline.core.transform import Transform, per_tensor, transform
 from fallline.wrappers.wrapper import Companion, Wrapper, check_count, refuse_closures, refuse_released
 
 SAMPLES = Hyperparameter("samples", 1.0, "weight of a micro-batch", "n", "samples", low=0, open_low=True)
 
 
-@transform(slots=("total",))
+@per_tensor(seen=0.0)
+def count_samples(seen, *, samples):
+    """Count the samples of which this tensor has a gradient."""
+    return dict(seen=seen + samples)
+
+
+@transform(slots=("total",), per_tensor=count_samples)
 def add_to_total(p, g, total, *, samples):
     """Add the weighted gradient to the total, and leave the parameter."""
     return p, total + samples * g
@@ -41,6 +47,17 @@ class Totals(Companion):
                 if p.dtype.itemsize == 2 and p.grad is not None and not self.state[p]:
                     self.state[p]["total"] = torch.zeros_like(p, dtype=torch.float32)
         self.step()
+
+    def mean(self, p: Tensor, samples: float) -> Tensor | None:
+        """Return the mean gradient of ``p`` over all samples, None if there was none."""
+        own = self.state.get(p)
+        return (own["total"] / samples).to(p.dtype) if own and own["seen"] else None
+
+    def clear(self) -> None:
+        """Begin a new window."""
+        for own in self.state.values():
+            for total in own.values():
+                total.zero_()
 
 
 class Accumulate(Wrapper):
@@ -82,7 +99,7 @@ class Accumulate(Wrapper):
     and an unfinished window is part of the state.
     """
 
-    owned = ("totals", "calls", "samples", "seen")
+    owned = ("totals", "calls", "samples")
     without_gradients = "accumulate inside its own `with release.accumulating():`"
 
     def __init__(self, optimizer: torch.optim.Optimizer, steps: int):
@@ -91,8 +108,7 @@ class Accumulate(Wrapper):
         refuse_released(Accumulate, optimizer)
         super().__init__(optimizer)
         self.steps, self.totals = steps, Totals(optimizer)
-        self.calls, self.samples, self.seen = 0, 0.0, []
-        self.moved = False
+        self.calls, self.samples, self.moved = 0, 0.0, False
 
     @property
     def stepped(self) -> bool:
@@ -116,7 +132,6 @@ class Accumulate(Wrapper):
                 loss = closure()
         self.moved = False
         self.totals.add(float(samples))
-        self.seen = sorted({*self.seen, *(i for i, p in enumerate(self.params) if p.grad is not None)})
         self.calls, self.samples = self.calls + 1, self.samples + float(samples)
         if self.calls >= self.steps:
             self.flush()
@@ -129,9 +144,8 @@ class Accumulate(Wrapper):
             return
         with self._means_in_place():
             self.optimizer.step()
-        for own in self.totals.state.values():
-            own["total"].zero_()
-        self.calls, self.samples, self.seen, self.moved = 0, 0.0, [], True
+        self.totals.clear()
+        self.calls, self.samples, self.moved = 0, 0.0, True
 
     @contextmanager
     def _means_in_place(self) -> Iterator[None]:
@@ -139,13 +153,9 @@ class Accumulate(Wrapper):
         params = self.params
         own = [p.grad for p in params]
         try:
-            for i, p in enumerate(params):
-                p.grad = self._mean(p) if i in self.seen else None
+            for p in params:
+                p.grad = self.totals.mean(p, self.samples)
             yield
         finally:
             for p, grad in zip(params, own, strict=True):
                 p.grad = grad
-
-    @torch.no_grad()
-    def _mean(self, p: Tensor) -> Tensor:
-        return (self.totals.state[p]["total"] / self.samples).to(p.dtype)

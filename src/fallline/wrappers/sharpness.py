@@ -92,13 +92,17 @@ class SAM(Wrapper):
     @torch.no_grad()
     def _perturb(self) -> list[tuple[Tensor, Tensor]]:
         """Climb to the edge of the neighbourhood; return the parameters that moved with their old values."""
-        moved = [(p, p.grad) for p in self.params if p.grad is not None]
+        moved = [(p, _dense(p.grad)) for p in self.params if p.grad is not None]
         kept = [(p, p.detach().clone()) for p, _ in moved]
         if moved:
             scale = self.rho / (total_norm([p.abs() * g if self.adaptive else g for p, g in moved]) + TINY)
             for p, g in moved:
                 p.add_((p.abs().square() * g if self.adaptive else g) * scale.to(p.device))
         return kept
+
+
+def _dense(grad: Tensor) -> Tensor:
+    return grad if grad.layout == torch.strided else grad.to_dense()
 
 
 def total_norm(tensors: list[Tensor]) -> Tensor:

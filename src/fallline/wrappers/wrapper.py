@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -24,6 +24,10 @@ class Companion(Optimizer):
     def __init__(self, optimizer: torch.optim.Optimizer, defaults: dict[str, Any]):
         groups = [unset(group) for group in optimizer.param_groups]
         super().__init__(groups, {**defaults, "differentiable": False})  # torch adds it to what it loads
+
+    def takes_sparse(self, group: Mapping[str, Any]) -> bool:
+        """True: most rules of wrappers look at no gradient."""
+        return True
 
 
 class Wrapper(torch.optim.Optimizer):
