@@ -24,6 +24,8 @@ ARROWS = {
     "schedules": {"core"},
     "penalties": {"core"},
     "gradients": {"core"},
+    "routing": {"core"},
+    "checkpoints": {"core"},
     "optimizers": {"core", "backends", "schedules", "penalties", "gradients"},
     "wrappers": {"core", "backends", "schedules", "penalties", "gradients", "optimizers"},
     "tasks": {"core"},
