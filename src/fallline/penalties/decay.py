@@ -68,7 +68,7 @@ def add_decoupled_decay(g, p, *, decoupled_decay, lr):
 def add_independent_decay(g, p, *, independent_decay):
     r"""Shrink the parameter by the share :math:`\lambda`; goes into ``after``.
 
-    ``independent_decay`` is :math:`\lambda` in [0, 1], per step, and does not follow ``lr``: tuning one leaves
+    ``independent_decay`` is :math:`\lambda` in [0, 1], per step; it does not follow ``lr``: tuning one leaves
     the other alone. To let it end with the training, give it a schedule; with that of ``lr`` it is the form
     of Loshchilov and Hutter's paper. Source: their equation 7; Wortsman et al. 2023,
     https://arxiv.org/abs/2309.14322.

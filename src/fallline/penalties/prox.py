@@ -159,12 +159,9 @@ def prox_simplex(p, gain):
         return p
     rows = p if p.dim() > 1 else p.unsqueeze(-1)
     weights = _relative(_diagonal(gain, p).view_as(rows))
-    rows = rows - weights * (rows / weights).amax(-1, keepdim=True)  # as good: only the excess is measured
-    order = (rows / weights).argsort(-1, descending=True)
-    x, w = rows.gather(-1, order), weights.gather(-1, order)
-    levels = (x.cumsum(-1) - 1) / w.cumsum(-1)
-    last = (x > levels * w).sum(-1, keepdim=True).clamp(min=1) - 1
-    return (rows - levels.gather(-1, last) * weights).clamp(min=0).view_as(p)
+    lowered = rows - _simplex_level(rows, weights) * weights
+    lowered = lowered - _simplex_level(lowered, weights) * weights  # what rounding left of large elements
+    return lowered.clamp(min=0).view_as(p)
 
 
 @transform(whole=True, hyperparameters=(K,))
@@ -253,6 +250,15 @@ def _relative(gain: Tensor) -> Tensor:
     """Return gains relative to their mean along the last dimension: all that a projection depends on."""
     mean = gain.mean(-1, keepdim=True)
     return torch.where(mean > 0, gain / mean, 1.0).clamp(min=LEAST_GAIN)
+
+
+def _simplex_level(x: Tensor, weights: Tensor) -> Tensor:
+    r"""Return :math:`\theta` for which :math:`\max(x - \theta w, 0)` sums to 1 along the last dimension."""
+    order = (x / weights).argsort(-1, descending=True)
+    x, weights = x.gather(-1, order), weights.gather(-1, order)
+    levels = (x.cumsum(-1) - 1) / weights.cumsum(-1)
+    last = (x > levels * weights).sum(-1, keepdim=True).clamp(min=1) - 1
+    return levels.gather(-1, last)
 
 
 def _keep_largest(p: Tensor, gain: Any, count: int) -> Tensor:
