@@ -91,8 +91,7 @@ def update(rule: Rule, params: Tensors, grads: Any, state: Any, **settings: Any)
         [4.5, 1.125, 0.0]
 
     Source: hypergradients, Maclaurin, Duvenaud and Adams 2015, https://arxiv.org/abs/1502.03492; the form
-    is optax's. Differs from torch's ``torch.optim._functional``: nothing is written in place. RAdam decides
-    by its step and betas, which therefore cannot vary inside `vmap`.
+    is optax's. Differs from torch's ``torch.optim._functional``: nothing is written in place.
     """
     recipe = _recipe(rule, settings)
     rows = zip(_leaves(params), _alike("grads", grads, params), _alike("state", state, params), strict=True)

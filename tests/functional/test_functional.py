@@ -182,10 +182,7 @@ def test_vmap_over_configurations_equals_the_loop_over_them(cls, settings):
 
 
 @each_case
-def test_vmap_steps_parameters_and_state_that_come_in_stacked(cls, settings, request):
-    if cls is fallline.RAdam:
-        reason = "its rectification is a Python `if` on the step, which has many values inside vmap"
-        request.applymarker(pytest.mark.xfail(reason=reason, raises=RuntimeError, strict=True))
+def test_vmap_steps_parameters_and_state_that_come_in_stacked(cls, settings):
     start, grads = problem(3, (4,))
     lrs = torch.tensor([0.1, 0.2], dtype=torch.float64)
     params = {"w": torch.stack([start, start])}

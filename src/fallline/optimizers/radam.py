@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.scalar import sqrt, where
+from fallline.core.scalar import maximum, sqrt, where
 from fallline.core.transform import Transform, per_tensor, transform
 from fallline.optimizers.adam import with_decay
 from fallline.optimizers.settings import (
@@ -27,11 +27,10 @@ def rectification(*, step, beta1, beta2):
     bias2 = 1 - beta2**step
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * step * beta2**step / bias2
-    rect = (
-        sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) * sqrt(bias2)
-        if rho > 5
-        else 0.0
-    )
+    now = maximum(rho, 5.0)  # the root is computed even where it is not used
+    limit = maximum(rho_inf, 5.0)
+    share = (now - 4) * (now - 2) * limit / ((limit - 4) * (limit - 2) * now)
+    rect = where(rho > 5, sqrt(share) * sqrt(bias2), 0.0)
     return dict(bias1=1 - beta1**step, rect=rect)
 
 
