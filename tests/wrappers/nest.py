@@ -5,6 +5,21 @@ import io
 
 import torch
 
+import fallline
+
+WRAPPERS = {
+    "Lookahead": lambda o: fallline.Lookahead(o, k=2),
+    "EMA": lambda o: fallline.EMA(o, decay=0.9, warmup=True),
+    "Polyak": lambda o: fallline.Polyak(o, start=1),
+    "SWA": lambda o: fallline.SWA(o, start=1, every=2),
+    "SAM": lambda o: fallline.SAM(o, rho=0.1),
+    "ASAM": lambda o: fallline.SAM(o, rho=0.5, adaptive=True),
+    "ScheduleFree": fallline.ScheduleFree,
+    "Accumulate": lambda o: fallline.Accumulate(o, steps=2),
+    "GradientRelease": lambda o: fallline.GradientRelease(o, max_norm=1.0),
+    "OffloadState": lambda o: fallline.OffloadState(o, dtype=torch.float64),
+}
+
 
 def problem(seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
@@ -50,3 +65,11 @@ def flat(state):
     if isinstance(state, (list, tuple)):
         return flat(dict(enumerate(state)))
     return {"": state.tolist() if isinstance(state, torch.Tensor) else copy.copy(state)}
+
+
+def nest(names, params, make=fallline.AdamW):
+    """Return an optimizer in wrappers, named from the outermost to the innermost."""
+    optimizer = make(params, lr=0.05)
+    for name in reversed(names):
+        optimizer = WRAPPERS[name](optimizer)
+    return optimizer

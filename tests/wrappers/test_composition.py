@@ -6,22 +6,9 @@ import pickle
 
 import pytest
 import torch
-from nest import flat, problem, reloaded, train, twin
+from nest import WRAPPERS, flat, nest, problem, reloaded, train, twin
 
 import fallline
-
-WRAPPERS = {
-    "Lookahead": lambda o: fallline.Lookahead(o, k=2),
-    "EMA": lambda o: fallline.EMA(o, decay=0.9, warmup=True),
-    "Polyak": lambda o: fallline.Polyak(o, start=1),
-    "SWA": lambda o: fallline.SWA(o, start=1, every=2),
-    "SAM": lambda o: fallline.SAM(o, rho=0.1),
-    "ASAM": lambda o: fallline.SAM(o, rho=0.5, adaptive=True),
-    "ScheduleFree": fallline.ScheduleFree,
-    "Accumulate": lambda o: fallline.Accumulate(o, steps=2),
-    "GradientRelease": lambda o: fallline.GradientRelease(o, max_norm=1.0),
-    "OffloadState": lambda o: fallline.OffloadState(o, dtype=torch.float64),
-}
 
 #: What an outer wrapper cannot hold, as (outer, inner), and what the error says to do.
 REFUSED = {
@@ -52,14 +39,6 @@ REFUSED = {
 
 PAIRS = list(itertools.product(WRAPPERS, WRAPPERS))
 ALLOWED = [pair for pair in PAIRS if pair not in REFUSED]
-
-
-def nest(names, params, make=fallline.AdamW):
-    """Return an optimizer in wrappers, named from the outermost to the innermost."""
-    optimizer = make(params, lr=0.05)
-    for name in reversed(names):
-        optimizer = WRAPPERS[name](optimizer)
-    return optimizer
 
 
 def assert_resumes(names, make, stop):

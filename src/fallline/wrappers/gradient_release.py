@@ -144,6 +144,7 @@ class GradientRelease(Wrapper):
         finally:
             self._accumulating = before
 
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # backward is called from compiled code too
     @torch.no_grad()
     def _release(self, p: Tensor) -> None:
         """Step one parameter and free its gradient; what autograd calls."""

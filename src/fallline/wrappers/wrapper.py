@@ -5,6 +5,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -41,6 +42,10 @@ class Wrapper(torch.optim.Optimizer):
     owned: ClassVar[tuple[str, ...]] = ()
     #: What to do if this wrapper needs gradients after backward and `GradientRelease` leaves none.
     without_gradients: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        if "step" in vars(cls):
+            cls.step = _whole(cls.step)  # type: ignore[method-assign]
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -171,6 +176,19 @@ class Wrapper(torch.optim.Optimizer):
         arguments = list(inspect.signature(type(self).__init__).parameters)[2:]
         settings = "".join(f"{n}={getattr(self, n)!r}, " for n in arguments if hasattr(self, n))
         return f"{type(self).__name__}({settings}{self.optimizer!r})"
+
+
+def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``step`` with torch's hooks, and outside the graph of a compiled training step."""
+    hooked = torch.optim.Optimizer.profile_hook_step(step)
+    outside = torch._disable_dynamo(hooked)  # type: ignore[attr-defined]
+
+    @wraps(step)
+    def run(*arguments: Any, **options: Any) -> Any:
+        return (outside if torch.compiler.is_compiling() else hooked)(*arguments, **options)
+
+    run.hooked = True  # type: ignore[attr-defined]  # torch need not wrap it
+    return run
 
 
 def load_into(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any], strict: bool) -> None:
