@@ -24,8 +24,8 @@ class GradientRelease(Wrapper):
     r"""Gradient release: any optimizer steps each parameter within backward, and few gradients exist at once.
 
     As soon as a gradient is complete, its parameter steps and the gradient is freed: ``p.grad`` is None after
-    backward. The parameters are those of ordinary training, bit for bit. `step` marks the end of a pass:
-    schedulers and counters need it. With several backward passes to a step, do all but the last inside
+    backward. Without clipping, the parameters are those of ordinary training, bit for bit. `step` marks the end
+    of a pass: schedulers and counters need it. With several backward passes to a step, do all but the last inside
     ``with release.accumulating():``, where gradients add up as usual.
 
     Clipping cannot wait for the norm of all gradients; each is multiplied by
@@ -34,7 +34,8 @@ class GradientRelease(Wrapper):
         \min\!\left(1, \frac{\mathrm{max\_norm}}{\max(n_{t-1}, n_t)}\right)
 
     with :math:`n_{t-1}` the norm of the whole pass before, and :math:`n_t` that of this pass so far, so that
-    a sudden large gradient is clipped too.
+    a sudden large gradient is clipped too. ``DistributedDataParallel`` averages gradients after this has
+    stepped; do not use both.
 
     Args:
         optimizer: any plain ``torch.optim.Optimizer`` that treats each parameter by itself; wrappers such as

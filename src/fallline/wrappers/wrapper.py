@@ -45,7 +45,7 @@ class Wrapper(torch.optim.Optimizer):
 
     def __init_subclass__(cls) -> None:
         if "step" in vars(cls):
-            cls.step = _whole(cls.step)  # type: ignore[method-assign]
+            cls.step = _outside_graphs(cls.step)  # type: ignore[method-assign]
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -178,7 +178,7 @@ class Wrapper(torch.optim.Optimizer):
         return f"{type(self).__name__}({settings}{self.optimizer!r})"
 
 
-def _whole(step: Callable[..., Any]) -> Callable[..., Any]:
+def _outside_graphs(step: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``step`` with torch's hooks, and outside the graph of a compiled training step."""
     hooked = torch.optim.Optimizer.profile_hook_step(step)
     outside = torch._disable_dynamo(hooked)  # type: ignore[attr-defined]
