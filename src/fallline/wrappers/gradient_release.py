@@ -24,9 +24,9 @@ class GradientRelease(Wrapper):
     r"""Gradient release: any optimizer steps each parameter within backward, and few gradients exist at once.
 
     As soon as a gradient is complete, its parameter steps and the gradient is freed: ``p.grad`` is None after
-    backward. Without clipping, the parameters are those of ordinary training, bit for bit. `step` marks the end
-    of a pass: schedulers and counters need it. With several backward passes to a step, do all but the last inside
-    ``with release.accumulating():``, where gradients add up as usual.
+    backward. Without clipping, the parameters are those of ordinary training, bit for bit. `step` marks the
+    end of a pass: schedulers and counters need it. With several backward passes to a step, do all but the
+    last inside ``with release.accumulating():``, where gradients add up as usual.
 
     Clipping cannot wait for the norm of all gradients; each is multiplied by
 
