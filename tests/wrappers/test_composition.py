@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from nest import WRAPPERS, flat, nest, problem, reloaded, train, twin
+from nest import WRAPPERS, flat, loss, nest, problem, reloaded, train, twin
 
 import fallline
 
@@ -163,6 +163,31 @@ def test_sparse_gradients_pass_through(name):
         optimizer.step(closure)
     changed = (embedding.weight != before).any(dim=1)
     assert changed.tolist() == [False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("name", [n for n in WRAPPERS if n not in ("GradientRelease", "Accumulate")])
+def test_a_step_that_the_inner_optimizer_skips_is_none_for_the_wrapper(name):
+    """Training with a gradient that is not finite in the middle is training without that step."""
+
+    def make(params, lr):
+        return fallline.AdamW(params, lr, skip_nonfinite=True)
+
+    params, plain = problem(), problem()
+    optimizer, reference = nest([name], params, make), nest([name], plain, make)
+    for each in (optimizer, reference):
+        train(each, 3)
+
+    def broken():
+        optimizer.zero_grad()
+        (loss(params) * float("nan")).backward()
+
+    optimizer.step(broken)
+    assert not optimizer.stepped
+    for each in (optimizer, reference):
+        train(each, 4, 3)
+        assert each.stepped
+    for p, q in zip(params, plain, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-14)  # ScheduleFree computes y anew
 
 
 DEEP = ["SAM", "EMA", "Accumulate", "Lookahead", "ScheduleFree", "Polyak", "OffloadState"]

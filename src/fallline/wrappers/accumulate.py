@@ -143,7 +143,7 @@ class Accumulate(Wrapper):
         if not self.calls:
             return
         with self._means_in_place():
-            self.optimizer.step()
+            self._step_inner()
         self.totals.clear()
         self.calls, self.samples, self.moved = 0, 0.0, True
 

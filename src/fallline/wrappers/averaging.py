@@ -121,7 +121,7 @@ class Averaging(Wrapper):
         """Step the inner optimizer, then average; return the loss of ``closure``."""
         if self._swapped:
             raise RuntimeError("the parameters hold the average: leave the `swap()` block before a step")
-        loss = self.optimizer.step(closure)
+        loss = self._step_inner(closure)
         self.steps += self.stepped
         share = self.share() if self.stepped else None
         if share is not None:

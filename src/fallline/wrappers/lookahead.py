@@ -94,7 +94,7 @@ class Lookahead(Wrapper):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step the inner optimizer, and every ``k`` steps synchronise; return the loss of ``closure``."""
-        loss = self.optimizer.step(closure)
+        loss = self._step_inner(closure)
         self.steps += self.stepped
         if self.stepped and self.steps % self.k == 0:
             self.slow.step()

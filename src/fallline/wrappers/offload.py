@@ -123,7 +123,7 @@ class OffloadState(Wrapper):
             for p, master in copies.items():
                 self._refresh(p, master)
                 master.grad = None if p.grad is None else p.grad.to(master.device, master.dtype)
-            self.offloaded.step()
+            self._step_inner()
         finally:
             for master in copies.values():
                 master.grad = None
@@ -141,6 +141,10 @@ class OffloadState(Wrapper):
         for p in group["params"]:
             self.masters.state[p]["master"] = self._copy_of(p)
         self.offloaded.add_param_group(self._groups()[-1])
+
+    @property
+    def _stepping(self) -> torch.optim.Optimizer:
+        return self.offloaded
 
     def _copy_of(self, p: Tensor) -> Tensor:
         dtype = p.dtype if self.dtype is None else torch.promote_types(p.dtype, self.dtype)

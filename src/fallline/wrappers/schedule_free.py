@@ -168,18 +168,19 @@ class ScheduleFree(Wrapper):
                 loss = closure()
         self.iterates.step()
         self.average.state = self.iterates.state
+        made = False
         try:
-            self.optimizer.step()
-        except BaseException:
-            self._average([0.0] * len(self.param_groups))  # x as it was, y up to rounding
-            raise
-        groups = zip(self.iterates.param_groups, self.param_groups, strict=True)
-        self._average([self._share(own, group) for own, group in groups])
+            self._step_inner()
+            made = self.stepped
+        finally:
+            self._average(made)
         return loss
 
-    def _average(self, shares: list[float]) -> None:
-        for group, share in zip(self.average.param_groups, shares, strict=True):
-            group["share"], group["beta"] = share, self.beta
+    def _average(self, made: bool) -> None:
+        """Average if a step was made; if not, x and z are as they were, and y is up to rounding."""
+        rows = zip(self.average.param_groups, self.iterates.param_groups, self.param_groups, strict=True)
+        for group, own, inner in rows:
+            group["share"], group["beta"] = self._share(own, inner) if made else 0.0, self.beta
         self.average.step()
 
     def _share(self, own: dict[str, Any], group: dict[str, Any]) -> float:

@@ -86,7 +86,7 @@ class SAM(Wrapper):
             with torch.no_grad():
                 for p, old in kept:
                     p.copy_(old)
-        self.optimizer.step()
+        self._step_inner()
         return loss
 
     @torch.no_grad()

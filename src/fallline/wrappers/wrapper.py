@@ -42,6 +42,7 @@ class Wrapper(torch.optim.Optimizer):
     owned: ClassVar[tuple[str, ...]] = ()
     #: What to do if this wrapper needs gradients after backward and `GradientRelease` leaves none.
     without_gradients: ClassVar[str] = ""
+    _skipped = False
 
     def __init_subclass__(cls) -> None:
         if "step" in vars(cls):
@@ -81,8 +82,21 @@ class Wrapper(torch.optim.Optimizer):
 
     @property
     def stepped(self) -> bool:
-        """Whether the last call of `step` moved the parameters; an `Accumulate` inside often does not."""
-        return getattr(self.optimizer, "stepped", True)
+        """Whether the last call of `step` made one; `Accumulate` and ``skip_nonfinite`` leave some out."""
+        return not self._skipped and getattr(self.optimizer, "stepped", True)
+
+    def _step_inner(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Step the inner optimizer, and note whether it skipped the step."""
+        inner = self._stepping
+        before = getattr(inner, "skipped_steps", 0)
+        loss = inner.step(closure) if closure is not None else inner.step()
+        self._skipped = getattr(inner, "skipped_steps", 0) != before
+        return loss
+
+    @property
+    def _stepping(self) -> torch.optim.Optimizer:
+        """The optimizer that does the inner step."""
+        return self.optimizer
 
     @property
     def must_call_closure(self) -> bool:
