@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fallline import backends as backends  # fills the list of backends
 from fallline import functional, gradients, penalties, schedules
+from fallline.checkpoints.files import load, save
 from fallline.core.chain import chain
 from fallline.core.explain import explain, show_kernel
 from fallline.core.hyperparameter import Hyperparameter, Range
@@ -50,8 +51,8 @@ __all__ = [
     "Frozen", "GradientRelease", "Hyperparameter", "Lookahead", "NAdam", "OffloadState", "Optimizer",
     "Polyak", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "ScheduleFree", "Slot", "Task",
     "averaged", "chain", "compare", "explain", "follow_parameters", "functional", "gradients",
-    "layerwise_decay", "penalties", "per_tensor", "prox", "register", "route", "schedules", "show_kernel",
-    "transform",
+    "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register", "route", "save", "schedules",
+    "show_kernel", "transform",
 ]  # fmt: skip
 
 
