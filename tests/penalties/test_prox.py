@@ -95,6 +95,16 @@ def test_what_is_no_penalty_is_refused():
         (lambda: fallline.SGD([torch.zeros(1)], after=[prox.L1]), RuleError, "strength=... to it"),
         (lambda: fallline.SGD([torch.zeros(1)], before=[prox.L1(1.0)]), RuleError, "must come before"),
         (
+            lambda: fallline.SGD([torch.zeros(1)], momentum=1.0, after=[prox.L1(1.0)]),
+            ValueError,
+            "needs momentum below 1",
+        ),
+        (
+            lambda: fallline.RMSprop([torch.zeros(1)], momentum=1.5, after=[prox.L1(1.0)]),
+            ValueError,
+            "needs momentum below 1",
+        ),
+        (
             lambda: fallline.SGD([torch.zeros(1)], after=[prox.L1(1.0)]).add_param_group(
                 {"params": [torch.zeros(1)], "strength": -1.0}
             ),
@@ -138,6 +148,39 @@ def test_stopping_and_resuming_changes_no_bit(operator, backend):
         steps(one, other, 3, 6)
     assert torch.equal(p, q)
     assert torch.equal(p, r)
+
+
+LAYOUTS = {
+    "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "every second": lambda x: torch.stack([x, x], -1)[..., 0],
+}
+
+
+@each_backend
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda t: t.name)
+def test_the_layout_in_memory_makes_no_difference(operator, layout, backend):
+    x = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain, other = torch.nn.Parameter(x.clone()), torch.nn.Parameter(LAYOUTS[layout](x))
+    for p in (plain, other):
+        optimizer = fallline.Adam([p], lr=0.1, after=[operator], **backend)
+        for t in range(3):
+            p.grad = torch.sin(torch.arange(48.0, dtype=torch.float64) + t).reshape(x.shape)
+            optimizer.step()
+    torch.testing.assert_close(other.detach().contiguous(), plain.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda t: t.name)
+def test_the_functional_form_takes_the_same_step(operator):
+    p = torch.nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
+    optimizer = fallline.Adam([p], lr=0.1, after=[operator], foreach=False, fused=False)
+    q, state = p.detach().clone(), fallline.functional.init(optimizer, p.detach())
+    for t in range(3):
+        p.grad = torch.sin(torch.arange(12.0) + t).reshape(3, 4)
+        q, state = fallline.functional.update(optimizer, q, p.grad, state)
+        optimizer.step()
+    assert torch.equal(p, q)
 
 
 @each_backend

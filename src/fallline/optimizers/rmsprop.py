@@ -12,6 +12,7 @@ from fallline.core.scalar import maximum, sqrt
 from fallline.core.transform import Transform, per_tensor, transform
 from fallline.optimizers.settings import (
     MAXIMIZE,
+    check_velocity,
     epsilon,
     flag,
     learning_rate,
@@ -141,6 +142,11 @@ class RMSprop(Optimizer):
             ),
             **extra,
         )  # fmt: skip
+
+    def check_together(self, group: Mapping[str, Any]) -> None:
+        """Refuse a penalty after a velocity that never comes to rest."""
+        super().check_together(group)
+        check_velocity(self.after, group)
 
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:

@@ -1,6 +1,10 @@
 """The hyperparameters that many optimizers share, as records; each optimizer names its own default."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.transform import GAIN, Transform
 
 
 def learning_rate(default: float, low: float, high: float) -> Hyperparameter:
@@ -48,6 +52,14 @@ def momentum(default: float) -> Hyperparameter:
         "momentum", default, "share of the last velocity that is kept", "μ", "per step", low=0,
         search=Range(0.5, 0.99, "one_minus_log"),
     )  # fmt: skip
+
+
+def check_velocity(after: Sequence[Transform], group: Mapping[str, Any]) -> None:
+    """Refuse a penalty after a velocity that never comes to rest: its step size would be infinite."""
+    if group["momentum"] >= 1 and any(GAIN in t.inputs for t in after):
+        raise ValueError(
+            f"Invalid momentum value: {group['momentum']}; a penalty after the step needs momentum below 1"
+        )
 
 
 def flag(name: str, meaning: str) -> Hyperparameter:

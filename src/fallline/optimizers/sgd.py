@@ -10,7 +10,15 @@ from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import where
 from fallline.core.transform import Transform, transform
-from fallline.optimizers.settings import MAXIMIZE, flag, learning_rate, momentum, space, weight_decay
+from fallline.optimizers.settings import (
+    MAXIMIZE,
+    check_velocity,
+    flag,
+    learning_rate,
+    momentum,
+    space,
+    weight_decay,
+)
 from fallline.penalties.decay import coupled_decay
 
 
@@ -123,6 +131,7 @@ class SGD(Optimizer):
     def check_together(self, group: Mapping[str, Any]) -> None:
         """Refuse Nesterov's momentum without momentum or with dampening, as torch does."""
         super().check_together(group)
+        check_velocity(self.after, group)
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError(
                 "Nesterov momentum requires a momentum and zero dampening; set momentum=0.9, dampening=0"
