@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -241,6 +242,18 @@ def test_stopping_and_resuming_changes_no_bit(transform, backend):
     steps(params, optimizer, 4, 8)
     steps(copies, resumed, 4, 8)
     assert all(torch.equal(p, q) for p, q in zip(params, copies, strict=True))
+
+
+@pytest.mark.parametrize("name", gradients.__all__)
+def test_every_transform_has_defaults_and_pickles_in_an_optimizer(name):
+    optimizer = fallline.Adam(parameters(), before=[getattr(gradients, name)])
+    thawed = pickle.loads(pickle.dumps(optimizer))
+    for one in (optimizer, thawed):
+        for t, p in enumerate(one.param_groups[0]["params"]):
+            p.grad = gradient(p, t)
+        one.step()
+    both = (one.param_groups[0]["params"] for one in (optimizer, thawed))
+    assert all(torch.equal(p, q) for p, q in zip(*both, strict=True))
 
 
 @pytest.mark.parametrize(

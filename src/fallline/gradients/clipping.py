@@ -87,7 +87,7 @@ def clip_by_value(g, *, max_value=1.0):
 
 
 @per_tensor(norm_quantile=0.0)
-def tracked_share(norm_quantile, *, step, quantile, global_square_sum):
+def tracked_share(norm_quantile, *, step, quantile=0.1, global_square_sum):
     """Move the running quantile up or down in the log domain; the first norm that is not 0 begins it."""
     norm = sqrt(global_square_sum)
     direction = quantile - 1 if norm <= norm_quantile else quantile
