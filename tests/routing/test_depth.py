@@ -103,3 +103,10 @@ def test_a_model_without_layers_and_a_wrong_name_are_refused():
         layerwise_decay(make_net(), 0.5, blocks="block")
     with pytest.raises(ValueError, match=r"multiply: lr=1e-3 \* layerwise_decay"):
         route(make_net(), Route(rest, AdamW, lr=layerwise_decay(make_net(), 0.5)))
+
+
+def test_a_schedule_and_layerwise_decay_multiply_in_any_order():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    falling, decay = schedules.linear(1.0, 0.0, 10), layerwise_decay(model, 0.5)
+    for lr in (1e-2 * falling * decay, 1e-2 * decay * falling, falling * (decay * 1e-2)):
+        assert lr.at("0.weight")(5) == pytest.approx(1e-2 * 0.5 * 0.25)

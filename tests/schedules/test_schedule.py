@@ -171,11 +171,14 @@ def test_numpy_numbers_and_one_element_arrays_scale_like_numbers():
     assert type((np.float32(2.0) * cosine(10))(0)) is float
 
 
+REFUSED = r"Invalid factor value: |unsupported operand|can't multiply sequence"
+
+
 @pytest.mark.parametrize("factor", [-1, float("nan"), float("inf"), "2", None, torch.tensor(2.0), True])
 def test_what_is_no_factor_is_refused(factor):
-    with pytest.raises((TypeError, ValueError), match="Invalid factor value: "):
+    with pytest.raises((TypeError, ValueError), match=REFUSED):
         cosine(10) * factor
-    with pytest.raises((TypeError, ValueError), match="Invalid factor value: "):
+    with pytest.raises((TypeError, ValueError), match=REFUSED):
         factor * cosine(10)
 
 

@@ -71,7 +71,9 @@ class Schedule(ABC):
         raise NotSettled(f"{self!r} is a schedule; call it with a step to get a number")
 
     def __mul__(self, other: "Schedule | float") -> "Schedule":
-        return Product(self, other) if isinstance(other, Schedule) else Scaled(other, self)
+        if isinstance(other, Schedule):
+            return Product(self, other)
+        return Scaled(other, self) if isinstance(other, Real) else NotImplemented
 
     __rmul__ = __mul__
 
