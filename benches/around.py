@@ -9,23 +9,21 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import fallline
 from benches.shapes import LARGE, SHAPES, Shape
 from benches.timing import ratio, rounds
-from fallline import schedules
+from fallline import follow_parameters, prox, schedules
 from fallline.core.explain import bytes_moved
 from fallline.gradients import clip_by_global_norm
-from fallline.penalties.prox import prox_l1
-from fallline.wrappers.averaging import follow_parameters
 
 #: What is added to AdamW without weight decay.
 ADDED = {
     "weight decay": {"weight_decay": 0.1},
     "clip": {"before": [clip_by_global_norm(1.0)]},
-    "prox": {"after": [prox_l1(strength=1e-9)]},
+    "prox": {"after": [prox.L1(1e-9)]},
     "EMA": {"after": [follow_parameters(1e-3)]},
     "skip nonfinite": {"skip_nonfinite": True},
     "all": {
         "weight_decay": 0.1,
         "before": [clip_by_global_norm(1.0)],
-        "after": [prox_l1(strength=1e-9), follow_parameters(1e-3)],
+        "after": [prox.L1(1e-9), follow_parameters(1e-3)],
         "skip_nonfinite": True,
     },
 }
@@ -38,7 +36,7 @@ def main() -> None:
         print(", ".join(f"{name} {share:.2f}" for name, share in _overheads(SHAPES[shape]).items()))
     print("\nClip + AdamW + EMA: torch's three calls (foreach clip, fused AdamW, foreach EMA) / one chain")
     print(", ".join(f"{shape} {_against_torch(shapes):.2f}" for shape, shapes in SHAPES.items()))
-    print("\nAdamW with a schedule for lr, and in 12 groups / AdamW with a number, in one group")
+    print("\nAdamW with a schedule for lr, and routed into 12 groups / AdamW with a number, in one group")
     for shape, shapes in SHAPES.items():
         print(f"{shape}: " + ", ".join(f"{name} {value:.3f}" for name, value in _organised(shapes).items()))
 
@@ -83,13 +81,15 @@ def _torch_step(params: list[nn.Parameter]) -> Callable[[], None]:
 
 
 def _organised(shapes: list[Shape]) -> dict[str, float]:
+    """Return what a schedule costs, and routing into 12 groups, each with a learning rate of its own."""
     params = _params(shapes)
-    parts = [params[i::12] for i in range(12)]
-    groups = [{"params": part, "lr": 1e-6 * (1 + i)} for i, part in enumerate(parts) if part]
+    count = min(12, len(params))
+    model = nn.ModuleList(nn.ParameterList(params[i::count]) for i in range(count))
+    routes = [fallline.Route(f"{i}.*", fallline.AdamW, lr=1e-6 * (1 + i)) for i in range(count)]
     entries = {
         "plain": fallline.AdamW(params, lr=1e-6).step,
         "schedule": fallline.AdamW(params, lr=1e-6 * schedules.cosine(10**9)).step,
-        "12 groups": fallline.AdamW(groups).step,
+        f"{count} groups": fallline.route(model, *routes).step,
     }
     seconds = rounds(entries)
-    return {name: ratio(seconds[name], seconds["plain"]) for name in ("schedule", "12 groups")}
+    return {name: ratio(seconds[name], seconds["plain"]) for name in entries if name != "plain"}

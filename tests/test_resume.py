@@ -24,7 +24,7 @@ EXTRAS = [
     {},
     {"before": [clip_by_global_norm(0.5)], "after": [follow_parameters(0.1)], "skip_nonfinite": True},
     {"before": [add_noise(0.01), clip_by_quantile(0.9)]},
-    {"after": [prox.L1(0.01)]},
+    {"after": [prox.Box(-1.5, 1.5)]},
 ]
 #: Of those, what needs all gradients at once, which a released one is gone for.
 OF_ALL_GRADIENTS = (1, 2)
