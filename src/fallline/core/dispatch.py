@@ -4,6 +4,7 @@ A dispatch is made at the first step and kept while nothing it was made from has
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 from operator import is_
@@ -34,6 +35,16 @@ class Outcome(Enum):
     DONE, VETOED, STALE = range(3)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A batch made ready: where its settings lie in each group, and the group of each of its parameters."""
+
+    batch: Batch
+    prepared: Prepared
+    readers: list[tuple[int, list[tuple[str, int | None]]]]
+    rows: np.ndarray
+
+
 class Dispatch:
     """The batches of one optimizer, ready to step."""
 
@@ -43,9 +54,10 @@ class Dispatch:
         self.has_grad = [p.grad is not None for p in self._params]
         self.batches, self._new = _batches(optimizer, self.has_grad)
         refuse_unaligned([batch.plan for _, batch in self.batches])
-        self._prepared = [backend.prepare(batch) for backend, batch in self.batches]
-        self._rows = [np.array(batch.rows) for _, batch in self.batches]
-        self._readers = [_readers(optimizer, batch) for _, batch in self.batches]
+        self._jobs = [
+            _Job(batch, backend.prepare(batch), _readers(optimizer, batch), np.array(batch.rows))
+            for backend, batch in self.batches
+        ]
         self._states = list(optimizer.state.values())
         self._steps_left = STEPS_PER_DISPATCH
         self.veto: tuple[Sum, list[int]] | None = None
@@ -61,32 +73,30 @@ class Dispatch:
         if not self._holds(optimizer, grads):
             return Outcome.STALE
         groups = optimizer.param_groups
-        chosen = [_chosen(batch, grads) for _, batch in self.batches]
-        for prepared, readers, own in zip(self._prepared, self._readers, chosen, strict=True):
-            if not prepared.ready(own, {row: _read(groups[row], places) for row, places in readers}):
+        work = [(job, _chosen(job.batch, grads)) for job in self._jobs]
+        for job, own in work:
+            settings = {row: _read(groups[row], places) for row, places in job.readers}
+            if not job.prepared.ready(own, settings):
                 return Outcome.STALE
-        batches = [batch for _, batch in self.batches]
-        outcome = self._run(list(zip(batches, self._rows, self._prepared, chosen, strict=True)))
+        outcome = self._run(work)
         if self._new:
             self._settle_new_state(optimizer, outcome)
         return outcome
 
-    def _run(self, running: list[tuple[Batch, np.ndarray, Prepared, list[Tensor]]]) -> Outcome:
+    def _run(self, work: list[tuple["_Job", list[Tensor]]]) -> Outcome:
         """Advance all batches from reduction to reduction, until none is left that waits for one."""
-        turn = 0
-        while running:
-            sums = [prepared.advance(own) for _, _, prepared, own in running]
-            running = [one for one, taken in zip(running, sums, strict=True) if taken is not None]
+        waiting, turn = _advance(work), 0
+        while waiting:
             contributions = [
-                Taken(batch, rows, batch.plan.reductions[turn].sums, taken)
-                for (batch, rows, *_), taken in zip(running, (x for x in sums if x is not None), strict=True)
+                Taken(job.batch, job.rows, job.batch.plan.reductions[turn].sums, sums)
+                for job, _, sums in waiting
             ]
             self.veto = vetoed(contributions)
             if self.veto:
                 return Outcome.VETOED
-            for (_, _, prepared, _), total in zip(running, totals(contributions), strict=True):
-                prepared.take(total)
-            turn += 1
+            for (job, _, _), total in zip(waiting, totals(contributions), strict=True):
+                job.prepared.take(total)
+            waiting, turn = _advance([(job, own) for job, own, _ in waiting]), turn + 1
         return Outcome.DONE
 
     def _settle_new_state(self, optimizer: "Optimizer", outcome: Outcome) -> None:
@@ -111,6 +121,12 @@ class Dispatch:
             and [g is not None for g in grads] == self.has_grad
             and _kinds(optimizer) == self._kinds
         )
+
+
+def _advance(work: list[tuple[_Job, list[Tensor]]]) -> list[tuple[_Job, list[Tensor], np.ndarray]]:
+    """Advance each batch, and return those that wait for the totals of their sums."""
+    taken = [(job, own, job.prepared.advance(own)) for job, own in work]
+    return [(job, own, sums) for job, own, sums in taken if sums is not None]
 
 
 def _chosen(batch: Batch, grads: list[Any]) -> list[Tensor]:

@@ -207,17 +207,18 @@ class Optimizer(torch.optim.Optimizer):
     def _advance(self) -> Outcome:
         """Step every batch; a schedule that was put into a group since the last step is taken over first."""
         try:
-            return self._dispatched()
+            outcome = self._dispatches[0].step(self) if self._dispatches else Outcome.STALE
+            return self._dispatched() if outcome is Outcome.STALE else outcome
         except NotSettled:
             self._timetable.take_over(self.param_groups)
             return self._dispatched()
 
     def _dispatched(self) -> Outcome:
-        """Step every batch, with the last dispatch that still holds or a new one.
+        """Step every batch, with an earlier dispatch that holds or a new one.
 
         Several are kept: which parameters have a gradient may change to and fro.
         """
-        for dispatch in self._dispatches:
+        for dispatch in self._dispatches[1:]:
             outcome = dispatch.step(self)
             if outcome is not Outcome.STALE:
                 return self._remember(dispatch, outcome)
@@ -228,9 +229,8 @@ class Optimizer(torch.optim.Optimizer):
         return self._remember(dispatch, outcome)
 
     def _remember(self, dispatch: Dispatch, outcome: Outcome) -> Outcome:
-        if not self._dispatches or self._dispatches[0] is not dispatch:
-            earlier = (each for each in self._dispatches if each.has_grad != dispatch.has_grad)
-            self._dispatches = (dispatch, *earlier)[:DISPATCHES]
+        earlier = (each for each in self._dispatches if each.has_grad != dispatch.has_grad)
+        self._dispatches = (dispatch, *earlier)[:DISPATCHES]
         return outcome
 
     def _follow_schedules(self) -> None:
@@ -290,12 +290,12 @@ def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
-    if optimizer._timetable:
+    if optimizer._timetable.active:
         optimizer._follow_schedules()
-    if optimizer._advance() is Outcome.DONE:
-        optimizer._timetable.count(optimizer.param_groups)
-    else:
+    if optimizer._advance() is Outcome.VETOED:
         optimizer._note_veto()
+    elif optimizer._timetable.active:
+        optimizer._timetable.count(optimizer.param_groups)
     return loss
 
 

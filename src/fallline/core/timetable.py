@@ -25,11 +25,12 @@ class Together:
 
 
 class Timetable:
-    """The scheduled settings of an optimizer's groups, in their order."""
+    """The scheduled settings of an optimizer's groups, in their order; ``active`` if there are any."""
 
     def __init__(self):
         self._followed: list[dict[str, Schedule | Together]] = []
         self._set: list[dict[str, Any]] = []
+        self.active = False
 
     def add(self, group: dict[str, Any], steps: int) -> None:
         """Take over the schedules among the settings of a new group; leave their values at ``steps``."""
@@ -86,9 +87,6 @@ class Timetable:
                 part.load_state_dict(state)
         self._set = [{} for _ in groups]
 
-    def __bool__(self) -> bool:
-        return any(self._followed)
-
     def _replaced(self, i: int, group: dict[str, Any], key: str, value: Any) -> bool:
         """Tell whether a setting is as it was, or another schedule, which is then taken over."""
         if follows(group[key]):
@@ -99,6 +97,7 @@ class Timetable:
     def _take_over(self, i: int, group: dict[str, Any], steps: int) -> None:
         new = {key: value for key, value in group.items() if follows(value)}
         if new:
+            self.active = True
             group.setdefault(STEPS, steps)
             self._followed[i] |= {
                 k: v if isinstance(v, Schedule) else Together(tuple(v)) for k, v in new.items()

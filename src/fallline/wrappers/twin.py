@@ -32,5 +32,5 @@ def take_settings(target: dict[str, Any], source: dict[str, Any]) -> None:
 
 def follow_schedules(optimizer: torch.optim.Optimizer) -> None:
     """Give the settings that follow a schedule their values at the coming step, as `step` would."""
-    if isinstance(optimizer, Optimizer) and optimizer._timetable:
+    if isinstance(optimizer, Optimizer) and optimizer._timetable.active:
         optimizer._follow_schedules()
