@@ -307,6 +307,24 @@ def test_a_hook_that_raises_leaves_all_as_it_was(when):
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
+def test_a_hook_that_raises_leaves_a_schedule_with_state_as_it_was():
+    def plateau(steps):
+        schedule = fallline.schedules.reduce_on_plateau(patience=0)
+        optimizer = fallline.SGD([nn.Parameter(torch.zeros(3))], lr=0.1 * schedule)
+        for loss in range(steps):
+            trained(optimizer, steps=1)
+            schedule.observe(float(loss))
+        return optimizer
+
+    saved, optimizer = plateau(3).state_dict(), plateau(1)
+    before = everything(optimizer)
+    optimizer.register_load_state_dict_post_hook(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.load_state_dict(saved)
+    assert saved["param_groups"][0]["schedule_states"] != before[0]["param_groups"][0]["schedule_states"]
+    assert_same(everything(optimizer), before)
+
+
 def test_groups_without_parameters_and_state_without_a_parameter_pass_through():
     """As in torch: an empty group takes the saved settings, and state under a name of its own stays."""
     p = nn.Parameter(torch.zeros(3))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fallline.core.errors import CheckpointMismatch
 from fallline.core.plan import plan
+from fallline.core.timetable import STATES
 from fallline.core.transform import STEP
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def load(
     """
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"a {type(state_dict).__name__} is no state dict; give what state_dict() returned")
-    before = optimizer.state, optimizer.param_groups
+    before = optimizer.state, optimizer.param_groups, optimizer._timetable.states()
     arranged: dict[str, Any] = {}
 
     def arrange(_: Any, final: dict[str, Any]) -> dict[str, Any]:
@@ -83,11 +84,19 @@ def load(
     try:
         load_as_torch(dict(state_dict))
     except BaseException:
-        optimizer.state, optimizer.param_groups = before
+        _undo(optimizer, *before)
         raise
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _undo(optimizer: "Optimizer", state: Any, groups: list[Settings], schedules: list[Any]) -> None:
+    """Put back what the optimizer and its schedules held before loading."""
+    optimizer.state, optimizer.param_groups = state, groups
+    for group, states in zip(groups, schedules, strict=True):
+        group[STATES] = states
+    optimizer._timetable.restore(groups, steps_made(optimizer))
 
 
 def _arranged(optimizer: "Optimizer", saved: dict[str, Any], strict: bool) -> dict[str, Any]:
@@ -225,7 +234,7 @@ def _settings(optimizer: "Optimizer", i: int, origins: list[Settings], report: R
                 f"{key} {settings[key]} and {other.get(key)}",
             )
             settings[key] = own[key]
-    filled_in = {*optimizer.added_later, *getattr(optimizer, "_added", ())}
+    filled_in = {*optimizer.added_later, *optimizer._added}
     for key in sorted(set(optimizer.defaults) - set(settings) - filled_in):
         report.add(f"loaded state dict lacks settings of {type(optimizer).__name__}", f"{key} in group {i}")
         settings[key] = own[key]
