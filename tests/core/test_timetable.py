@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 import fallline
 from fallline import chain, schedules
@@ -211,3 +212,65 @@ def test_a_schedule_out_of_range_is_refused_at_the_step_it_is():
     train(optimizer, params, 5)
     with pytest.raises(ValueError, match="Invalid beta parameter at index 0: 1"):
         train(optimizer, params, 1)
+
+
+def test_a_schedule_put_into_a_group_is_checked_before_its_first_step():
+    params = made()
+    optimizer = fallline.Adam(params)
+    before = [p.detach().clone() for p in params]
+    optimizer.param_groups[0]["betas"] = (schedules.constant(1.5), 0.9)
+    with pytest.raises(ValueError, match=r"Invalid beta parameter at index 0: 1\.5"):
+        train(optimizer, params, 1)
+    assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+
+
+def test_a_late_group_follows_the_steps_of_whichever_group_counts():
+    first, second, late = made(((2,), (3,), (4,)))
+    optimizer = fallline.SGD(
+        [{"params": [first], "lr": 0.1}, {"params": [second]}], lr=schedules.linear(1.0, 0.0, 10)
+    )
+    train(optimizer, [first, second], 3)
+    optimizer.add_param_group({"params": [late]})
+    train(optimizer, [first, second, late], 1)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.1, pytest.approx(0.7), pytest.approx(0.7)]
+
+
+def test_a_scheduled_setting_changed_after_loading_is_refused():
+    params = made()
+    optimizer = fallline.SGD(params, lr=schedules.cosine(30))
+    train(optimizer, params, 1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["lr"] = 0.5
+    with pytest.raises(ValueError, match="lr follows the schedule cosine"):
+        train(optimizer, params, 1)
+
+
+def test_the_list_of_groups_may_be_changed_by_hand_unless_schedules_go_by_it():
+    first, second = made()
+    plain, scheduled = fallline.Adam([first]), fallline.Adam([first], lr=schedules.cosine(9))
+    for optimizer in (plain, scheduled):
+        optimizer.param_groups.append({**optimizer.param_groups[0], "params": [second]})
+    train(plain, [first, second], 2)
+    plain.load_state_dict(copy.deepcopy(plain).state_dict())
+    assert plain.state[second]["step"] == 2
+    with pytest.raises(ValueError, match=r"there are 2 parameter groups.*add_param_group"):
+        train(scheduled, [first, second], 1)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
+def test_a_scheduled_learning_rate_goes_through_torch_distributed_checkpoint():
+    """Its ``set_state_dict`` sets lr to 0 for one step, which makes the state that it then fills."""
+
+    def make():
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        return model, fallline.AdamW(model.parameters(), lr=schedules.warmup_cosine(3, 12))
+
+    (model, optimizer), (other, resumed) = make(), make()
+    train(optimizer, list(model.parameters()), 4)
+    saved = copy.deepcopy(get_state_dict(model, optimizer))
+    set_state_dict(other, resumed, model_state_dict=saved[0], optim_state_dict=saved[1])
+    for net, each in ((model, optimizer), (other, resumed)):
+        train(each, list(net.parameters()), 4, 4)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+    assert resumed.param_groups[0]["steps"] == 8

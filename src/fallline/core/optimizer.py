@@ -134,7 +134,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; unknown keys and values out of range are refused before anything changes."""
-        steps = self.param_groups[0].get(STEPS, 0) if self.param_groups else 0
+        steps = max((group.get(STEPS, 0) for group in self.param_groups), default=0)
         if isinstance(param_group, dict):
             self._check(_settled(param_group, steps))
             _refuse_unknown(type(self).__name__, param_group, set(self.defaults) | COMMON_KEYS)
@@ -161,12 +161,14 @@ class Optimizer(torch.optim.Optimizer):
 
         Differs from torch's, which matches by position alone and looks at the number of parameters alone.
         """
+        self._timetable.fit(self.param_groups)
         checkpoint.load(self, state_dict, super().load_state_dict, strict)
         self._dispatches = ()
 
     def state_dict(self) -> dict[str, Any]:
         """Return state and groups as torch does; groups with a schedule tell their step and its state."""
         packed = super().state_dict()
+        self._timetable.fit(self.param_groups)
         for group, states in zip(packed["param_groups"], self._timetable.states(), strict=True):
             group.update({STATES: states} if states else {})
         return packed
@@ -211,6 +213,7 @@ class Optimizer(torch.optim.Optimizer):
             return self._dispatched() if outcome is Outcome.STALE else outcome
         except NotSettled:
             self._timetable.take_over(self.param_groups)
+            self._follow_schedules()
             return self._dispatched()
 
     def _dispatched(self) -> Outcome:
