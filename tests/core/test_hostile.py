@@ -9,7 +9,11 @@ import fallline
 from fallline import chain, transform
 from fallline.core import dispatch as dispatch_module
 from fallline.core.errors import RuleError
+from fallline.core.transform import summed
+from fallline.gradients import centralize, clip_by_global_norm
 from fallline.optimizers.sgd import scale_by_learning_rate
+from fallline.penalties.decay import l2
+from fallline.penalties.prox import L1
 
 
 def stepped(cls=fallline.Adagrad, shape=(40_000,), **settings):
@@ -90,22 +94,85 @@ def test_a_users_hook_after_loading_has_the_last_word():
     assert optimizer.state[p]["sum"].unique().tolist() == [7.0]
 
 
-@pytest.mark.parametrize("name", ["rows", "numbers", "t", "k", "load_f32", "job", "p_at", "last_step"])
+def written(source):
+    """Return the function that ``source`` defines, as if it stood in a file."""
+    scope, name = {}, f"<rule {hash(source)}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    exec(compile(source, name, "exec"), scope)
+    return scope["rule"]
+
+
+@pytest.mark.parametrize("name", ["rows", "numbers", "t", "k", "load_f32", "job", "range", "last_step", "c"])
 def test_no_name_in_a_rule_meets_one_of_generated_code(name):
-    source = f"""def rule(g, slot, *, {name}):
+    rule = written(f"""def rule(g, slot, *, {name}):
     absolute = {name} * g
     slot = slot + absolute
     return slot, slot
-"""
-    scope = {}
-    linecache.cache["<rule>"] = (len(source), None, source.splitlines(keepends=True), "<rule>")
-    exec(compile(source, "<rule>", "exec"), scope)
-    make = chain(transform(slots=("slot",))(scope["rule"])(3.0), scale_by_learning_rate(1.0))
+""")
+    make = chain(transform(slots=("slot",))(rule)(3.0), scale_by_learning_rate(1.0))
     p = torch.nn.Parameter(torch.zeros(5))
     optimizer = make([p])
     p.grad = torch.ones(5)
     optimizer.step()
     assert p.tolist() == [-3.0] * 5
+
+
+@pytest.mark.parametrize("value", ["g * 2", "lr * 2 + 0 * c"], ids=["element", "number"])
+@pytest.mark.parametrize("name", ["_k", "_t", "_n", "_at_0", "_addresses", "_io", "_", "range", "left_g"])
+def test_no_local_name_meets_one_of_generated_code(name, value):
+    rule = written(f"def rule(g, *, lr, c=1.0):\n    {name} = {value}\n    return {name} * c + 0 * g\n")
+    p = torch.nn.Parameter(torch.zeros(5))
+    optimizer = chain(transform()(rule)(lr=1.0))([p])
+    p.grad = torch.ones(5)
+    optimizer.step()
+    assert p.tolist() == [-2.0] * 5
+
+
+@pytest.mark.parametrize("name", ["left_g", "left_gain"])
+def test_state_may_have_the_name_of_what_passes_leave_for_each_other(name):
+    rule = written(f"def rule(g, {name}):\n    {name} = {name} + g\n    return {name}, {name}\n")
+    make = chain(centralize(), transform(slots=(name,), gain=1.0)(rule), scale_by_learning_rate(1.0), L1(0.5))
+    p = torch.nn.Parameter(torch.zeros(5))
+    optimizer = make([p])
+    for _ in range(2):
+        p.grad = torch.ones(5)
+        optimizer.step()
+    assert p.tolist() == [-2.0] * 5
+    assert optimizer.state[p][name].tolist() == [2.0] * 5
+
+
+def test_a_setting_that_only_a_later_pass_reads_is_not_taken_for_a_number_of_this_one():
+    @transform()
+    def scale_by_c(g, *, c):
+        return g * c
+
+    params = [torch.nn.Parameter(torch.full((2,), 3.0)) for _ in range(2)]
+    optimizer = chain(l2(0.1), clip_by_global_norm(1.0), scale_by_c(0.5), scale_by_learning_rate(1.0))(params)
+    for p in params:
+        p.grad = torch.ones(2)
+    optimizer.step()
+    torch.testing.assert_close(torch.stack(list(params)), torch.full((2, 2), 3 - 0.5 * 0.5))
+
+
+def test_a_local_name_does_not_hide_a_sum():
+    @summed(over="model")
+    def norm(g):
+        return g
+
+    @transform()
+    def scale_by_local(g, *, lr):
+        norm = lr * 100
+        return g * norm
+
+    @transform(sums=(norm,))
+    def divide_by_sum(g, *, norm):
+        return g / norm
+
+    p = torch.nn.Parameter(torch.zeros(4))
+    optimizer = chain(scale_by_local(), divide_by_sum(), scale_by_learning_rate(1.0))([p])
+    p.grad = torch.ones(4)
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.full((4,), -0.25))
 
 
 @pytest.mark.parametrize("name", ["_row", "sqrt"])

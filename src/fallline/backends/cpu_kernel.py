@@ -33,9 +33,9 @@ WIDENED = {**ELEMENT, torch.float32: Format("load_f32_as_f64", "store_f64_as_f32
 SCALAR = {torch.float64: WIDENED[torch.float64], torch.float32: WIDENED[torch.float32]}
 
 #: Where a pass leaves a value for a later one: the rows' names in the table of addresses.
-LEFT = {G: "left_g", GAIN: "left_gain"}
+LEFT = {G: "_left_g", GAIN: "_left_gain"}
 
-#: The fields of a launch, in order: see `cpu_job.Launch`.
+#: The fields of a launch, in order: see `cpu_launch.Launch`.
 FIELDS = (
     "tensors", "chunks", "chunk", "counter", "offsets", "addresses", "rows", "settings", "numbers", "fresh",
     "sums", "segments", "partials",
@@ -47,12 +47,13 @@ _MODULE = '''\
 Written by fallline from the rule. Names with an underscore are the generator's, all others the rule's.
 """
 
+from builtins import range as _range
 from math import exp, log
 
-from numba import njit
+from numba import njit as _njit
 
 from fallline.backends import primitives as _io
-from fallline.backends.primitives import absolute, maximum, minimum, sign, single, sqrt, where
+from fallline.backends.primitives import maximum, minimum, sign, single, sqrt, where
 
 
 def _once(_job):
@@ -62,7 +63,7 @@ def _once(_job):
     _numbers, _fresh = _io.load_i64(_job, {numbers}), _io.load_i64(_job, {fresh})
     _sums = _io.load_i64(_job, {sums})
 {before}
-    for _t in range(_tensors):
+    for _t in _range(_tensors):
         _row = _io.load_i64(_rows, _t)
 {inputs}
         if _t == 0 or {changed}:
@@ -71,11 +72,11 @@ def _once(_job):
 {outputs}
 
 
-@njit("{signature}", error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@_njit("{signature}", error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _elements(_n, {arguments}):
     """Per element: the rule."""
 {start}
-    for _k in range(_n):
+    for _k in _range(_n):
 {body}
 {finish}
 
@@ -152,12 +153,13 @@ def _once(code: Program, plan: Plan, each: ElementPass, dtypes: Signature) -> di
     scalars, place = [s.name for s in plan.scalar_slots], rows(plan)
     formats = [SCALAR[d] for d in dtypes.scalars]
     stated = [(n, f, _address(place[n])) for n, f in zip(scalars, formats, strict=True)]
-    settings, sums = plan.settings, [one.name for one in plan.sums]
-    inputs = [f"{n} = _io.load_f64(_settings, _row * {len(settings)} + {i})" for i, n in enumerate(settings)]
+    settings = [(i, n) for i, n in enumerate(plan.settings) if n in code.needs]
+    sums = [(i, one.name) for i, one in enumerate(plan.sums) if one.name in code.needs]
+    inputs = [f"{n} = _io.load_f64(_settings, _row * {len(plan.settings)} + {i})" for i, n in settings]
     inputs += [f"_before_{n} = _io.{f.load}({at}, 0)" for n, f, at in stated]
-    inputs += [f"{n} = _io.load_f64(_sums, _t * {len(sums)} + {i})" for i, n in enumerate(sums)]
+    inputs += [f"{n} = _io.load_f64(_sums, _t * {len(plan.sums)} + {i})" for i, n in sums]
     inputs.append(f"{FRESH} = _io.load_f64(_fresh, _t)")
-    key = {"_row": "_last_row"} | {n: f"_last_{n}" for n in (FRESH, *sums)}
+    key = {"_row": "_last_row"} | {n: f"_last_{n}" for n in (FRESH, *(n for _, n in sums))}
     key |= {f"_before_{n}": f"_last_{n}" for n in scalars}
     lines = [f"{n} = _before_{n}" + (" + 1.0" if n == STEP else "") for n in scalars]
     outputs = [f"_io.{f.store}({at}, 0, {n})" for n, f, at in stated if each.last]
@@ -240,7 +242,7 @@ def _operands(
 
 
 def _python(line: str) -> str:
-    return re.sub(r"\babs\(", "absolute(", line)
+    return re.sub(r"\babs\(", "_io.absolute(", line)
 
 
 def _block(lines: list[str], depth: int) -> str:

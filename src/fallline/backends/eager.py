@@ -11,7 +11,7 @@ from fallline.backends.whole import Member, apply
 from fallline.core import source
 from fallline.core.backend import Batch
 from fallline.core.plan import ElementPass, Pass, Plan, WholePass
-from fallline.core.transform import FRESH, GAIN, PLACE, STEP, G, Transform, keywords, positional
+from fallline.core.transform import FRESH, GAIN, PLACE, STEP, G, P, Transform, keywords, positional
 
 
 def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +162,8 @@ class _Member:
 
     def total(self, name: str) -> float:
         """Return the sum of the values called ``name`` over the whole tensor."""
-        return float(self._values.pop(name).sum(dtype=torch.float64))
+        summand = torch.as_tensor(self._values.pop(name), device=self._p.device)
+        return float(summand.expand(self._values[P].shape).sum(dtype=torch.float64))
 
     def store(self) -> None:
         """Write state and parameter."""

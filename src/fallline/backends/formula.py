@@ -37,13 +37,12 @@ class Program:
     @cached_property
     def loads(self) -> set[str]:
         """The names that element code reads before it assigns them."""
-        assigned: set[str] = set()
-        read: set[str] = set()
-        for line in self.element:
-            target, value = line.split(" = ", 1)
-            read |= {n.id for n in ast.walk(ast.parse(value)) if isinstance(n, ast.Name)} - assigned
-            assigned.add(target)
-        return read
+        return _read_first(self.element)
+
+    @cached_property
+    def needs(self) -> set[str]:
+        """The names that per-tensor code, or element code through it, reads before they are assigned."""
+        return _read_first(self.once)
 
     @cached_property
     def assigned(self) -> set[str]:
@@ -68,11 +67,13 @@ def program(each: ElementPass) -> Program:
 
 class _Lowering:
     def __init__(self, each: ElementPass):
-        names = {n for t in each.transforms for n in (*t.settings_read, *t.inputs)}
-        names |= {n for one in each.sums for n in (one.name, *one.reads, *one.inputs)}
+        functions = [f for t in each.transforms for f in t.functions] + [one.function for one in each.sums]
+        functions += [once.function for once in each.onces]
+        names = {n for f in functions for n in (*keywords(f), *positional(f))}
+        names |= {n for t in each.transforms for n in t.owned} | {one.name for one in each.sums}
         self.out = Program()
         self._each = each
-        self._taken = {P, G, GAIN, STEP, FRESH, *FUNCTIONS, "absolute"} | names
+        self._taken = {P, G, GAIN, STEP, FRESH, *FUNCTIONS} | names
         self._given: dict[PerTensor, dict[str, str]] = {}
         self._hoisted: dict[str, str] = {}
         self._gain_is_read = GAIN in each.leaves or any(GAIN in t.inputs for t in each.transforms)
@@ -83,7 +84,6 @@ class _Lowering:
     def per_tensor(self, once: PerTensor) -> None:
         """Append the statements of a function that runs once per tensor."""
         names = [slot.name for slot in once.slots]
-        self._taken |= set(names)
         body = _Body(self, once.function, scalars={n: n for n in (*names, *once.reads)})
         (call,) = body.run()
         results = {str(k.arg): body.value(k.value)[0] for k in call.keywords}  # type: ignore[attr-defined]
@@ -170,11 +170,12 @@ class _Lowering:
             self.out.element += [f"{n} = {text}" for n, text in pairs]
 
     def fresh(self, name: str) -> str:
-        """Return ``name``, or ``name_2`` and so on if it is taken."""
-        count, free = 1, name
+        """Return ``name`` without a leading underscore, or ``name_2`` and so on if that is taken."""
+        own = name.lstrip("_") or "value"
+        count, free = 1, own
         while free in self._taken:
             count += 1
-            free = f"{name}_{count}"
+            free = f"{own}_{count}"
         self._taken.add(free)
         return free
 
@@ -310,6 +311,16 @@ class _Body:
     def _error(self, node: ast.AST, remedy: str) -> RuleError:
         where = f"{self._function.__name__}, line {getattr(node, 'lineno', '?')}"
         return RuleError(f"{where}: {ast.unparse(node)}: {remedy}")
+
+
+def _read_first(lines: list[str]) -> set[str]:
+    assigned: set[str] = set()
+    read: set[str] = set()
+    for line in lines:
+        target, value = line.split(" = ", 1)
+        read |= {n.id for n in ast.walk(ast.parse(value)) if isinstance(n, ast.Name)} - assigned
+        assigned.add(target)
+    return read
 
 
 def _gain_reads_update(t: Transform) -> bool:

@@ -90,6 +90,14 @@ store_bf16 = _storer(types.float32, _I16, _narrow_bf16)
 store_f64_as_f32 = _storer(types.float64, _FLOAT, _double_to_float)
 
 
+def _as_double(builder, value):
+    if value.type == _DOUBLE:
+        return value
+    return (
+        builder.uitofp(value, _DOUBLE) if isinstance(value.type, ir.IntType) else _to_double(builder, value)
+    )
+
+
 @intrinsic
 def next_chunk(typingctx, address):
     """Return the counter at ``address`` and add one to it, atomically."""
@@ -106,8 +114,7 @@ def add(typingctx, total, value):
     """Return a float64 total plus a value, in whatever order vectorises."""
 
     def codegen(context, builder, signature, args):
-        addend = args[1] if value == types.float64 else builder.fpext(args[1], _DOUBLE)
-        return builder.fadd(args[0], addend, flags=("reassoc",))
+        return builder.fadd(args[0], _as_double(builder, args[1]), flags=("reassoc",))
 
     return types.float64(types.float64, value), codegen
 

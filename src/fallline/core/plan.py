@@ -138,7 +138,9 @@ def plan(transforms: tuple[Transform, ...]) -> Plan:
     update = tuple(t for t in transforms if t.target == G)
     after = tuple(t for t in transforms if t.target == P)
     whole = (*update, descend, *after) if update else after
-    return Plan(whole, _keeping_scalars(_carrying(tuple(_passes(whole)), whole), onces(whole)))
+    passes = _keeping_scalars(_carrying(tuple(_passes(whole)), whole), onces(whole))
+    _refuse_late_vetoes(passes)
+    return Plan(whole, passes)
 
 
 def onces(transforms: tuple[Transform, ...]) -> tuple[PerTensor, ...]:
@@ -222,18 +224,25 @@ def _keeping_scalars(passes: tuple[Pass, ...], every: tuple[PerTensor, ...]) -> 
 
 def _refuse_shared_names(transforms: tuple[Transform, ...]) -> None:
     owners: dict[str, str] = {}
+    for name, owner in _owned(transforms):
+        if name in owners:
+            raise RuleError(
+                f"{owners[name]} and {owner} both have a slot or sum named {name!r}; rename one slot or sum"
+            )
+        owners[name] = owner
     for t in transforms:
-        for slot in t.slots:
-            if slot.name in owners:
-                raise RuleError(
-                    f"{owners[slot.name]} and {t.name} both keep state named {slot.name!r}; rename one slot"
-                )
-            owners[slot.name] = t.name
-        for name in t.settings_read:
-            if name in {slot.name for other in transforms for slot in other.slots}:
-                raise RuleError(
-                    f"{t.name} reads a setting and another transform keeps state named {name!r}; rename one"
-                )
+        for name in owners.keys() & t.settings_read:
+            raise RuleError(
+                f"{t.name} reads a setting and {owners[name]} has a slot or sum named {name!r}; rename one"
+            )
+
+
+def _owned(transforms: tuple[Transform, ...]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each slot and sum, and whose it is."""
+    for t in transforms:
+        yield from ((own.name, t.name) for own in (*t.slots, *t.sums))
+    for once in onces(transforms):
+        yield from ((slot.name, once.function.__name__) for slot in once.slots)
 
 
 def _refuse_bound_settings(transforms: tuple[Transform, ...]) -> None:
@@ -267,6 +276,20 @@ def _refuse_unknown_gain(transforms: tuple[Transform, ...]) -> None:
                 f"{reader.name} needs to know how far a step goes, and {t.name} does not tell; declare "
                 f"transform(gain=...) of {t.name}, or use an optimizer whose transforms do"
             )
+
+
+def _refuse_late_vetoes(passes: tuple[Pass, ...]) -> None:
+    changed = ""
+    for one in passes:
+        sums = one.sums if isinstance(one, ElementPass) else ()
+        veto = next((each for each in sums if each.vetoes), None)
+        if veto and changed:
+            raise RuleError(
+                f"{veto.name} may veto a step in which {changed} has changed something already; put its "
+                f"transform ahead of {changed}"
+            )
+        if not sums:
+            changed = changed or next((t.name for t in one.transforms if t.slots or t.target == P), "")
 
 
 def _refuse_uncounted_steps(transforms: tuple[Transform, ...]) -> None:

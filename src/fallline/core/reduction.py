@@ -46,16 +46,21 @@ def vetoed(contributions: Sequence[Taken]) -> tuple[Sum, list[int]] | None:
 
 
 def refuse_unaligned(plans: Sequence[Plan]) -> None:
-    """Refuse a sum over the model that groups take in different reductions: none could have its total."""
+    """Refuse a sum that groups take in different reductions: one would step ahead of the other."""
     turns: dict[Sum, int] = {}
     for rule in plans:
         for turn, one in enumerate(rule.reductions):
             for each in one.sums:
-                if each.over != "tensor" and turns.setdefault(each, turn) != turn:
+                if (each.over != "tensor" or each.vetoes) and turns.setdefault(each, turn) != turn:
                     raise RuleError(
                         f"{each.name}, a sum over the {each.over}, comes after other sums in one group "
                         f"and not in another; begin the chain with the transform that needs it"
                     )
+    for veto in (each for each in turns if each.vetoes):
+        if any(veto not in rule.sums for rule in plans):
+            raise RuleError(
+                f"{veto.name} may veto the step of one group and not of another; give its transform to all"
+            )
 
 
 def _read(taken: Taken, by_group: dict[Sum, np.ndarray]) -> np.ndarray:

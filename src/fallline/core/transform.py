@@ -125,6 +125,12 @@ class Transform:
         return self.rule, *once, *(each.function for each in self.sums), *gain
 
     @property
+    def owned(self) -> tuple[str, ...]:
+        """The names that are its own: of its slots, per element and per tensor, and of its sums."""
+        once = self.per_tensor.slots if self.per_tensor else ()
+        return (*(slot.name for slot in (*self.slots, *once)), *(each.name for each in self.sums))
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """What the rule returns, in order: its target, then its slots."""
         return self.target, *(slot.name for slot in self.slots)
@@ -273,9 +279,8 @@ def _check(made: Transform) -> None:
     names = {slot.name for slot in made.slots}
     stray = set(made.inputs) - names - ({G, P} if made.target == G else {G, P, GAIN})
     missing = names - set(made.inputs)
-    reserved = {n for n in (*made.inputs, *made.reads) if n in FUNCTIONS or n.startswith("_")}
-    if reserved:
-        raise RuleError(f"{made.name}: {sorted(reserved)} are names of generated code; use others")
+    _refuse_reserved_names(made)
+    _refuse_sums_that_wait_for_each_other(made)
     if made.whole and (made.per_tensor or made.sums or callable(made.gain)):
         raise RuleError(f"{made.name}: a whole-tensor rule computes its numbers itself, in torch operations")
     if stray or missing:
@@ -283,6 +288,30 @@ def _check(made: Transform) -> None:
             f"{made.name}: positional arguments must be g, p, the declared slots and, after p, gain; "
             f"not declared: {sorted(stray)}, not in the signature: {sorted(missing)}"
         )
+
+
+def _refuse_reserved_names(made: Transform) -> None:
+    used = {n for f in made.functions for n in (*positional(f), *keywords(f))} | set(made.owned)
+    reserved = {n for n in used if n in FUNCTIONS or n.startswith("_")}
+    if reserved:
+        raise RuleError(f"{made.name}: {sorted(reserved)} are names of generated code; use others")
+    taken = {G, P, GAIN, STEP, FRESH, PLACE} & set(made.owned)
+    if taken:
+        raise RuleError(f"{made.name}: state and sums cannot be named {sorted(taken)}; use others")
+    if PLACE in used and not made.whole:
+        raise RuleError(f"{made.name} reads {PLACE!r}, which only rules on whole tensors can read")
+
+
+def _refuse_sums_that_wait_for_each_other(made: Transform) -> None:
+    numbers = {each.name for each in made.sums}
+    if made.sums and made.per_tensor:
+        numbers |= {*_given(made.per_tensor), *(slot.name for slot in made.per_tensor.slots)}
+    for each in made.sums:
+        if awaited := numbers & set(each.reads):
+            raise RuleError(
+                f"{made.name}: {each.name} reads {sorted(awaited)}, not known before it is taken; "
+                f"take that sum in a transform of its own, or add up something simpler"
+            )
 
 
 def positional(function: Callable[..., Any]) -> tuple[str, ...]:
