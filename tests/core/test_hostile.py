@@ -1,6 +1,7 @@
 """What once led to foreign memory, lost state or half a step, and must not again."""
 
 import linecache
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from fallline import chain, transform
 from fallline.core import dispatch as dispatch_module
 from fallline.core.errors import RuleError
 from fallline.core.transform import summed
-from fallline.gradients import centralize, clip_by_global_norm
+from fallline.gradients import centralize, clip_by_global_norm, clip_by_quantile
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.decay import l2
 from fallline.penalties.prox import L1
@@ -221,3 +222,74 @@ def test_a_first_step_that_is_skipped_leaves_no_state():
     p.grad = torch.ones(3)
     optimizer.step()
     assert torch.equal(optimizer.state[p]["momentum_buffer"], torch.ones(3))
+
+
+each_backend = pytest.mark.parametrize(
+    "backend", [{}, {"foreach": False, "fused": False}], ids=["cpu", "eager"]
+)
+
+
+@each_backend
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_first_step_that_fails_half_way_leaves_no_state(place, backend):
+    failing = [True]
+
+    @transform(whole=True)
+    def interrupt(g):
+        if failing:
+            raise KeyboardInterrupt
+        return g
+
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = fallline.SGD([p], lr=1.0, momentum=0.9, dampening=0.5, **{place: [interrupt]}, **backend)
+    p.grad = torch.ones(3)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert not optimizer.state
+    failing.clear()
+    optimizer.step()
+    assert optimizer.state[p]["momentum_buffer"].tolist() == [1.0] * 3
+    assert p.tolist() == [0.0] * 3
+
+
+@each_backend
+def test_a_skipped_first_step_on_state_in_part_from_elsewhere_is_none(backend):
+    p = torch.nn.Parameter(torch.ones(3))
+    theirs = torch.optim.Adam([p])
+    p.grad = torch.ones(3)
+    theirs.step()
+    ours = fallline.Adam([p], before=[clip_by_quantile(0.5)], skip_nonfinite=True, **backend)
+    ours.state[p].update(theirs.state[p])
+    p.grad = torch.full((3,), float("inf"))
+    ours.step()
+    assert "norm_quantile" not in ours.state[p]
+    assert ours.state[p]["step"] == 1
+    p.grad = torch.ones(3)
+    ours.step()
+    assert ours.state[p]["step"] == 2
+    torch.testing.assert_close(ours.state[p]["norm_quantile"].item(), 3**0.5)
+
+
+@each_backend
+def test_gradients_of_a_skipped_step_are_let_go(backend):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = fallline.SGD([p], skip_nonfinite=True, **backend)
+    grad = p.grad = torch.full((3,), float("nan"))
+    holders = sys.getrefcount(grad)
+    optimizer.step()
+    assert sys.getrefcount(grad) == holders
+
+
+def test_a_transform_before_the_rules_cannot_take_away_their_settings():
+    @transform(slots=("smooth",))
+    def smooth(g, smooth, *, beta1=0.5):
+        smooth = beta1 * smooth + (1 - beta1) * g
+        return smooth, smooth
+
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = fallline.Adam([p], betas=(0.8, 0.99), before=[smooth])
+    p.grad = torch.ones(2)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.state[p]["exp_avg"], torch.full((2,), 0.2 * 0.2))
+    with pytest.raises(RuleError, match="has 'beta1' itself"):
+        fallline.Adam([p], before=[smooth(0.5)])

@@ -8,10 +8,12 @@ import torch
 
 import fallline
 from core import rules
-from fallline import chain
+from fallline import chain, transform
 from fallline.core.errors import RuleError
+from fallline.core.finite import skip_nonfinite
 from fallline.core.plan import ElementPass, WholePass, plan
-from fallline.gradients import clip_by_global_norm
+from fallline.core.transform import summed
+from fallline.gradients import clip_by_global_norm, clip_by_norm
 from fallline.optimizers.adam import scale_by_adam
 
 SHAPES = [(300, 70), (5,), (0,), (1,), (70_001,), (2, 3, 4), (0, 4), (33, 1)]
@@ -185,6 +187,104 @@ def test_sums_that_no_order_can_gather_are_refused():
     optimizer = Mixed(groups, {"lr": 0.1})
     with pytest.raises(RuleError, match="begin the chain with the transform"):
         optimizer.step()
+
+
+@summed(over="tensor")
+def count(g):
+    return 1.0
+
+
+@summed(over="tensor")
+def positives(g):
+    return g > 0
+
+
+@transform(sums=(count, positives))
+def scale_by_share_of_positives(g, *, count, positives):
+    return g * (positives / count)
+
+
+@each_backend
+def test_a_sum_may_count_elements_and_those_that_fulfil_a_condition(backend):
+    p = torch.nn.Parameter(torch.zeros(4))
+    p.grad = torch.tensor([1.0, -1.0, 2.0, 3.0])
+    chain(scale_by_share_of_positives)([p], **backend).step()
+    assert p.tolist() == [-0.75, 0.75, -1.5, -2.25]
+
+
+@summed(over="tensor")
+def deviations(g, *, tensor_sum):
+    return abs(g - tensor_sum)
+
+
+@transform(slots=("velocity",))
+def scale_by_velocity(g, velocity):
+    velocity = 0.5 * velocity + g
+    return velocity, velocity
+
+
+@transform(whole=True, slots=("seen",))
+def add_seen(g, seen, *, fresh):
+    seen = g if fresh else 2 * seen
+    return seen, seen
+
+
+@transform(whole=True)
+def norms(g):
+    return g.flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("build", "remedy"),
+    [
+        (lambda: chain(clip_by_norm(1.0), rules.scale(0.5), clip_by_norm(1.0)), "rename one slot or sum"),
+        (lambda: transform(slots=("step",))(lambda g, step: g), "cannot be named"),
+        (
+            lambda: transform(sums=(rules.tensor_sum, deviations))(scale_by_velocity.rule),
+            "transform of its own",
+        ),
+        (lambda: chain(scale_by_velocity, rules.reverse, skip_nonfinite), "put its transform ahead"),
+    ],
+    ids=["one sum twice", "step as a slot", "sum of a sum", "late veto"],
+)
+def test_sums_and_state_that_would_be_mistaken_are_refused(build, remedy):
+    with pytest.raises(RuleError, match=remedy):
+        build()
+
+
+def test_a_veto_that_one_group_does_not_take_is_refused():
+    class Careless(fallline.Optimizer):
+        hyperparameters = fallline.SGD.hyperparameters
+
+        @classmethod
+        def rules(cls, group):
+            return (skip_nonfinite, rules.scale) if group["lr"] > 1 else (rules.scale,)
+
+    params = positive([(3,), (4,)])
+    optimizer = Careless([{"params": params[:1]}, {"params": params[1:], "lr": 2.0}], {"lr": 0.1})
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(RuleError, match="give its transform to all"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+
+
+@each_backend
+def test_a_rule_on_whole_tensors_knows_whether_its_state_is_new(backend):
+    p = torch.nn.Parameter(torch.zeros(2))
+    optimizer = chain(add_seen)([p], **backend)
+    for _ in range(3):
+        p.grad = torch.ones(2)
+        optimizer.step()
+    assert p.tolist() == [-7.0, -7.0]
+
+
+@each_backend
+def test_a_rule_on_whole_tensors_must_keep_their_shape(backend):
+    p = torch.nn.Parameter(torch.zeros(2, 3))
+    p.grad = torch.ones(2, 3)
+    with pytest.raises(RuleError, match="each of the shape"):
+        chain(norms)([p], **backend).step()
+    assert not p.detach().any()
 
 
 def test_whole_rules_refuse_complex_parameters():

@@ -16,7 +16,7 @@ from fallline.backends.formula import program
 from fallline.core import source
 from fallline.core.backend import Batch
 from fallline.core.plan import ElementPass, Pass, WholePass
-from fallline.core.transform import PLACE, STEP, P
+from fallline.core.transform import FRESH, PLACE, STEP, P
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -133,9 +133,13 @@ class Job:
         self._sums[:, self._taken : self._taken + width] = totals
         self._taken += width
 
+    def release(self) -> None:
+        """Let go of the gradients."""
+        self._table.release()
+
     def _finish(self) -> None:
         self._table.unstage()
-        self._table.release()
+        self.release()
         if self._writes:
             increment_version(self._batch.params)
         if any(self._batch.fresh):
@@ -154,7 +158,7 @@ class Job:
         members = []
         for i, (row, place) in enumerate(zip(self._batch.rows, self._batch.indices, strict=True)):
             numbers = {n: float(column[self._used_rows.index(row)]) for n, column in settings.items()}
-            numbers |= {STEP: self._step_of(i), PLACE: place}
+            numbers |= {STEP: self._step_of(i), FRESH: float(self._batch.fresh[i]), PLACE: place}
             members.append(whole.Member(self._table.operands(i, one.takes), numbers))
         with torch.no_grad():
             for i, results in enumerate(whole.apply(t, members)):

@@ -123,7 +123,7 @@ class _Prepared:
                     return np.array([[m.total(n) for n in self._taken] for m in self._members])
             for member in self._members:
                 member.store()
-        self._members = []
+        self.release()
         self._batch.fresh = [False] * len(self._batch.fresh)
         return None
 
@@ -131,6 +131,10 @@ class _Prepared:
         """Let later passes see the totals of the last sums."""
         for member, row in zip(self._members, totals, strict=True):
             member.settings.update(zip(self._taken, torch.from_numpy(row).unbind(), strict=True))
+
+    def release(self) -> None:
+        """Let go of the values of the present step."""
+        self._members = []
 
     def _begin(self, grads: Sequence[Tensor]) -> list["_Member"]:
         batch = self._batch

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fallline.core.errors import RuleError
 from fallline.core.transform import PLACE, Transform
 
 #: Tensors of more elements than this are worked on alone: stacking would copy more than it saves.
@@ -29,10 +30,19 @@ def apply(t: Transform, members: Sequence[Member]) -> list[tuple[Tensor, ...]]:
         settings = members[places[0]].settings
         stacks = [_stack([members[i].operands[n] for i in places]) for n in t.inputs]
         out = t.rule(*stacks, **{n: settings[n] for n in t.reads})
-        columns = [x.unbind() for x in (out if isinstance(out, tuple) else (out,))]
-        for i, values in zip(places, zip(*columns, strict=True), strict=True):
+        made = out if isinstance(out, tuple) else (out,)
+        _refuse_other_shapes(t, made, members[places[0]].operands[t.target].shape, len(places))
+        for i, values in zip(places, zip(*(x.unbind() for x in made), strict=True), strict=True):
             results[i] = values
     return results
+
+
+def _refuse_other_shapes(t: Transform, made: tuple[Tensor, ...], shape: torch.Size, count: int) -> None:
+    if [x.shape for x in made] != [(count, *shape)] * len(t.outputs):
+        raise RuleError(
+            f"{t.name} must return {', '.join(t.outputs)}, each of the shape {(count, *shape)} that it got; "
+            f"it returned {[tuple(x.shape) for x in made]}"
+        )
 
 
 def _stacks(t: Transform, members: Sequence[Member]) -> list[list[int]]:

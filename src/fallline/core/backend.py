@@ -54,6 +54,10 @@ class Prepared(Protocol):
         """Take the totals, over tensor, group or model, of the sums that `advance` returned last."""
         ...
 
+    def release(self) -> None:
+        """Let go of the gradients, and of what a step that does not go on has computed from them."""
+        ...
+
 
 class Backend(Protocol):
     """A way to execute plans; ``fuses`` tells whether a pass of the plan is one pass over memory."""

@@ -53,14 +53,19 @@ class Dispatch:
         self._params = _params(optimizer)
         self.has_grad = [p.grad is not None for p in self._params]
         self.batches, self._new = _batches(optimizer, self.has_grad)
-        refuse_unaligned([batch.plan for _, batch in self.batches])
-        self._jobs = [
-            _Job(batch, backend.prepare(batch), _readers(optimizer, batch), np.array(batch.rows))
-            for backend, batch in self.batches
-        ]
         self._states = list(optimizer.state.values())
         self._steps_left = STEPS_PER_DISPATCH
         self.veto: tuple[Sum, list[int]] | None = None
+        self._jobs: list[_Job] = []
+        try:
+            refuse_unaligned([batch.plan for _, batch in self.batches])
+            self._jobs += [
+                _Job(batch, backend.prepare(batch), _readers(optimizer, batch), np.array(batch.rows))
+                for backend, batch in self.batches
+            ]
+        except BaseException:
+            self._abandon(optimizer)
+            raise
 
     @staticmethod
     def of_all(optimizer: "Optimizer") -> list[tuple[Backend, Batch]]:
@@ -78,9 +83,13 @@ class Dispatch:
             settings = {row: _read(groups[row], places) for row, places in job.readers}
             if not job.prepared.ready(own, settings):
                 return Outcome.STALE
-        outcome = self._run(work)
-        if self._new:
-            self._settle_new_state(optimizer, outcome)
+        outcome = Outcome.VETOED
+        try:
+            outcome = self._run(work)
+        finally:
+            if outcome is not Outcome.DONE:
+                self._abandon(optimizer)
+        self._new = []
         return outcome
 
     def _run(self, work: list[tuple["_Job", list[Tensor]]]) -> Outcome:
@@ -99,11 +108,14 @@ class Dispatch:
             waiting, turn = _advance([(job, own) for job, own, _ in waiting]), turn + 1
         return Outcome.DONE
 
-    def _settle_new_state(self, optimizer: "Optimizer", outcome: Outcome) -> None:
-        """Keep the state that was made for this step, or take it back if the step did not happen."""
-        for p, state, made in self._new if outcome is Outcome.VETOED else ():
+    def _abandon(self, optimizer: "Optimizer") -> None:
+        """Let go of a step that was not done, and take back the state that was made for it."""
+        for job in self._jobs:
+            job.prepared.release()
+        for p, state, made in self._new:
             for name in made:
-                state.pop(name)
+                del state[name]
+                self._steps_left = 0
             if made and not state:
                 del optimizer.state[p]
         self._new = []

@@ -193,6 +193,7 @@ class Optimizer(torch.optim.Optimizer):
         """Put transforms around the rules; their settings and records join those of the rules."""
         front = (finite.skip_nonfinite, *before) if skip else tuple(before)
         links = (*front, *after)
+        known = known | {name for h in self.hyperparameters for name in h.readers}
         self.before, self.after = tuple(map(bare, front)), tuple(map(bare, after))
         settings = settings_of(links)
         for t in links:
