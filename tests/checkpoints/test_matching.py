@@ -335,3 +335,14 @@ def test_groups_without_parameters_and_state_without_a_parameter_pass_through():
     resumed.load_state_dict(saved)
     assert resumed.param_groups[1]["lr"] == 0.5
     assert resumed.state["note"]["epoch"] == 3
+
+
+def test_numbers_that_json_made_text_of_are_numbers():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer, again = fallline.Adam([p]), fallline.Adam([torch.nn.Parameter(torch.ones(3))])
+    p.grad = torch.ones(3)
+    optimizer.step()
+    state = optimizer.state_dict()
+    again.load_state_dict({**state, "state": {str(key): value for key, value in state["state"].items()}})
+    (entry,) = again.state.values()
+    assert torch.equal(entry["exp_avg"], optimizer.state[p]["exp_avg"])

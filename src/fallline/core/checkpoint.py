@@ -102,6 +102,8 @@ def _undo(optimizer: "Optimizer", state: Any, groups: list[Settings], schedules:
 def _arranged(optimizer: "Optimizer", saved: dict[str, Any], strict: bool) -> dict[str, Any]:
     """Return ``saved`` in the order and grouping of ``optimizer``, without what does not fit it."""
     _refuse_malformed(saved)
+    numbered = {_number(key): value for key, value in saved["state"].items()}
+    saved = {**saved, "state": numbered}
     report = Report()
     rows = _matched(optimizer.param_groups, saved["param_groups"], report)
     groups = _groups(optimizer, saved["param_groups"], rows, report)
@@ -116,6 +118,11 @@ def _arranged(optimizer: "Optimizer", saved: dict[str, Any], strict: bool) -> di
     if report.found:
         warnings.warn(f"What fits was loaded of a state dict that differs.\n{report}", stacklevel=2)
     return {**saved, "state": {**others, **state}, "param_groups": groups}
+
+
+def _number(key: Any) -> Any:
+    """Return the number of a parameter that JSON has made text of."""
+    return int(key) if isinstance(key, str) and key.isdigit() else key
 
 
 def _refuse_malformed(saved: Mapping[str, Any]) -> None:
