@@ -75,8 +75,7 @@ class Hyperparameter:
     def check(self, value: Any) -> None:
         """Raise ValueError, TypeError or IndexError, as torch does, when ``value`` is not allowed."""
         if self.parts:
-            for i, part in enumerate(self.parts):
-                part.check(value[i])
+            self._check_parts(value)
         elif isinstance(self.default, bool):
             if not isinstance(value, (bool, int)):
                 raise TypeError(f"Invalid {self.name} value: {value!r}; use True or False")
@@ -96,13 +95,27 @@ class Hyperparameter:
         left, right = "(" if self.open_low or self.low == -inf else "[", ")" if self.open_high else "]"
         return f"{left}{self.low:g}, {self.high:g}{')' if self.high == inf else right}"
 
+    def _check_parts(self, value: Any) -> None:
+        """Check each number of a tuple; torch, too, raises IndexError where there are too few."""
+        wanted, given = len(self.parts), len(value) if hasattr(value, "__len__") else None
+        if given != wanted:
+            kind = TypeError if given is None else IndexError if given < wanted else ValueError
+            raise kind(f"Invalid {self.name} value: {value!r}; give {wanted} numbers, such as {self.default}")
+        for part, own in zip(self.parts, value, strict=True):
+            part.check(own)
+
     def _check_number(self, value: Any) -> None:
         if isinstance(value, torch.Tensor):
             if value.numel() != 1:
                 raise ValueError(f"Tensor {self.name} must be 1-element, got shape {tuple(value.shape)}")
             value = value.item()
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high or self.high == inf else value <= self.high
-        if not (above and below) or isnan(value):
-            complaint = self.complaint or f"Invalid {self.name} value"
+        complaint = self.complaint or f"Invalid {self.name} value"
+        try:
+            above = value > self.low if self.open_low else value >= self.low
+            below = value < self.high if self.open_high or self.high == inf else value <= self.high
+            allowed = above and below and not isnan(value)
+        except TypeError:
+            demand = f"{self.name} must be a number in {self.interval}"
+            raise TypeError(f"{complaint}: {value!r}; {demand}") from None
+        if not allowed:
             raise ValueError(f"{complaint}: {value}; {self.name} must lie in {self.interval}")
