@@ -57,3 +57,20 @@ def test_steps_blocks_and_optimizers_without_averages_are_refused():
             optimizer.step()
         with pytest.raises(RuntimeError, match="already"), averaged(optimizer):
             pass
+
+
+@pytest.mark.parametrize(
+    "wrap", [fallline.Lookahead, fallline.OffloadState, lambda o: fallline.EMA(fallline.OffloadState(o))]
+)
+def test_it_finds_the_averages_inside_wrappers(wrap):
+    shown = []
+    for around in (lambda o: o, wrap):
+        model = made()
+        inner = fallline.SGD(model.parameters(), lr=0.1, after=[follow_parameters(0.5)])
+        optimizer = around(inner)
+        train(model, optimizer, 3)  # Lookahead does nothing before its fifth step
+        with averaged(optimizer):
+            shown.append([p.detach().clone() for p in model.parameters()])
+            with pytest.raises(RuntimeError, match="before a step"):
+                optimizer.step()
+    assert all(map(torch.equal, *shown))

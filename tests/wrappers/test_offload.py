@@ -125,3 +125,25 @@ def test_what_it_cannot_hold_is_refused_with_the_way_round():
         fallline.OffloadState(torch.optim.LBFGS(problem()))
     with pytest.raises(TypeError, match="floating-point"):
         fallline.OffloadState(fallline.SGD(problem()), dtype=torch.int8)
+
+
+def test_a_scheduler_made_for_the_inner_optimizer_knows_of_the_steps():
+    inner = fallline.SGD(problem(), lr=0.5)
+    optimizer = fallline.OffloadState(inner)
+    scheduler = torch.optim.lr_scheduler.StepLR(inner, 1, gamma=0.5)
+    train(optimizer, 1)
+    scheduler.step()  # it warns if it has seen no step
+    assert inner.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("wrap", [fallline.OffloadState, fallline.GradientRelease])
+def test_a_schedule_put_into_a_group_later_is_followed_and_counted(wrap):
+    params = problem(dtype=torch.float32)
+    plain = twin(params)
+    for values, around in ((params, wrap), (plain, lambda o: o)):
+        optimizer = around(fallline.AdamW(values, lr=0.1))
+        train(optimizer, 2)
+        optimizer.param_groups[0]["lr"] = fallline.schedules.linear(0.1, 0.0, 4)
+        train(optimizer, 3, 2)
+        assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["steps"]) == (0.05, 3)
+    assert all(map(torch.equal, params, plain))

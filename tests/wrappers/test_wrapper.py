@@ -124,3 +124,11 @@ def test_explain_and_show_kernel_cover_every_part():
         "AdamW", "SlowWeights", "SlowWeights",
     ]  # fmt: skip
     assert fallline.show_kernel(nested(problem())).count('"""pull_to_slow') == 2
+
+
+def test_what_is_no_state_dict_and_what_is_no_count_are_refused():
+    inner = fallline.SGD([torch.nn.Parameter(torch.ones(1))])
+    with pytest.raises(TypeError, match="a int is no state dict"):
+        fallline.EMA(inner).load_state_dict(3)
+    with pytest.raises(ValueError, match="Invalid k value: True; k must be a whole number"):
+        fallline.Lookahead(inner, k=True)

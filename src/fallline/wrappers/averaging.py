@@ -28,10 +28,10 @@ def follow_parameters(p, average, *, share):
 
 
 @contextmanager
-def averaged(optimizer: Optimizer) -> Iterator[None]:
+def averaged(optimizer: Optimizer | Wrapper) -> Iterator[None]:
     """Let parameters hold the averages of `follow_parameters` in a ``with`` block.
 
-    They have their exact old bits again after it.
+    They have their exact old bits again after it. Wrappers around the optimizer may be given as well.
 
     Raises:
         ValueError: the optimizer keeps no averages.
@@ -55,14 +55,15 @@ def averaged(optimizer: Optimizer) -> Iterator[None]:
 
     if getattr(optimizer, "_averaged", False):
         raise RuntimeError("the parameters hold the average already: leave the `averaged` block first")
-    if not any("average" in own for own in optimizer.state.values()):
+    state = optimizer.inner_state if isinstance(optimizer, Wrapper) else optimizer.state
+    if not any("average" in own for own in state.values()):
         raise ValueError(
             "the optimizer keeps no averages yet; give it after=[follow_parameters(1e-3)] and step"
         )
     guard = optimizer.register_step_pre_hook(refuse)
     try:
         optimizer._averaged = True  # type: ignore[attr-defined]
-        with _holding_averages(optimizer.state):
+        with _holding_averages(state):
             yield
     finally:
         guard.remove()

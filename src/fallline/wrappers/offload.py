@@ -109,6 +109,12 @@ class OffloadState(Wrapper):
         """The copy of each parameter."""
         return {p: self.masters.state[p]["master"] for p in self.params}
 
+    @property
+    def inner_state(self) -> Mapping[Tensor, Any]:
+        """The state of each parameter's copy."""
+        state = self.offloaded.state
+        return {p: state[master] for p, master in self.copies.items() if master in state}
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step the copies, and copy them back; return the loss of ``closure``."""
@@ -117,13 +123,14 @@ class OffloadState(Wrapper):
             with torch.enable_grad():
                 loss = closure()
         copies = self.copies
-        follow_schedules(self.optimizer)
+        follow_schedules(self.optimizer, self.offloaded)
         self._share_settings(self.optimizer, self.offloaded)
         try:
             for p, master in copies.items():
                 self._refresh(p, master)
                 master.grad = None if p.grad is None else p.grad.to(master.device, master.dtype)
             self._step_inner()
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # for torch's schedulers on it
         finally:
             for master in copies.values():
                 master.grad = None

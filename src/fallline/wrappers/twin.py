@@ -13,8 +13,7 @@ from fallline.wrappers.wrapper import SET_FROM_OUTSIDE
 def twin_of(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Return an optimizer of the class and attributes of ``optimizer``, with these groups and no state.
 
-    It follows no schedules, but counts steps for them: its settings are those of the original, by
-    `take_settings`.
+    It follows no schedules: its settings are those of the original, by `take_settings`.
     """
     twin = object.__new__(type(optimizer))
     vars(twin).update({name: v for name, v in vars(optimizer).items() if name not in SET_FROM_OUTSIDE})
@@ -23,7 +22,6 @@ def twin_of(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> t
         twin._dispatches, twin._timetable = (), Timetable()
         for group in groups:
             twin._timetable.add(group, 0)
-        twin._timetable.active = optimizer._timetable.active  # type: ignore[attr-defined]
     return twin
 
 
@@ -32,9 +30,14 @@ def take_settings(target: dict[str, Any], source: dict[str, Any]) -> None:
     target.update({key: value for key, value in source.items() if key not in ("params", "param_names")})
 
 
-def follow_schedules(optimizer: torch.optim.Optimizer) -> None:
-    """Give the settings that follow a schedule their values at the coming step, as `step` would."""
+def follow_schedules(optimizer: torch.optim.Optimizer, *twins: torch.optim.Optimizer) -> None:
+    """Give the settings that follow a schedule their values at the coming step, as `step` would.
+
+    From the first schedule on, ``twins`` count the steps that they make.
+    """
     if isinstance(optimizer, Optimizer):
         optimizer._timetable.take_over(optimizer.param_groups)
         if optimizer._timetable.active:
             optimizer._follow_schedules()
+            for twin in twins:
+                twin._timetable.active = True  # type: ignore[attr-defined]

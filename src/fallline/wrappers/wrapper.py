@@ -76,6 +76,12 @@ class Wrapper(torch.optim.Optimizer):
         return self.parts[-1].state
 
     @property
+    def inner_state(self) -> Mapping[torch.Tensor, Any]:
+        """The innermost optimizer's own state by parameter."""
+        inner = self.optimizer
+        return inner.inner_state if isinstance(inner, Wrapper) else inner.state
+
+    @property
     def params(self) -> list[torch.Tensor]:
         """All parameters, in the order of their groups."""
         return [p for group in self.param_groups for p in group["params"]]
@@ -139,6 +145,10 @@ class Wrapper(torch.optim.Optimizer):
 
         Raises CheckpointMismatch when it is the state of another optimizer or wrapper.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"a {type(state_dict).__name__} is no state dict; give what state_dict() returned"
+            )
         state = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state = before(self, state) or state
@@ -259,8 +269,8 @@ def refuse_skipping(outer: str, optimizer: torch.optim.Optimizer) -> None:
 
 def check_count(name: str, value: Any, low: int) -> None:
     """Refuse a count that is not a whole number, or too small."""
-    if not isinstance(value, int) or value < low:
-        raise ValueError(f"Invalid {name} value: {value}; {name} must be a whole number of at least {low}")
+    if type(value) is not int or value < low:
+        raise ValueError(f"Invalid {name} value: {value!r}; {name} must be a whole number of at least {low}")
 
 
 def refuse_wrappers(outer: str, optimizer: torch.optim.Optimizer) -> None:
