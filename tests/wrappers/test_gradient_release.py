@@ -260,3 +260,16 @@ def test_wrappers_that_need_gradients_refuse_it():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="must lie in"):
         fallline.GradientRelease(fallline.SGD(Tied().parameters()), max_norm=0.0)
+
+
+def test_sparse_gradients_are_clipped_by_the_norm_of_their_sums():
+    table = torch.nn.Embedding(4, 1, sparse=True)
+    torch.nn.init.zeros_(table.weight)
+    fallline.GradientRelease(fallline.SGD(table.parameters(), lr=1.0), max_norm=1.0)
+    (table(torch.tensor([1, 1, 1, 2, 2, 2, 2])).sum()).backward()  # gradients 3 and 4
+    assert table.weight.flatten().tolist() == pytest.approx([0.0, -0.6, -0.8, 0.0])
+
+
+def test_what_is_no_scaler_is_refused():
+    with pytest.raises(TypeError, match=r"give a torch\.amp.GradScaler"):
+        fallline.GradientRelease(fallline.SGD([torch.nn.Parameter(torch.ones(1))]), scaler=65536.0)

@@ -143,3 +143,8 @@ def test_an_error_of_the_inner_optimizer_leaves_train_mode_intact():
 def test_bad_settings_are_refused(arguments):
     with pytest.raises(ValueError, match="must lie in"):
         fallline.ScheduleFree(fallline.SGD(problem()), **arguments)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match=r"give the nn\.Module to watch"):
+        fallline.ScheduleFree(fallline.SGD([torch.nn.Parameter(torch.ones(1))]), model="model")

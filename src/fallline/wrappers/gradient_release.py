@@ -11,7 +11,7 @@ from torch import Tensor
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import PLACE, Transform, keywords
-from fallline.wrappers.sharpness import total_norm
+from fallline.wrappers.sharpness import dense, total_norm
 from fallline.wrappers.twin import follow_schedules, take_settings, twin_of
 from fallline.wrappers.wrapper import Wrapper, refuse_closures, refuse_wrappers, without_gradients
 
@@ -47,7 +47,7 @@ class GradientRelease(Wrapper):
     State: ``norm``, that of the pass before. Each parameter's state is the inner optimizer's own.
 
     Raises:
-        TypeError: ``optimizer`` is not an optimizer.
+        TypeError: ``optimizer`` is not an optimizer, or ``scaler`` not a scaler.
         ValueError: ``max_norm`` out of range, or an optimizer that needs all gradients at once.
         RuntimeError: a step while accumulating.
 
@@ -75,6 +75,8 @@ class GradientRelease(Wrapper):
     ):
         if max_norm is not None:
             MAX_NORM.check(max_norm)
+        if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):  # type: ignore[attr-defined]
+            raise TypeError(f"Invalid scaler: {type(scaler).__name__}; give a torch.amp.GradScaler or None")
         if isinstance(optimizer, Wrapper) and optimizer.without_gradients:
             raise without_gradients(type(optimizer))
         refuse_wrappers("GradientRelease", optimizer)
@@ -182,7 +184,7 @@ class GradientRelease(Wrapper):
 
     def _clipped(self, grad: Tensor, max_norm: float) -> Tensor:
         """Return the gradient clipped by the norm of the pass before or of this one so far."""
-        square = torch.nan_to_num(total_norm([grad]).square(), nan=0.0, posinf=0.0)
+        square = torch.nan_to_num(total_norm([dense(grad)]).square(), nan=0.0, posinf=0.0)
         self._squares = square if self._squares is None else self._squares + square.to(self._squares.device)
         norm = self._squares.sqrt().clamp(min=self.norm)
         return grad * (max_norm / norm).clamp(max=1.0).to(grad.device)

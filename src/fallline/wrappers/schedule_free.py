@@ -103,7 +103,7 @@ class ScheduleFree(Wrapper):
     State: ``z`` of each parameter, and in eval mode ``y``; per group the sum of weights.
 
     Raises:
-        TypeError: ``optimizer`` is not an optimizer.
+        TypeError: ``optimizer`` is not an optimizer, or ``model`` not a module.
         ValueError: a setting out of range, or an inner optimizer that evaluates the loss itself, leaves no
             gradients or does not step each time.
         RuntimeError: a step in eval mode, or a forward pass of ``model`` in the wrong mode.
@@ -138,6 +138,8 @@ class ScheduleFree(Wrapper):
     ):
         for record, value in ((BETA, beta), (POWER, r), (LR_POWER, weight_lr_power)):
             record.check(value)
+        if model is not None and not isinstance(model, nn.Module):
+            raise TypeError(f"Invalid model: {type(model).__name__}; give the nn.Module to watch, or None")
         refuse_closures("ScheduleFree", optimizer)
         refuse_released(ScheduleFree, optimizer)
         refuse_skipping("ScheduleFree", optimizer)

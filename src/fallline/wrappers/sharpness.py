@@ -92,7 +92,7 @@ class SAM(Wrapper):
     @torch.no_grad()
     def _perturb(self) -> list[tuple[Tensor, Tensor]]:
         """Climb to the edge of the neighbourhood; return the parameters that moved with their old values."""
-        moved = [(p, _dense(p.grad)) for p in self.params if p.grad is not None]
+        moved = [(p, dense(p.grad)) for p in self.params if p.grad is not None]
         kept = [(p, p.detach().clone()) for p, _ in moved]
         if moved:
             scale = self.rho / (total_norm([p.abs() * g if self.adaptive else g for p, g in moved]) + TINY)
@@ -101,7 +101,8 @@ class SAM(Wrapper):
         return kept
 
 
-def _dense(grad: Tensor) -> Tensor:
+def dense(grad: Tensor) -> Tensor:
+    """Return a gradient as a dense tensor."""
     return grad if grad.layout == torch.strided else grad.to_dense()
 
 
