@@ -11,9 +11,11 @@ from torch.optim import lr_scheduler
 
 import fallline
 from fallline import SGD, AdamW, Frozen, Lookahead, NAdam, ProximalSGD, Route, route
+from fallline.core.errors import CheckpointMismatch, UnknownNameError
+from fallline.gradients import clip_by_value
 from fallline.optimizers.adam import scale_by_adam
 from fallline.optimizers.sgd import scale_by_learning_rate
-from fallline.routing import named, ndim, rest
+from fallline.routing import layerwise_decay, named, ndim, rest
 from routing.models import give_gradients, make_net
 
 #: Rules that between them have different state, state per tensor, and the same class twice.
@@ -101,7 +103,7 @@ def test_state_of_another_routing_is_refused():
     with pytest.raises(fallline.core.errors.CheckpointMismatch, match="disagree"):
         optimizer.load_state_dict(state)
     assert optimizer.state_dict() == before
-    with pytest.raises(fallline.core.errors.CheckpointMismatch, match="no rule called 'AdamW'"):
+    with pytest.raises(fallline.core.errors.CheckpointMismatch, match="that SGD steps here were saved under AdamW"):
         route(make_net(), Route("*", SGD)).load_state_dict(optimizer.state_dict())
 
 
@@ -245,3 +247,40 @@ def test_a_default_that_no_optimizer_has_is_refused():
     optimizer = route(make_net(), Route(ndim(2), SGD), Route(ndim(1), AdamW), momentum=0.9)
     assert "momentum" not in optimizer.param_groups[1]
     assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
+def test_rules_stay_those_of_the_program_whatever_order_they_were_saved_in():
+    """Two rules of one class are told apart by a number, which goes by the order of the routes."""
+
+    def make(turned):
+        rules = [Route("bias", AdamW), Route(rest, AdamW, before=[clip_by_value(0.01)])]
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2)
+        return model, route(model, *(rules[::-1] if turned else rules), lr=0.1)
+
+    (model, optimizer), (other, turned) = make(False), make(True)
+    train(model, [optimizer], range(3))
+    other.load_state_dict(model.state_dict())
+    turned.load_state_dict(optimizer.state_dict())
+    for each, own in ((model, optimizer), (other, turned)):
+        train(each, [own], range(3, 6))
+    assert same(model, other)
+
+
+def test_a_checkpoint_does_not_change_what_steps_a_parameter():
+    model = nn.Linear(3, 2)
+    saved = route(model, Route("bias", SGD), Route("weight", AdamW), lr=0.1).state_dict()
+    optimizer = route(model, Route("bias", AdamW), Route("weight", SGD), lr=0.1)
+    with pytest.raises(CheckpointMismatch, match="that AdamW steps here were saved under SGD: group 0"):
+        optimizer.load_state_dict(saved)
+    assert [group["rule"] for group in optimizer.param_groups] == ["AdamW", "SGD"]
+
+
+def test_what_is_no_model_and_a_decay_of_another_model_are_refused():
+    with pytest.raises(TypeError, match=r"give the nn\.Module, whose parts"):
+        route(nn.Linear(3, 2).parameters(), Route(rest, SGD))
+    with pytest.raises(TypeError, match=r"give the nn\.Module, whose parts"):
+        layerwise_decay(nn.Linear(3, 2).parameters(), 0.5)
+    lr = 0.1 * layerwise_decay(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), 0.5)
+    with pytest.raises(UnknownNameError, match=r"no parameter .0\.weight. in its model"):
+        route(nn.Sequential(nn.Linear(2, 2)), Route(rest, SGD, lr=lr))

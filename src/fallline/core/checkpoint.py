@@ -246,6 +246,7 @@ def _settings(optimizer: "Optimizer", i: int, origins: list[Settings], report: R
         report.add(f"loaded state dict lacks settings of {type(optimizer).__name__}", f"{key} in group {i}")
         settings[key] = own[key]
     try:
+        settings = optimizer.settings_loaded(own, settings)
         optimizer._check({**own, **settings})
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
         report.add(str(error), f"group {i}")

@@ -165,6 +165,10 @@ class Optimizer(torch.optim.Optimizer):
         checkpoint.load(self, state_dict, super().load_state_dict, strict)
         self._dispatches = ()
 
+    def settings_loaded(self, own: Mapping[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a group that had ``own`` ones after loading ``saved`` ones."""
+        return saved
+
     def state_dict(self) -> dict[str, Any]:
         """Return state and groups as torch does; groups with a schedule tell their step and its state."""
         packed = super().state_dict()

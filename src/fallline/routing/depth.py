@@ -30,7 +30,15 @@ class LayerwiseDecay:
         """Return the learning rate of the parameter called ``name``."""
         if self.base is None:
             raise ValueError("layerwise_decay has no learning rate; multiply: lr=1e-3 * layerwise_decay(...)")
-        return self.decay ** (self.depths.top - self.depths.of[name]) * self.base
+        return self.decay ** (self.depths.top - self.depth_of(name)) * self.base
+
+    def depth_of(self, name: str) -> int:
+        """Return the depth of the parameter called ``name``."""
+        if name not in self.depths.of:
+            raise UnknownNameError(
+                f"layerwise_decay has no parameter {name!r} in its model; give it the model that is routed"
+            )
+        return self.depths.of[name]
 
     def __mul__(self, base: float | Schedule) -> "LayerwiseDecay":
         return replace(self, base=base if self.base is None else base * self.base)
@@ -58,6 +66,7 @@ def layerwise_decay(model: nn.Module, decay: float, *, blocks: str | Iterable[st
         `Route`.
 
     Raises:
+        TypeError: not a module.
         ValueError: ``decay`` out of range, or the model has no list of layers.
         UnknownNameError: there is no module called ``blocks``.
 
@@ -72,12 +81,19 @@ def layerwise_decay(model: nn.Module, decay: float, *, blocks: str | Iterable[st
     Source: Clark et al. 2020 (ELECTRA), https://arxiv.org/abs/2003.10555; He et al. 2021 (MAE),
     https://arxiv.org/abs/2111.06377. torch has no such function.
     """
+    require_module(model)
     if not 0 < decay <= 1:
         raise ValueError(f"Invalid decay value: {decay}; decay must lie in (0, 1]")
     found = depths(model, (blocks,) if isinstance(blocks, str) else tuple(blocks))
     if found is None:
         raise ValueError("the model has no Sequential or ModuleList of layers; name one: blocks='...'")
     return LayerwiseDecay(decay, found)
+
+
+def require_module(model: nn.Module) -> None:
+    """Refuse what is not a module, such as its parameters."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Invalid model: {type(model).__name__}; give the nn.Module, whose parts have names")
 
 
 def depths(model: nn.Module, blocks: Iterable[str] = ()) -> Depths | None:

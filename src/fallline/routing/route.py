@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fallline.core.errors import FalllineError, UnknownOptionError, suggestion
 from fallline.core.optimizer import Extra, Optimizer
-from fallline.routing.depth import LayerwiseDecay, depths
+from fallline.routing.depth import LayerwiseDecay, depths, require_module
 from fallline.routing.routed import RULE, FrozenRow, Routed
 from fallline.routing.select import Place, Selector, refuse_empty, says_rest, selector
 
@@ -73,6 +73,7 @@ def route(model: nn.Module, *rules: Route | Frozen, **defaults: Any) -> Routed:
         UnknownNameError: a selector is true of no parameter; the nearest name is told.
         UnknownOptionError: no optimizer has such a setting.
         ValueError: a setting out of range.
+        TypeError: ``model`` is not a module, or a rule none of `Route` and `Frozen`.
 
     Example:
         >>> from torch import nn
@@ -88,6 +89,7 @@ def route(model: nn.Module, *rules: Route | Frozen, **defaults: Any) -> Routed:
 
     Differs from torch's parameter groups: groups may have different optimizers, and none is forgotten.
     """
+    require_module(model)
     for rule in rules:
         if not isinstance(rule, (Route, Frozen)):
             raise TypeError(f"{rule!r} is no rule; give Route(select, optimizer, ...) or Frozen(select)")
@@ -158,7 +160,7 @@ def _groups(
     decays = [value for value in options.values() if isinstance(value, LayerwiseDecay)]
     alike: dict[tuple[int, ...], list[Place]] = defaultdict(list)
     for place in places:
-        alike[tuple(each.depths.of[place.name] for each in decays)].append(place)
+        alike[tuple(each.depth_of(place.name) for each in decays)].append(place)
     groups = []
     for depth, members in sorted(alike.items(), key=lambda item: item[0]):
         maker = one.optimizer([torch.zeros(1)], **_settled(options, members[0].name))

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fallline.core.errors import UnknownNameError, suggestion
+from fallline.core.errors import CheckpointMismatch, UnknownNameError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
 from fallline.core.transform import Transform
@@ -97,6 +97,16 @@ class Routed(Optimizer):
             raise ValueError(f"the group has no 'rule'; give one of {', '.join(self._makers)}")
         with self._defaults_of(param_group):
             super().add_param_group(param_group)
+
+    def settings_loaded(self, own: Mapping[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+        """Return the saved settings under the group's own rule, which must be of the same class.
+
+        The names of rules depend on the order in which `route` was given them.
+        """
+        here, there = (str(group.get(RULE, own[RULE])) for group in (own, saved))
+        if here.split()[0] != there.split()[0]:
+            raise CheckpointMismatch(f"parameters that {here} steps here were saved under {there}")
+        return {**saved, RULE: own[RULE]}
 
     def table(self) -> str:
         """Return the routing as a table within 80 columns: a row for each group and each frozen selector."""
