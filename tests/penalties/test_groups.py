@@ -136,3 +136,9 @@ def test_the_table():
         "bias           2      0   0.0%",
         "all        2,002  1,000  50.0%",
     ]
+
+
+@pytest.mark.parametrize("count", [sparsity, lambda m: no_decay_on_norms_and_biases(m, weight_decay=0.1)])
+def test_parameters_in_place_of_a_model_are_refused(count):
+    with pytest.raises(TypeError, match="Invalid model: generator; give the nn"):
+        count(nn.Linear(3, 2).parameters())

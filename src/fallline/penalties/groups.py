@@ -34,6 +34,7 @@ def no_decay_on_norms_and_biases(
         torch's: first what decays, then what does not; a group without parameters is left out.
 
     Raises:
+        TypeError: not a module.
         ValueError: the model has no parameters.
 
     Example:
@@ -48,6 +49,7 @@ def no_decay_on_norms_and_biases(
     Source: Jia et al. 2018, https://arxiv.org/abs/1807.11205 (no decay on biases and
     batch norms). torch has no such function.
     """
+    _require_module(model)
     spared = {p for name, p, owner in _parameters(model) if _spared(name, owner, embeddings)}
     groups: dict[bool, dict[str, Any]] = {
         decays: {"params": [], "param_names": [], "weight_decay": weight_decay if decays else 0.0}
@@ -61,6 +63,11 @@ def no_decay_on_norms_and_biases(
     if not filled:
         raise ValueError(f"{type(model).__name__} has no parameters; give a model that has some")
     return filled
+
+
+def _require_module(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Invalid model: {type(model).__name__}; give the nn.Module, whose parts have names")
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
@@ -129,6 +136,9 @@ def sparsity(model: nn.Module) -> Sparsity:
     Returns:
         ``share`` in all, ``sparsity[name]`` of a tensor, ``tensors`` with all counts; printed, a table.
 
+    Raises:
+        TypeError: not a module.
+
     Example:
         >>> from torch import nn
         >>> model = nn.Linear(3, 1)
@@ -138,6 +148,7 @@ def sparsity(model: nn.Module) -> Sparsity:
 
     torch has no such function.
     """
+    _require_module(model)
     return Sparsity(
         tuple(Zeros(name, int((p == 0).sum()), p.numel()) for name, p in model.named_parameters())
     )
