@@ -100,10 +100,10 @@ def test_state_of_another_routing_is_refused():
     state = routed(make_net()).state_dict()
     optimizer = route(make_net(), Route("*", AdamW))
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(fallline.core.errors.CheckpointMismatch, match="disagree"):
+    with pytest.raises(CheckpointMismatch, match="disagree"):
         optimizer.load_state_dict(state)
     assert optimizer.state_dict() == before
-    with pytest.raises(fallline.core.errors.CheckpointMismatch, match="that SGD steps here were saved under AdamW"):
+    with pytest.raises(CheckpointMismatch, match="that SGD steps here were saved under AdamW"):
         route(make_net(), Route("*", SGD)).load_state_dict(optimizer.state_dict())
 
 
