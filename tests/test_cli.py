@@ -117,6 +117,28 @@ def test_dry_run_prints_the_plan_and_writes_nothing(fallline, tmp_path, monkeypa
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_dry_run_prints_the_plan_as_json(fallline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = fallline(*QUICK, "--dry-run", "--json", "--out", "here")
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert (document["trainings"], document["finished"], document["folder"]) == (8, 0, "here")
+    assert document["plan"]["optimizers"] == ["sgd", "adam"]
+    assert document["plan"]["trials"] == document["plan"]["seeds"] == 2
+    assert set(document["training_seconds"]) == {"sgd", "adam"}
+    assert document["seconds"] == pytest.approx(4 * sum(document["training_seconds"].values()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_of_a_resume_knows_what_is_finished(fallline, tmp_path):
+    fallline(*QUICK, "--out", tmp_path / "out", "--quiet")
+    files = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    code, out, _ = fallline(*QUICK, "--out", tmp_path / "out", "--resume", "--dry-run", "--json")
+    assert code == 0
+    assert (json.loads(out)["finished"], json.loads(out)["seconds"]) == (8, 0)
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == files
+
+
 def test_json_is_one_document_and_nothing_else(fallline, tmp_path):
     code, out, err = fallline(*QUICK, "--out", tmp_path / "out", "--json", "--quiet")
     assert (code, err) == (0, "")

@@ -4,11 +4,14 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fallline.core.errors import FalllineError
+
+#: The exit code of a program that Ctrl-C ended: 128 and the signal's number.
+INTERRUPTED = 130
 
 app = typer.Typer(
     add_completion=False,
@@ -48,7 +51,7 @@ def compare(
     """Tune every optimizer on TASK with equal effort, and rank them on fresh seeds."""
     from rich.console import Console
 
-    from fallline.compare.document import document
+    from fallline.compare.document import document, plan_document
     from fallline.compare.planning import Request, prepare
     from fallline.compare.progress import print_plan
     from fallline.compare.run import run_shown
@@ -60,13 +63,20 @@ def compare(
         prepared = prepare(request)
         comparison = None if dry_run else run_shown(prepared, messages)
     if comparison is None:
-        print_plan(prepared, Console())
-    elif as_json:
-        print(json.dumps({**document(comparison), "folder": str(prepared.store.folder)}, allow_nan=False))
+        _print_json(plan_document(prepared)) if as_json else print_plan(prepared, Console())
+        return
+    if as_json:
+        _print_json({**document(comparison), "folder": str(prepared.store.folder)})
     else:
         print_report(comparison, Console())
-    if comparison is not None and not any(trial.status == "ok" for trial in comparison.trials):
+    if comparison.interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if not any(trial.status == "ok" for trial in comparison.trials):
         raise typer.Exit(1)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(document, allow_nan=False))
 
 
 @app.command("list")

@@ -10,7 +10,7 @@ import pytest
 from fallline.compare.records import Comparison
 from fallline.compare.verdict import judge
 from fallline.report.figures import _apart, _log_ticks, axis
-from fallline.report.html import page, write_html
+from fallline.report.html import page
 from synthetic import NAMES, comparison, plan
 
 
@@ -153,11 +153,6 @@ def test_bowls_show_every_tuning_trial(whole, whole_page):
 )
 def test_incomplete_comparisons_have_a_page(of):
     assert judge(of).headline in Page(page(of)).text.replace("\u00a0", " ")
-
-
-def test_written_as_utf8(whole, tmp_path):
-    path = write_html(whole, tmp_path / "report.html")
-    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_labels_move_apart_but_keep_their_order():

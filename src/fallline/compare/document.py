@@ -1,9 +1,10 @@
-"""A comparison as one JSON document: the verdict, the ranking and everything they were made from."""
+"""A comparison, or its plan, as one JSON document: the verdict, the ranking and what they came from."""
 
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
+from fallline.compare.planning import Prepared
 from fallline.compare.records import Comparison
 
 
@@ -28,6 +29,25 @@ def document(comparison: Comparison) -> dict[str, Any]:
             "plan": asdict(comparison.plan),
             "step_microseconds": comparison.step_microseconds,
             "trials": [trial.to_json() for trial in comparison.trials],
+        }
+    )
+
+
+def plan_document(prepared: Prepared) -> dict[str, Any]:
+    """Return what would be run as a JSON object: the plan, the trainings it has, and seconds they will take.
+
+    Example:
+        >>> plan_document(prepare(Request("digits", budget="30s")))["trainings"]
+    """
+    return _plain(
+        {
+            "plan": asdict(prepared.plan),
+            "trainings": prepared.trainings,
+            "finished": len(prepared.done),
+            "seconds": prepared.seconds,
+            "training_seconds": prepared.training_seconds,
+            "step_microseconds": prepared.cost.step_microseconds,
+            "folder": str(prepared.store.folder),
         }
     )
 

@@ -16,6 +16,8 @@ from time import monotonic
 from fallline.compare import budget
 from fallline.compare.cost import Cost, measure
 from fallline.compare.errors import ComparisonError
+from fallline.compare.files import check_room
+from fallline.compare.lock import refuse_second_driver
 from fallline.compare.records import Plan, Trial
 from fallline.compare.schedule import makespan
 from fallline.compare.store import Store
@@ -72,6 +74,7 @@ class Prepared:
     training_seconds: dict[str, float]
     store: Store
     done: list[Trial]
+    resumes: bool
     deadline: float | None
     most_seeds: int
 
@@ -96,6 +99,8 @@ def prepare(request: Request) -> Prepared:
     """Load the task, measure what a training costs and plan the comparison; nothing is written yet."""
     task = load(request.task) if isinstance(request.task, str) else request.task
     store = Store(request.out or _default_folder(task))
+    refuse_second_driver(store.folder)
+    check_room(store.folder)
     stored = store.comparison() if request.resume and store.exists() else None
     if stored is None:
         store.check_free()
@@ -116,6 +121,7 @@ def prepare(request: Request) -> Prepared:
         training_seconds={e.name: cost.training_seconds(task, e, plan.epochs) for e in chosen},
         store=store,
         done=stored.trials if stored else [],
+        resumes=stored is not None,
         deadline=None if seconds is None else request.started + seconds - REPORT_SECONDS,
         most_seeds=plan.seeds if seconds is None or request.seeds else budget.LADDER[0][1],
     )

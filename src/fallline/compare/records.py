@@ -105,11 +105,13 @@ class Comparison:
     """A comparison, complete or not: its plan, the trials finished so far, and each optimizer's step cost.
 
     ``step_microseconds`` is measured interleaved in one process on the task's model, gradients in place.
+    ``interrupted`` says that Ctrl-C ended it just now; it is not stored.
     """
 
     plan: Plan
     trials: list[Trial]
     step_microseconds: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
 
     def tuning(self, optimizer: str) -> list[Trial]:
         """Return the tuning trials of ``optimizer``, in the order of their configurations."""

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from fallline.compare.errors import ComparisonError
+from fallline.compare.files import write_whole
+from fallline.compare.lock import only_driver
 from fallline.compare.planning import Prepared, Request, prepare
 from fallline.compare.pool import Pool
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.schedule import Costs, Schedule, shortfalls
 from fallline.compare.serial import Serial
+from fallline.compare.store import Store
 from fallline.tasks.task import Task
 
 Watch = Callable[[Iterator[Trial], Schedule], Iterator[Trial]]
@@ -44,12 +47,14 @@ def compare(
         seed: where the seeds of all trainings are derived from; 0 by default.
 
     Returns:
-        The plan, all trials and the step costs. Ctrl-C ends the comparison early and keeps what is done.
+        The plan, all trials and the step costs. Ctrl-C ends the comparison early, keeps what is done and
+        sets ``interrupted``.
 
     Raises:
         UnknownNameError: an unknown task or optimizer.
         TaskError: the task cannot be loaded.
-        ComparisonError: a bad argument, or a folder that holds another comparison.
+        ComparisonError: a bad argument, or a folder that holds another comparison, is in use by another
+            process, is full or cannot be written to.
 
     Example:
         >>> result = compare("digits", ["sgd", "adam"], budget="30s", quiet=True)
@@ -93,23 +98,65 @@ def run(prepared: Prepared, watch: Watch) -> Comparison:
         prepared: what to run.
         watch: is given the trials and the schedule and passes the trials on; a progress bar.
     """
-    from fallline.report.html import write_html
-
-    plan, store = prepared.plan, prepared.store
-    store.open(plan, prepared.cost.step_microseconds)
-    costs = Costs(prepared.training_seconds)
-    schedule = Schedule(plan, costs, prepared.done, prepared.deadline, prepared.most_seeds)
-    try:
-        with _executor(prepared) as executor:
-            for trial in watch(executor.run(schedule.next, prepared.deadline), schedule):
-                store.append(trial)
-                schedule.finished(trial)
-    except KeyboardInterrupt:
-        pass
-    stored = store.comparison()
-    comparison = replace(stored, plan=replace(plan, caveats=plan.caveats + shortfalls(plan, stored.trials)))
-    write_html(comparison, store.folder / "report.html")
+    store = prepared.store
+    with only_driver(store.folder):
+        _refuse_changed(prepared)
+        store.open(prepared.plan, prepared.cost.step_microseconds)
+        try:
+            _train(prepared, watch)
+            interrupted = False
+        except KeyboardInterrupt:
+            interrupted = True
+        comparison = replace(read(store.folder), interrupted=interrupted)
+        write_report(comparison, store.folder)
     return comparison
+
+
+def _refuse_changed(prepared: Prepared) -> None:
+    """Raise if another driver came and went while this one planned."""
+    if not prepared.resumes:
+        prepared.store.check_free()
+    elif prepared.store.finished() != len(prepared.done):
+        raise ComparisonError(
+            f"{prepared.store.folder} was changed by another process meanwhile; add --resume again"
+        )
+
+
+def _train(prepared: Prepared, watch: Watch) -> None:
+    costs = Costs(prepared.training_seconds)
+    schedule = Schedule(prepared.plan, costs, prepared.done, prepared.deadline, prepared.most_seeds)
+    with _executor(prepared) as executor:
+        for trial in watch(executor.run(schedule.next, prepared.deadline), schedule):
+            prepared.store.append(trial)
+            schedule.finished(trial)
+
+
+def read(folder: str | Path) -> Comparison:
+    """Return what the folder of a comparison holds, finished or not, running or not.
+
+    Raises:
+        ComparisonError: there is no comparison in ``folder``, or a file in it is damaged.
+
+    Example:
+        >>> read("my_results").finals("adamw")
+    """
+    store = Store(folder)
+    if not store.exists():
+        raise ComparisonError(
+            f"no comparison in {folder}: it has no {store.plan_file.name}; name a folder that `compare` wrote"
+        )
+    stored = store.comparison()
+    missing = shortfalls(stored.plan, stored.trials)
+    return replace(stored, plan=replace(stored.plan, caveats=stored.plan.caveats + missing))
+
+
+def write_report(comparison: Comparison, folder: str | Path) -> Path:
+    """Write ``report.html`` into ``folder`` and return its path."""
+    from fallline.report.html import page
+
+    path = Path(folder) / "report.html"
+    write_whole(path, page(comparison))
+    return path
 
 
 def _executor(prepared: Prepared) -> Pool | Serial:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fallline.compare.errors import ComparisonError
+from fallline.compare.files import write_whole
 from fallline.compare.records import Comparison, Plan, Trial
 
 
@@ -33,6 +34,10 @@ class Store:
         """Say whether the folder holds a comparison."""
         return self.plan_file.exists()
 
+    def finished(self) -> int:
+        """Return how many trials are on the disk, without reading them."""
+        return self.results_file.read_bytes().count(b"\n") if self.results_file.exists() else 0
+
     def check_free(self) -> None:
         """Raise unless a new comparison may be written here."""
         if self.results_file.exists() and not self.exists():
@@ -58,14 +63,8 @@ class Store:
             ) from None
 
     def _write_plan(self, plan: Plan, step_microseconds: dict[str, float]) -> None:
-        """Write the plan so that at every moment the file is absent or whole."""
-        new = self.plan_file.with_suffix(".json.new")
-        text = json.dumps({"plan": asdict(plan), "step_microseconds": step_microseconds}, indent=1)
-        with new.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.plan_file)
+        head = {"plan": asdict(plan), "step_microseconds": step_microseconds}
+        write_whole(self.plan_file, json.dumps(head, indent=1) + "\n")
 
     def append(self, trial: Trial) -> None:
         """Add a finished trial and wait until it is on the disk; a full disk leaves no part of it."""

@@ -2,7 +2,6 @@
 
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fallline.compare.records import Comparison
@@ -19,19 +18,12 @@ if TYPE_CHECKING:
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def write_html(comparison: Comparison, path: str | Path) -> Path:
-    """Write what ``comparison`` found, complete or not, as a page at ``path`` and return its path.
+def page(comparison: Comparison) -> str:
+    """Return what ``comparison`` found, complete or not, as a whole page of HTML.
 
     Example:
-        >>> write_html(comparison, "report.html")
+        >>> Path("report.html").write_text(page(comparison), encoding="utf-8")
     """
-    path = Path(path)
-    path.write_text(page(comparison), encoding="utf-8")
-    return path
-
-
-def page(comparison: Comparison) -> str:
-    """Return the whole page as HTML."""
     from plotly.offline import get_plotlyjs
 
     verdict = judge(comparison)
