@@ -19,7 +19,7 @@ from fallline.core.schedule import follows
 from fallline.core.timetable import STEPS
 from fallline.core.transform import FRESH, PLACE, STEP, Slot, Sum, keywords
 
-#: An optimizer class, a made optimizer (its first group counts), or what `fallline.chain` returns.
+#: An optimizer class, a made optimizer of one group, or what `fallline.chain` returns.
 Rule = Optimizer | Callable[..., Any]
 #: One tensor, or a list, tuple or dict of tensors.
 Tensors = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -29,7 +29,7 @@ def init(rule: Rule, params: Tensors, **settings: Any) -> Any:
     """Return the state with which `update` begins.
 
     Args:
-        rule: an optimizer class, a made optimizer, whose first group gives the settings, or a chain.
+        rule: an optimizer class, a made optimizer of one group, whose settings count, or a chain.
         params: a tensor, or a list, tuple or dict of tensors.
         settings: as for `update`; give those that decide which state there is, such as ``momentum``.
 
@@ -62,7 +62,7 @@ def update(rule: Rule, params: Tensors, grads: Any, state: Any, **settings: Any)
     are always in use, even at 0: a weight decay of ``torch.tensor(0.0)`` has a derivative.
 
     Args:
-        rule: an optimizer class, a made optimizer, whose first group gives the settings, or a chain.
+        rule: an optimizer class, a made optimizer of one group, whose settings count, or a chain.
         params: a tensor, or a list, tuple or dict of tensors.
         grads: their gradients, in the same form; a parameter whose gradient is None stays as it is.
         state: what `init` or the last `update` returned.
@@ -200,6 +200,11 @@ def _recipe(rule: Rule, settings: Mapping[str, Any]) -> _Recipe:
 def _made(rule: Rule, options: Mapping[str, Any]) -> Optimizer:
     """Return an optimizer that ``rule`` makes, or ``rule`` if it is one."""
     if isinstance(rule, Optimizer):
+        if len(rule.param_groups) > 1:
+            raise ValueError(
+                f"this {type(rule).__name__} has {len(rule.param_groups)} groups, and a pure function has one "
+                f"rule for all; give an optimizer of one group, or update each group's parameters by itself"
+            )
         return rule
     known = not isinstance(rule, type) or issubclass(rule, Optimizer)
     if not (known and callable(rule)):

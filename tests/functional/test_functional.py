@@ -298,3 +298,9 @@ def one_step(rule, params=None, grads=None, **settings):
 def test_bad_input_is_refused_with_a_remedy(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_an_optimizer_of_several_groups_has_no_one_rule():
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "lr": lr} for lr in (0.1, 0.2)]
+    with pytest.raises(ValueError, match="this SGD has 2 groups, and a pure function has one rule"):
+        init(fallline.SGD(groups), torch.ones(1))
