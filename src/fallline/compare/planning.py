@@ -5,15 +5,13 @@ import pickle
 import platform
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 
-from fallline.compare import budget
+from fallline.compare import budget, fingerprint
 from fallline.compare.cost import Cost, measure
 from fallline.compare.errors import ComparisonError
 from fallline.compare.files import check_room
@@ -25,7 +23,7 @@ from fallline.compare.worker import Job
 from fallline.core.hyperparameter import Range
 from fallline.core.registry import FULL_SPACE_TRIALS, Entry, entries, find
 from fallline.tasks.load import load
-from fallline.tasks.task import Task, sample_count
+from fallline.tasks.task import Task
 
 #: Seconds of a budget kept for starting the workers, and for writing the report.
 START_SECONDS, REPORT_SECONDS = 4.0, 2.5
@@ -176,7 +174,8 @@ def _new_plan(
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
         caveats=_caveats(task, chosen, size),
         seed=request.seed or 0,
-        fingerprint=fingerprint(task),
+        fingerprint=fingerprint.of_task(task),
+        data_fingerprint=fingerprint.of_data(task),
     )
 
 
@@ -211,21 +210,12 @@ def _caveats(task: Task, chosen: list[Entry], size: budget.Size) -> list[str]:
     return caveats
 
 
-def fingerprint(task: Task) -> str:
-    """Return a short code that changes with the task's model, sizes, loss, metric or settings."""
-    shapes = {}
-    with suppress(Exception):  # a model that raises is told by its trials
-        shapes = {name: tuple(value.shape) for name, value in task.model().state_dict().items()}
-    sizes = sample_count(task.train), sample_count(task.valid), task.batch_size, task.epochs, task.target
-    names = getattr(task.loss, "__name__", type(task.loss).__name__), task.metric_name
-    return blake2b(repr((shapes, sizes, names)).encode(), digest_size=6).hexdigest()
-
-
 def _refuse_another(request: Request, stored: Plan, task: Task, chosen: list[Entry]) -> None:
     """Raise unless the folder's comparison is the one asked for; what was not asked for is taken from it."""
     asked = {
         "task": (task.name, stored.task),
-        "task's model or data": (fingerprint(task), stored.fingerprint),
+        "task's model or settings": (fingerprint.of_task(task), stored.fingerprint),
+        "task's data": (fingerprint.of_data(task), stored.data_fingerprint),
         "optimizers": ([entry.name for entry in chosen], stored.optimizers),
         "search spaces": ({e.name: space_of(e, stored.trials) for e in chosen}, stored.spaces),
         "seed": (stored.seed if request.seed is None else request.seed, stored.seed),

@@ -77,7 +77,8 @@ class Plan:
 
     ``spaces`` maps each optimizer to its searched ranges as ``{name: [low, high, scale]}``;
     ``fixed`` maps it to its fixed settings. ``versions`` and ``machine`` say where it ran. ``seed`` is where
-    every training's seed is derived from; ``fingerprint`` says whether a task is still the same one.
+    every training's seed is derived from; ``fingerprint`` and ``data_fingerprint`` say whether the task and
+    its data are still the same.
     """
 
     task: str
@@ -98,6 +99,7 @@ class Plan:
     caveats: list[str] = field(default_factory=list)
     seed: int = 0
     fingerprint: str = ""
+    data_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
