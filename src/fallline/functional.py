@@ -202,8 +202,8 @@ def _made(rule: Rule, options: Mapping[str, Any]) -> Optimizer:
     if isinstance(rule, Optimizer):
         if len(rule.param_groups) > 1:
             raise ValueError(
-                f"this {type(rule).__name__} has {len(rule.param_groups)} groups, and a pure function has one "
-                f"rule for all; give an optimizer of one group, or update each group's parameters by itself"
+                f"this {type(rule).__name__} has {len(rule.param_groups)} groups, and a pure "
+                f"function has one rule for all; give an optimizer of one group, or update each by itself"
             )
         return rule
     known = not isinstance(rule, type) or issubclass(rule, Optimizer)
