@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from fallline import cli
+from fallline.compare.store import Store
+from fallline.compare.verdict import judge
 from fallline.core.registry import entries
+from synthetic import comparison
 
 SMALL = Path(__file__).parent / "compare" / "small_task.py"
 QUICK = [
@@ -203,3 +206,55 @@ def test_brackets_in_the_names_of_a_task_and_a_folder_are_only_text(fallline, tm
     assert code == 0, err
     assert "a [/b]: [bold]loud[/bold] [/x]" in err
     assert "[/c]: results.jsonl" in " ".join(err.split())
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """A folder with 10,020 recorded trials, the last line torn."""
+    made = comparison(trials=640, seeds=28)
+    store = Store(tmp_path_factory.mktemp("runs") / "many")
+    store.open(made.plan, made.step_microseconds)
+    lines = [json.dumps(trial.to_json()) for trial in made.trials]
+    store.results_file.write_text("\n".join(lines) + '\n{"spec": {"opt')
+    return store.folder
+
+
+def test_report_is_made_anew_from_ten_thousand_trials(fallline, many):
+    code, out, err = fallline("report", many)
+    assert (code, err) == (0, "")
+    told = judge(comparison(trials=640, seeds=28)).headline
+    assert told in " ".join(out.split())
+    assert told in (many / "report.html").read_text().replace("\u00a0", " ")
+    code, out, _ = fallline("report", many, "--json")
+    document = json.loads(out)
+    assert (code, len(document["trials"]), document["headline"]) == (0, 10_020, told)
+    assert not [caveat for caveat in document["caveats"] if "cut short" in caveat]
+
+
+def test_report_says_the_same_as_the_comparison_did(fallline, tmp_path):
+    _, out, _ = fallline(*QUICK, "--out", tmp_path / "out")
+    page = tmp_path / "out" / "report.html"
+    before = page.read_bytes()
+    page.unlink()
+    assert fallline("report", tmp_path / "out") == (0, out, "")
+    assert page.read_bytes() == before
+
+
+def test_report_of_an_unfinished_comparison_says_what_is_missing(fallline, tmp_path):
+    whole = comparison(["sgd", "adam"])
+    store = Store(tmp_path / "cut")
+    store.open(whole.plan, whole.step_microseconds)
+    for trial in whole.trials[:9]:
+        store.append(trial)
+    code, out, _ = fallline("report", store.folder)
+    assert code == 0
+    assert "cut short: 1 of 8 trials of tuning" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("command", ["report"])
+def test_a_folder_without_a_comparison_is_said(fallline, command, tmp_path):
+    for folder in (tmp_path, tmp_path / "missing", SMALL):
+        code, out, err = fallline(command, folder)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: no comparison in {folder}: it has no comparison.json; name a folder")
+    assert not list(tmp_path.iterdir())

@@ -79,6 +79,26 @@ def _print_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, allow_nan=False))
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a comparison, finished or not.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Print the result of RUN again, and write its report.html anew, from the recorded trials."""
+    from rich.console import Console
+
+    from fallline.compare.document import document
+    from fallline.compare.run import read, write_report
+    from fallline.report.terminal import print_report
+
+    comparison = read(run)
+    write_report(comparison, run)
+    if as_json:
+        _print_json({**document(comparison), "folder": str(run)})
+    else:
+        print_report(comparison, Console())
+
+
 @app.command("list")
 def list_() -> None:
     """List the optimizers and tasks."""
