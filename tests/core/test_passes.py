@@ -269,6 +269,17 @@ def test_a_veto_that_one_group_does_not_take_is_refused():
 
 
 @each_backend
+def test_a_batch_of_empty_tensors_reads_the_others_infinite_sum(backend):
+    full, empty = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(0, dtype=torch.float64))
+    full.grad, empty.grad = torch.tensor([math.inf, 1.0]), torch.ones(0, dtype=torch.float64)
+    optimizer = fallline.SGD([full, empty], lr=1.0, before=[clip_by_global_norm(1.0)])
+    for group in optimizer.param_groups:
+        group.update(backend)
+    optimizer.step()
+    assert full.isnan().tolist() == [True, False]
+
+
+@each_backend
 def test_a_rule_on_whole_tensors_knows_whether_its_state_is_new(backend):
     p = torch.nn.Parameter(torch.zeros(2))
     optimizer = chain(add_seen)([p], **backend)

@@ -154,11 +154,15 @@ class Job:
 
     def _run_whole(self, one: WholePass) -> None:
         """Apply a rule on whole tensors to the operands as they lie in the table."""
-        t, settings = one.transform, dict(zip(self._batch.plan.settings, self._settings.T, strict=True))
+        t, names = one.transform, self._batch.plan.settings
+        by_row = {
+            row: dict(zip(names, values.tolist(), strict=True))
+            for row, values in zip(self._used_rows, self._settings, strict=True)
+        }
         members = []
         for i, (row, place) in enumerate(zip(self._batch.rows, self._batch.indices, strict=True)):
-            numbers = {n: float(column[self._used_rows.index(row)]) for n, column in settings.items()}
-            numbers |= {STEP: self._step_of(i), FRESH: float(self._batch.fresh[i]), PLACE: place}
+            step = {STEP: self._step_of(i)} if STEP in t.reads else {}
+            numbers = {**by_row[row], **step, FRESH: float(self._batch.fresh[i]), PLACE: place}
             members.append(whole.Member(self._table.operands(i, one.takes), numbers))
         with torch.no_grad():
             for i, results in enumerate(whole.apply(t, members)):

@@ -64,7 +64,7 @@ class Launch:
     def totals(self) -> np.ndarray:
         """Return the sums of each tensor, added up in the order of its segments."""
         columns = [np.bincount(self._owners, column, self._tensors) for column in self._arrays["partials"].T]
-        return np.stack(columns, axis=1)
+        return np.stack(columns, axis=1, dtype=np.float64)  # of no elements, bincount counts in integers
 
 
 _NO_SEGMENTS = np.zeros(0, np.int64), np.zeros(0, np.int64)

@@ -4,7 +4,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import reduce
+from functools import cache, reduce
 from pickle import PicklingError
 from types import MappingProxyType
 from typing import Any, Literal
@@ -314,12 +314,14 @@ def _refuse_sums_that_wait_for_each_other(made: Transform) -> None:
             )
 
 
+@cache
 def positional(function: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of the arguments that may be given by position."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return tuple(n for n, p in inspect.signature(function).parameters.items() if p.kind in kinds)
 
 
+@cache
 def keywords(function: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of the arguments that must be given by name."""
     parameters = inspect.signature(function).parameters.values()
