@@ -251,7 +251,17 @@ def test_report_of_an_unfinished_comparison_says_what_is_missing(fallline, tmp_p
     assert "cut short: 1 of 8 trials of tuning" in " ".join(out.split())
 
 
-@pytest.mark.parametrize("command", ["report"])
+def test_export_writes_beside_the_results_or_where_it_is_told(fallline, many, tmp_path):
+    assert fallline("export", many) == (0, f"{many / 'trials.csv'}\n", "")
+    assert len((many / "trials.csv").read_text().splitlines()) == 10_021
+    there = tmp_path / "deep" / "t.json"
+    assert fallline("export", many, "--format", "json", "--out", there) == (0, f"{there}\n", "")
+    assert len(json.loads(there.read_text())["trials"]) == 10_020
+    code, out, err = fallline("export", many, "--format", "jsn")
+    assert (code, out, err) == (2, "", "error: unknown format 'jsn'; did you mean 'json'?\n")
+
+
+@pytest.mark.parametrize("command", ["report", "export"])
 def test_a_folder_without_a_comparison_is_said(fallline, command, tmp_path):
     for folder in (tmp_path, tmp_path / "missing", SMALL):
         code, out, err = fallline(command, folder)

@@ -99,6 +99,20 @@ def report(
         print_report(comparison, Console())
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a comparison, finished or not.")],
+    form: Annotated[str, typer.Option("--format", help="csv, json, parquet or tensorboard.")] = "csv",
+    out: Annotated[Path | None, typer.Option(help="Where to write (RUN/trials.csv and the like).")] = None,
+) -> None:
+    """Write the trials of RUN as one table, for other programs."""
+    from fallline.compare.export import default_path
+    from fallline.compare.export import export as write
+    from fallline.compare.run import read
+
+    print(write(read(run), form, out or default_path(run, form)))
+
+
 @app.command("list")
 def list_() -> None:
     """List the optimizers and tasks."""

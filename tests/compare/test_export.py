@@ -1,0 +1,162 @@
+"""Exports: every trial with everything known about it, read back by the programs that the formats are for."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from test_files import files_no_larger_than
+
+from fallline.compare import Comparison, ComparisonError
+from fallline.compare.export import COLUMNS, FORMATS, default_path, export, table
+from fallline.compare.wording import last_line
+from synthetic import plan
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
+
+
+@pytest.fixture(params=["whole", "trouble", "empty"])
+def recorded(request, whole, trouble) -> Comparison:
+    return {"whole": whole, "trouble": trouble, "empty": Comparison(plan(), [])}[request.param]
+
+
+def check_row(row: dict, trial, of: Comparison) -> None:
+    """Assert that ``row`` tells everything of ``trial``, which is read here in the plainest way."""
+    assert row["task"] == of.plan.task
+    assert row["optimizer"] == trial.spec.optimizer
+    assert row["role"] == {"tune": "tuning", "final": "final"}[trial.spec.stage]
+    assert (row["configuration"], row["seed"]) == (trial.spec.index, trial.spec.seed)
+    assert row["outcome"] == trial.status
+    assert (row["valid_loss"], row["metric"]) == (trial.valid_loss, trial.metric)
+    assert (row["steps"], row["seconds"]) == (trial.steps, trial.seconds)
+    assert row["steps_to_target"] == trial.steps_to_target
+    assert row["epochs_to_target"] == trial.epochs_to_target
+    assert row["state_bytes"] == trial.state_bytes
+    assert row["error"] == (last_line(trial.error) if trial.error else None)
+    for name, value in (trial.spec.settings | of.plan.fixed[trial.spec.optimizer]).items():
+        assert row[f"setting.{name}"] == value
+    if trial.curve.step:
+        assert row["last_valid_loss"] == trial.curve.valid_loss[-1]
+        assert row["epochs"] == trial.curve.epoch[-1]
+    if trial.status == "ok":
+        losses = dict(zip(trial.curve.valid_loss, trial.curve.train_loss, strict=True))
+        assert row["train_loss"] == losses[min(losses)]
+
+
+def test_json_has_every_trial_and_says_what_the_columns_mean(recorded, tmp_path):
+    document = json.loads(export(recorded, "json", tmp_path / "t.json").read_text())
+    assert len(document["trials"]) == len(recorded.trials)
+    for row, trial in zip(document["trials"], recorded.trials, strict=True):
+        assert list(row) == list(document["columns"])
+        check_row(row, trial, recorded)
+
+
+def test_csv_reads_back_to_the_same_table(recorded, tmp_path):
+    columns, rows = table(recorded)
+    text = export(recorded, "csv", tmp_path / "t.csv").read_text()
+    assert next(csv.reader(StringIO(text))) == list(columns)
+    for read, row in zip(csv.DictReader(StringIO(text)), rows, strict=True):
+        assert read == {name: "" if value is None else str(value) for name, value in row.items()}
+        assert all(float(read[name]) == row[name] for name in ("seconds", "setting.lr"))
+
+
+def test_parquet_reads_back_to_the_same_table(recorded, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns, rows = table(recorded)
+    read = parquet.read_table(export(recorded, "parquet", tmp_path / "t.parquet"))
+    assert read.to_pylist() == rows
+    types = {int: "int64", float: "double", str: "string", bool: "bool"}
+    assert {f.name: str(f.type) for f in read.schema} == {n: types[c.type] for n, c in columns.items()}
+    meanings = {f.name: f.metadata[b"meaning"].decode() for f in read.schema}
+    assert meanings == {name: column.meaning for name, column in columns.items()}
+
+
+def test_tensorboard_has_curves_and_settings_of_every_trial(trouble, tmp_path):
+    pytest.importorskip("tensorboard")
+    multiplexer = import_module("tensorboard.backend.event_processing.event_multiplexer").EventMultiplexer
+    plugin_data = import_module("tensorboard.plugins.hparams.plugin_data_pb2").HParamsPluginData
+    folder = export(trouble, "tensorboard", tmp_path / "deep" / "board")
+    events = multiplexer().AddRunsFromDirectory(str(folder)).Reload()
+
+    def hparams(run: str, what: str):
+        content = events.SummaryMetadata(run, f"_hparams_/{what}").plugin_data.content
+        return plugin_data.FromString(content)
+
+    shown = {info.name for info in hparams(".", "experiment").experiment.hparam_infos}
+    assert shown >= {"optimizer", "role", "seed", "setting.lr", "setting.momentum"}
+    assert len(events.Runs()) == 1 + len(trouble.trials)
+    for trial in trouble.trials:
+        name = trial.spec.optimizer.replace("<b>mine</b> & co", "-b-mine-b-co")
+        run = f"{name}/{trial.spec.stage}-{trial.spec.index}-{trial.spec.seed}"
+        values = dict(hparams(run, "session_start_info").session_start_info.hparams)
+        assert values["setting.lr"].number_value == trial.spec.settings["lr"]
+        assert values["optimizer"].string_value == trial.spec.optimizer
+        if trial.curve.step:
+            points = [(e.step, e.value) for e in events.Scalars(run, "curve/valid_loss")]
+            assert [step for step, _ in points] == trial.curve.step
+            assert [y for _, y in points] == pytest.approx(trial.curve.valid_loss, rel=1e-6)
+        if trial.valid_loss is not None:
+            (found,) = events.Scalars(run, "result/valid_loss")
+            assert found.value == pytest.approx(trial.valid_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(("form", "package"), [("parquet", "pyarrow"), ("tensorboard", "tensorboard")])
+def test_a_missing_package_is_named_with_the_command(form, package, whole, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ComparisonError, match=f"{package} is not installed; run `pip install {package}`"):
+        export(whole, form, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_of_several_types_share_a_column_as_text(whole):
+    first, second, *rest = whole.trials
+    settings = {"lr": 1, "kind": "a", "flag": True}, {"lr": 0.5, "kind": 2, "flag": False}
+    changed = zip((first, second), settings, strict=True)
+    mixed = [replace(trial, spec=replace(trial.spec, settings=chosen)) for trial, chosen in changed]
+    columns, rows = table(replace(whole, trials=[*mixed, *rest]))
+    assert [columns[f"setting.{name}"].type for name in ("lr", "kind", "flag")] == [float, str, bool]
+    assert [row["setting.kind"] for row in rows[:3]] == ["a", "2", None]
+    assert isinstance(rows[0]["setting.lr"], float)
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_a_full_disk_leaves_the_export_before(form, whole, tmp_path):
+    out = tmp_path / "t"
+    out.write_text("before")
+    with files_no_larger_than(5000), pytest.raises(ComparisonError, match="cannot write"):
+        export(whole, form, out)
+    assert out.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_that_exists_is_not_written_into(whole, tmp_path):
+    pytest.importorskip("tensorboard")
+    with pytest.raises(ComparisonError, match="exists already; remove it or choose another --out"):
+        export(whole, "tensorboard", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_format_is_refused_with_the_nearest(whole, tmp_path):
+    for attempt in (lambda: export(whole, "cvs", tmp_path / "t"), lambda: default_path(tmp_path, "cvs")):
+        with pytest.raises(ComparisonError, match="unknown format 'cvs'; did you mean 'csv'"):
+            attempt()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_is_said(whole, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ComparisonError, match=r"cannot write .*; choose another --out"):
+        export(whole, "csv", tmp_path / "file" / "t.csv")
+
+
+def test_the_page_on_results_documents_every_column_and_format():
+    page = DOCUMENT.read_text()
+    for name, column in COLUMNS.items():
+        assert f"| `{name}` | {column.type.__name__} | {column.meaning} |" in page
+    assert "|".join(FORMATS) in page
