@@ -293,3 +293,24 @@ def test_a_transform_before_the_rules_cannot_take_away_their_settings():
     torch.testing.assert_close(optimizer.state[p]["exp_avg"], torch.full((2,), 0.2 * 0.2))
     with pytest.raises(RuleError, match="has 'beta1' itself"):
         fallline.Adam([p], before=[smooth(0.5)])
+
+
+@pytest.mark.parametrize("cls", [fallline.SGD, fallline.AdamW])
+def test_a_torch_checkpoint_keeps_its_state_where_a_transform_is_added(cls):
+    settings = {"lr": 0.1, **({"momentum": 0.9, "dampening": 0.5} if cls is fallline.SGD else {})}
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    theirs = getattr(torch.optim, cls.__name__)([q], **settings)
+    for _ in range(3):
+        q.grad = torch.ones(3)
+        theirs.step()
+    ours = cls([p], **settings, after=[fallline.follow_parameters(0.1)])
+    with torch.no_grad():
+        p.copy_(q)
+    with pytest.raises(ValueError, match="state lacks 'average'"):
+        ours.load_state_dict(theirs.state_dict())
+    with pytest.warns(UserWarning, match="state lacks 'average'"):
+        ours.load_state_dict(theirs.state_dict(), strict=False)
+    p.grad = q.grad = torch.ones(3)
+    ours.step()
+    theirs.step()
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=0)

@@ -15,8 +15,8 @@ class Batch:
     """Parameters that share a plan, a backend and dtypes, in the order of the parameter groups.
 
     ``rows[i]`` is the parameter group of parameter ``i`` and ``indices[i]`` its place among all parameters;
-    ``fresh[i]`` tells whether its state was made for the coming step. ``states[i]`` is the optimizer's own
-    state dict of parameter ``i``. ``differentiable`` asks that autograd can follow the step.
+    ``fresh[i]`` tells whether the state of a rule that asks was made for the coming step. ``states[i]`` is
+    the optimizer's own state dict of parameter ``i``. ``differentiable`` asks that autograd can follow.
     """
 
     plan: Plan

@@ -277,8 +277,9 @@ def _states(
         kept = _kept(optimizer, {**ours, **group})
         for number, label, p, match in zip(group["params"], _labels(group), ours["params"], row, strict=True):
             entry = saved.get(match.id, {}) if match else {}
-            faults = list(_faults(type(optimizer).__name__, entry, kept, p))
-            for fault in faults:
+            name = type(optimizer).__name__
+            faults = list(_faults(name, entry, kept, p))
+            for fault in (*faults, *_gaps(name, entry, kept)):
                 report.add(fault, label)
             if match is None or faults:
                 entry = optimizer.state.get(p, {})
@@ -319,7 +320,12 @@ def _faults(name: str, entry: Mapping[str, Any], kept: Kept, p: Tensor) -> Itera
         else:
             wanted = p.shape if key in kept.elements else torch.Size()
             yield from _misfits(key, value, wanted, p)
-    for key in sorted(kept.always - set(held)) if held else ():
+
+
+def _gaps(name: str, entry: Mapping[str, Any], kept: Kept) -> Iterator[str]:
+    """Yield what the saved state lacks; the rest of it is right, and what is missing starts anew."""
+    held = {key for key, value in entry.items() if value is not None}
+    for key in sorted(kept.always - held) if held else ():
         yield f"state lacks {key!r}, which {name} needs"
 
 

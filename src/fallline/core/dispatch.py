@@ -207,7 +207,7 @@ def _batches(
         differentiable = bool(group.get("differentiable"))
         key = (rule, backend.name, differentiable, p.device, *_dtypes(rule, state, p))
         _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable)))
-        batch.add(p, state, row, index, fresh=any(slot.name in made for slot in rule.slots))
+        batch.add(p, state, row, index, fresh=not rule.fresh_slots.isdisjoint(made))
         news.append((p, state, made))
     return list(batches.values()), news
 

@@ -84,6 +84,11 @@ class Plan:
         return onces(self.transforms)
 
     @cached_property
+    def fresh_slots(self) -> set[str]:
+        """The slots of the transforms that ask whether their state is new."""
+        return {slot.name for t in self.transforms if FRESH in t.reads for slot in t.slots}
+
+    @cached_property
     def scalar_slots(self) -> tuple[Slot, ...]:
         """State with one value per tensor, the step counter first where anything reads it."""
         own = tuple(slot for once in self.onces for slot in once.slots)

@@ -89,7 +89,7 @@ class Transform:
     ``gain`` tells by how much it multiplies a gradient that stays the same: a number, a function of ``g`` as
     it comes, the slots as they are kept, and settings, or None where there is no such number. The rule of a
     ``whole`` transform is not a scalar formula: it maps stacks of whole tensors, of shape (count, \\*shape),
-    with torch operations.
+    with torch operations that write to none of their inputs.
     """
 
     rule: Callable[..., Any]
