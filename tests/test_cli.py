@@ -261,10 +261,56 @@ def test_export_writes_beside_the_results_or_where_it_is_told(fallline, many, tm
     assert (code, out, err) == (2, "", "error: unknown format 'jsn'; did you mean 'json'?\n")
 
 
-@pytest.mark.parametrize("command", ["report", "export"])
+@pytest.mark.parametrize(
+    ("options", "code", "outcome"),
+    [
+        (["--baseline", "adam", "--candidate", "adamw"], 0, "non-inferior"),
+        (["--baseline", "adamw", "--candidate", "sgd", "--margin", "50%"], 1, "inferior"),
+        (["--baseline", "adamw", "--candidate", "adam", "--margin", "0.018"], 1, "undecided"),
+    ],
+)
+def test_gate_answers_by_its_exit_code(fallline, many, options, code, outcome):
+    told = fallline("gate", many, *options, "--json")
+    document = json.loads(told[1])
+    assert (told[0], told[2], document["outcome"]) == (code, "", outcome)
+    assert (document["passed"], document["seeds"]) == (code == 0, 28)
+    assert fallline("gate", many, *options) == (code, document["text"] + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--baseline", "adam"], "Missing option '--candidate'"),
+        (["--baseline", "adam", "--candidate", "adamv"], "no candidate 'adamv' in this comparison; did you"),
+        (["--baseline", "adam", "--candidate", "adam"], "baseline and candidate are both 'adam'"),
+        (["--baseline", "adam", "--candidate", "adamw", "--margin", "1"], "cannot read the margin '1'"),
+    ],
+)
+def test_a_senseless_gate_is_exit_code_2(fallline, many, options, told):
+    code, out, err = fallline("gate", many, *options)
+    assert (code, out) == (2, "")
+    assert told in err
+
+
+def test_gate_on_a_real_comparison(fallline, tmp_path):
+    """Two seeds and two trials: an answer either way, made of the comparison's own numbers."""
+    _, out, _ = fallline(*QUICK, "--out", tmp_path / "out", "--json", "--quiet")
+    finals = [t for t in json.loads(out)["trials"] if t["spec"]["stage"] == "final"]
+    losses = {(t["spec"]["optimizer"], t["spec"]["seed"]): t["valid_loss"] for t in finals}
+    ratios = [losses["adam", seed] / losses["sgd", seed] for name, seed in losses if name == "sgd"]
+    code, out, _ = fallline("gate", tmp_path / "out", "--baseline", "sgd", "--candidate", "adam", "--json")
+    document = json.loads(out)
+    assert document["evidence"]["ratio"] == pytest.approx((ratios[0] * ratios[1]) ** 0.5)
+    assert code == (0 if document["evidence"]["high"] < 1.01 else 1)
+
+
+GATE = ["gate", "--baseline", "sgd", "--candidate", "adam"]
+
+
+@pytest.mark.parametrize("command", [["report"], ["export"], GATE])
 def test_a_folder_without_a_comparison_is_said(fallline, command, tmp_path):
     for folder in (tmp_path, tmp_path / "missing", SMALL):
-        code, out, err = fallline(command, folder)
+        code, out, err = fallline(*command, folder)
         assert (code, out) == (2, "")
         assert err.startswith(f"error: no comparison in {folder}: it has no comparison.json; name a folder")
     assert not list(tmp_path.iterdir())

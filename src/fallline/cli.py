@@ -113,6 +113,24 @@ def export(
     print(write(read(run), form, out or default_path(run, form)))
 
 
+@app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="The folder of a comparison with final runs of both.")],
+    baseline: Annotated[str, typer.Option(help="The optimizer that is good enough.")],
+    candidate: Annotated[str, typer.Option(help="The optimizer that may replace it.")],
+    margin: Annotated[str, typer.Option(help="How much higher its loss may be: 1% or 0.01.")] = "1%",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON document.")] = False,
+) -> None:
+    """Say by the exit code whether CANDIDATE is as good as BASELINE: 0 yes, 1 no or cannot be told."""
+    from fallline.compare.gate import gate as pass_or_stop
+    from fallline.compare.gate import read_margin
+    from fallline.compare.run import read
+
+    answer = pass_or_stop(read(run), baseline, candidate, read_margin(margin))
+    _print_json(answer.to_json()) if as_json else print(answer.text)
+    raise typer.Exit(0 if answer.passed else 1)
+
+
 @app.command("list")
 def list_() -> None:
     """List the optimizers and tasks."""
