@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 TASK = next(snippet for snippet in SNIPPETS if "def make_task" in snippet)
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/from_torch.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/from_torch.md", "docs/results.md"]
 
 
 @pytest.fixture
