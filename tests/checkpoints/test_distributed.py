@@ -156,8 +156,8 @@ def test_a_scheduled_learning_rate_lets_torch_make_state_by_a_step_with_none(tmp
 
 
 @pytest.mark.xfail(
-    reason="torch makes state by a step with lr = 0, also when the model is loaded already, and this rule moves "
-    "parameters whatever the learning rate",
+    reason="torch makes state by a step with lr = 0, also when the model is loaded already, and this rule "
+    "moves parameters whatever the learning rate",
     raises=AssertionError,
     strict=True,
 )
