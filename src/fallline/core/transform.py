@@ -81,7 +81,7 @@ class Sum:
         return keywords(self.function)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Transform:
     """One step of an update rule: ``rule(g, [p], *slots, *, settings)``, or ``rule(p, ...)`` after the step.
 
@@ -149,6 +149,9 @@ class Transform:
             if record.name in settings:
                 record.check(at(settings[record.name], 0))
         return replace(self, settings={**self.settings, **settings})
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{n}={v!r}' for n, v in self.settings.items())})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Transform":
         return self
