@@ -4,7 +4,7 @@ from math import inf
 
 import numpy as np
 
-from fallline.compare.records import Comparison, Curve, Plan, Spec, Trial
+from fallline.compare.records import Arm, Comparison, Curve, Plan, Spec, Trial
 
 NAMES = [
     "gd",
@@ -33,15 +33,21 @@ def plan(names=NAMES, trials=8, seeds=3, **changes) -> Plan:
     """Return a plan for ``names`` on digits; ``changes`` replace fields."""
     fields = {
         "task": "digits", "metric_name": "accuracy", "target": 0.15, "target_name": "validation loss <= 0.15",
-        "epochs": 15, "optimizers": list(names), "trials": trials, "seeds": seeds, "workers": 2,
+        "epochs": 15, "trials": trials, "seeds": seeds, "workers": 2,
         "budget_seconds": 60.0,
-        "spaces": {o: {"lr": [_rate(o) / 100, _rate(o) * 30, "log"]} for o in names},
-        "fixed": {o: {"momentum": 0.9} if o in ("momentum", "nesterov") else {} for o in names},
+        "arms": {name: arm(name) for name in names},
         "versions": {"python": "3.11.2", "torch": "2.13.0", "fallline": "0.1.0"},
         "machine": "2 cores, x86_64", "started": "2025-03-01T12:00:00",
         "caveats": ["Batch size is fixed at 32."],
     }  # fmt: skip
     return Plan(**{**fields, **changes})
+
+
+def arm(name: str, low: float | None = None, high: float | None = None) -> Arm:
+    """Return an arm whose learning rate is searched from ``low`` to ``high``."""
+    low, high = low or _rate(name) / 100, high or _rate(name) * 30
+    fixed = {"momentum": 0.9} if name in ("momentum", "nesterov") else {}
+    return Arm(name, fixed, {"lr": {"low": low, "high": high, "scale": "log"}})
 
 
 def _rate(optimizer: str) -> float:
@@ -56,8 +62,10 @@ def trial(spec: Spec, loss: float, evaluations: int = 20, epochs: float = 15, st
     curve = _curve(loss, evaluations, epochs, steps)
     hit = next((i for i, x in enumerate(curve.valid_loss) if x <= 0.15), None)
     return Trial(
-        spec, "ok", curve, steps, 0.8, min(curve.valid_loss), max(curve.metric),
-        None if hit is None else curve.step[hit], None if hit is None else curve.epoch[hit], 60_300,
+        spec, "ok", curve, steps, 0.8, min(curve.valid_loss),
+        {name: max(values) for name, values in curve.metrics.items()},
+        steps_to_target=None if hit is None else curve.step[hit],
+        epochs_to_target=None if hit is None else curve.epoch[hit], state_bytes=60_300,
     )  # fmt: skip
 
 
@@ -67,7 +75,7 @@ def _curve(loss: float, evaluations: int, epochs: float, steps: int, keep: int |
     accuracy = 1 - 0.3 * valid / (1 + valid)
     return Curve(
         (at * steps).astype(int).tolist(), (at * epochs).tolist(), (0.7 * valid).tolist(), valid.tolist(),
-        accuracy.tolist(),
+        {"accuracy": accuracy.tolist()},
     )  # fmt: skip
 
 
@@ -112,9 +120,9 @@ def _noisy(optimizer: str, noise: float, rng: np.random.Generator, shift: float)
 def troubled() -> Comparison:
     """Return a comparison in which much went wrong: errors, divergences, missing finals, hostile names."""
     whole = comparison([*NAMES[:12], "<b>mine</b> & co", "broken"], task="<script>alert('task')</script>")
-    kept = [t for t in whole.trials if not (t.spec.optimizer == "nadam" and t.spec.stage == "final")]
-    kept = [failed(t.spec) if t.spec.optimizer == "broken" else t for t in kept]
-    kept = [t for t in kept if not (t.spec.optimizer == "broken" and t.spec.stage == "final")]
-    finals = [t for t in kept if t.spec.optimizer == "momentum" and t.spec.stage == "final"]
+    kept = [t for t in whole.trials if not (t.spec.arm == "nadam" and t.spec.stage == "final")]
+    kept = [failed(t.spec) if t.spec.arm == "broken" else t for t in kept]
+    kept = [t for t in kept if not (t.spec.arm == "broken" and t.spec.stage == "final")]
+    finals = [t for t in kept if t.spec.arm == "momentum" and t.spec.stage == "final"]
     kept = [trial(t.spec, inf) if t is finals[0] else t for t in kept]
     return Comparison(whole.plan, kept, dict(list(whole.step_microseconds.items())[:9]))

@@ -126,7 +126,7 @@ def test_dry_run_prints_the_plan_as_json(fallline, tmp_path, monkeypatch):
     assert (code, err) == (0, "")
     document = json.loads(out)
     assert (document["trainings"], document["finished"], document["folder"]) == (8, 0, "here")
-    assert document["plan"]["optimizers"] == ["sgd", "adam"]
+    assert list(document["plan"]["arms"]) == ["sgd", "adam"]
     assert document["plan"]["trials"] == document["plan"]["seeds"] == 2
     assert set(document["training_seconds"]) == {"sgd", "adam"}
     assert document["seconds"] == pytest.approx(4 * sum(document["training_seconds"].values()))
@@ -146,7 +146,7 @@ def test_json_is_one_document_and_nothing_else(fallline, tmp_path):
     code, out, err = fallline(*QUICK, "--out", tmp_path / "out", "--json", "--quiet")
     assert (code, err) == (0, "")
     document = json.loads(out)
-    assert {row["optimizer"] for row in document["ranking"]} == {"sgd", "adam"}
+    assert {row["arm"] for row in document["ranking"]} == {"sgd", "adam"}
     assert len(document["trials"]) == 8
     assert document["plan"]["trials"] == 2
     assert {"few trials"} <= {caution["kind"] for caution in document["cautions"]}
@@ -296,7 +296,7 @@ def test_gate_on_a_real_comparison(fallline, tmp_path):
     """Two seeds and two trials: an answer either way, made of the comparison's own numbers."""
     _, out, _ = fallline(*QUICK, "--out", tmp_path / "out", "--json", "--quiet")
     finals = [t for t in json.loads(out)["trials"] if t["spec"]["stage"] == "final"]
-    losses = {(t["spec"]["optimizer"], t["spec"]["seed"]): t["valid_loss"] for t in finals}
+    losses = {(t["spec"]["arm"], t["spec"]["seed"]): t["valid_loss"] for t in finals}
     ratios = [losses["adam", seed] / losses["sgd", seed] for name, seed in losses if name == "sgd"]
     code, out, _ = fallline("gate", tmp_path / "out", "--baseline", "sgd", "--candidate", "adam", "--json")
     document = json.loads(out)

@@ -8,9 +8,10 @@ from fallline import functional, gradients, penalties, schedules
 from fallline.checkpoints.files import load, save
 from fallline.core.chain import chain
 from fallline.core.explain import explain, show_kernel
-from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
 from fallline.core.registry import Entry, register
+from fallline.core.space import Range
 from fallline.core.transform import Slot, per_tensor, transform
 from fallline.optimizers import (
     SGD,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.registry import Entry, entries
+from fallline.core.space import Range, middle
 from fallline.tasks.load import BUILT_IN
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def print_entry(entry: Entry, console: "Console") -> None:
 
 def example(entry: Entry) -> Any:
     """Return the optimizer of ``entry`` over one parameter; only the learning rate may lack a default."""
-    settings = {name: space.at(0.5) for name, space in list(entry.space.items())[:1]}
+    settings = middle(dict(list(entry.space.items())[:1]))
     return entry.build([torch.nn.Parameter(torch.zeros(1))], **settings)
 
 

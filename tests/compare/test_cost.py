@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fallline.compare.cost import core_share, interleaved, measure
-from fallline.compare.records import Spec
+from fallline.compare.records import Arm, Spec
 from fallline.compare.trial import run_trial
 from fallline.core.registry import Entry, find
 from fallline.tasks import load
@@ -32,7 +32,7 @@ def test_an_estimate_is_the_size_of_a_real_training():
     task = replace(load(f"{SMALL}:slow"), epochs=2)
     cost = measure(task, [find("sgd"), find("online-sgd")])
     start = time.perf_counter()
-    run_trial(task, find("sgd"), Spec("sgd", "tune", 0, 0, {"lr": 0.1}), 2)
+    run_trial(task, Arm("sgd"), Spec("sgd", "tune", 0, 0, {"lr": 0.1}), 2)
     real = time.perf_counter() - start
     estimate = cost.training_seconds(task, find("sgd"), 2) * cost.core_share
     assert estimate > 24 * 0.005

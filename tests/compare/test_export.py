@@ -27,7 +27,7 @@ def recorded(request, whole, trouble) -> Comparison:
 def check_row(row: dict, trial, of: Comparison) -> None:
     """Assert that ``row`` tells everything of ``trial``, which is read here in the plainest way."""
     assert row["task"] == of.plan.task
-    assert row["optimizer"] == trial.spec.optimizer
+    assert row["arm"] == trial.spec.arm
     assert row["role"] == {"tune": "tuning", "final": "final"}[trial.spec.stage]
     assert (row["configuration"], row["seed"]) == (trial.spec.index, trial.spec.seed)
     assert row["outcome"] == trial.status
@@ -37,7 +37,7 @@ def check_row(row: dict, trial, of: Comparison) -> None:
     assert row["epochs_to_target"] == trial.epochs_to_target
     assert row["state_bytes"] == trial.state_bytes
     assert row["error"] == (last_line(trial.error) if trial.error else None)
-    for name, value in (trial.spec.settings | of.plan.fixed[trial.spec.optimizer]).items():
+    for name, value in (trial.spec.settings | of.plan.arms[trial.spec.arm].fixed).items():
         assert row[f"setting.{name}"] == value
     if trial.curve.step:
         assert row["last_valid_loss"] == trial.curve.valid_loss[-1]
@@ -90,11 +90,11 @@ def test_tensorboard_has_curves_and_settings_of_every_trial(trouble, tmp_path):
     assert shown >= {"optimizer", "role", "seed", "setting.lr", "setting.momentum"}
     assert len(events.Runs()) == 1 + len(trouble.trials)
     for trial in trouble.trials:
-        name = trial.spec.optimizer.replace("<b>mine</b> & co", "-b-mine-b-co")
+        name = trial.spec.arm.replace("<b>mine</b> & co", "-b-mine-b-co")
         run = f"{name}/{trial.spec.stage}-{trial.spec.index}-{trial.spec.seed}"
         values = dict(hparams(run, "session_start_info").session_start_info.hparams)
         assert values["setting.lr"].number_value == trial.spec.settings["lr"]
-        assert values["optimizer"].string_value == trial.spec.optimizer
+        assert values["optimizer"].string_value == trial.spec.arm
         if trial.curve.step:
             points = [(e.step, e.value) for e in events.Scalars(run, "curve/valid_loss")]
             assert [step for step, _ in points] == trial.curve.step

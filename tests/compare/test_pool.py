@@ -11,7 +11,7 @@ import pytest
 
 from fallline.compare.errors import ComparisonError
 from fallline.compare.pool import Pool
-from fallline.compare.records import Spec
+from fallline.compare.records import Arm, Spec
 from fallline.compare.serial import Serial
 from fallline.compare.worker import Job
 from fallline.tasks import load
@@ -20,8 +20,12 @@ SMALL = Path(__file__).with_name("small_task.py")
 SPECS = [Spec(name, "tune", i, 10 + i, {"lr": 0.05}) for i in range(2) for name in ("sgd", "adam", "gd")]
 
 
+def arms(*names):
+    return {name: Arm(name) for name in names}
+
+
 def job(task):
-    return Job(f"{SMALL}:{task}", ["sgd", "adam", "gd"], epochs=2)
+    return Job(f"{SMALL}:{task}", arms("sgd", "adam", "gd"), epochs=2)
 
 
 def results(executor, specs=SPECS, deadline=None):
@@ -36,7 +40,7 @@ def measured(trials):
 
 
 def test_workers_and_one_process_give_identical_results():
-    serial = results(Serial(load(f"{SMALL}:blobs"), 2))
+    serial = results(Serial(load(f"{SMALL}:blobs"), arms("sgd", "adam", "gd"), 2))
     assert len(serial) == len(SPECS)
     assert measured(results(Pool(job("blobs"), 2))) == measured(serial)
 
@@ -72,7 +76,7 @@ def test_the_deadline_stops_a_training_that_is_running():
         begun.append(Spec("online-sgd", "tune", 0, 0, {"lr": 0.05}))
         return begun[-1]
 
-    with Pool(Job(f"{SMALL}:slow", ["online-sgd"], 1000), 1) as pool:
+    with Pool(Job(f"{SMALL}:slow", arms("online-sgd"), 1000), 1) as pool:
         assert not list(pool.run(endless, deadline))
     assert len(begun) == 1
     assert 0 <= time.monotonic() - deadline < 0.5
@@ -90,8 +94,8 @@ def test_workers_die_with_their_parent():
     code = (
         "from fallline.compare.pool import Pool\n"
         "from fallline.compare.worker import Job\n"
-        "from fallline.compare.records import Spec\n"
-        f"pool = Pool(Job({str(SMALL)!r} + ':slow', ['online-sgd'], 1000), 2)\n"
+        "from fallline.compare.records import Arm, Spec\n"
+        f"pool = Pool(Job({str(SMALL)!r} + ':slow', {{'online-sgd': Arm('online-sgd')}}, 1000), 2)\n"
         "print(*[worker.process.pid for worker in pool.workers], flush=True)\n"
         "endless = lambda: Spec('online-sgd', 'tune', 0, 0, {})\n"
         "list(pool.run(endless, None))\n"

@@ -76,7 +76,7 @@ def test_a_task_object_is_sent_to_workers_if_it_can_be():
 SCRIPT = """
 import torch, fallline
 from fallline.core.registry import Entry, entries, register
-from fallline.core.hyperparameter import Range
+from fallline.core.space import Range
 
 def model():
     return torch.nn.Linear(2, 3)

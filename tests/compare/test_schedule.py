@@ -8,7 +8,7 @@ import pytest
 
 from fallline.compare import budget
 from fallline.compare.errors import ComparisonError
-from fallline.compare.records import Curve, Plan, Trial
+from fallline.compare.records import Arm, Curve, Plan, Trial
 from fallline.compare.schedule import Costs, Schedule, makespan, shortfalls
 
 NAMES = ["slow", "quick", "other"]
@@ -16,17 +16,18 @@ SECONDS = {"slow": 8.0, "quick": 1.0, "other": 1.0}
 
 
 def plan(trials=4, seeds=2, workers=2):
-    space = {"lr": [1e-4, 1.0, "log"]}
+    space = {"lr": {"low": 1e-4, "high": 1.0, "scale": "log"}}
     return Plan(
-        task="t", metric_name="accuracy", target=None, target_name="", epochs=1, optimizers=NAMES,
-        trials=trials, seeds=seeds, workers=workers, budget_seconds=None, spaces=dict.fromkeys(NAMES, space),
-        fixed={}, versions={}, machine="", started="",
+        task="t", metric_name="accuracy", target=None, target_name="", epochs=1,
+        arms={name: Arm(name, {}, space) for name in NAMES},
+        trials=trials, seeds=seeds, workers=workers, budget_seconds=None,
+        versions={}, machine="", started="",
     )  # fmt: skip
 
 
 def result(spec, loss=None, status="ok"):
     loss = spec.settings["lr"] if loss is None else loss
-    return Trial(spec, status, Curve(), 1, SECONDS[spec.optimizer], loss if status == "ok" else None)
+    return Trial(spec, status, Curve(), 1, SECONDS[spec.arm], loss if status == "ok" else None)
 
 
 def drained(schedule, status="ok"):
@@ -47,15 +48,15 @@ class Simulation:
         running = []
         while True:
             while len(running) < 2 and (spec := self.schedule.next()) is not None:
-                heappush(running, (self.now + self.seconds[spec.optimizer], spec.key, spec))
+                heappush(running, (self.now + self.seconds[spec.arm], spec.key, spec))
             if not running:
                 return list(self.schedule.done.values())
             self.now, _, spec = heappop(running)
-            self.schedule.finished(replace(result(spec), seconds=self.seconds[spec.optimizer]))
+            self.schedule.finished(replace(result(spec), seconds=self.seconds[spec.arm]))
 
 
 def counts(trials):
-    return Counter((trial.spec.optimizer, trial.spec.stage) for trial in trials)
+    return Counter((trial.spec.arm, trial.spec.stage) for trial in trials)
 
 
 def test_everything_planned_is_run_once():
@@ -68,7 +69,7 @@ def test_everything_planned_is_run_once():
 def test_all_optimizers_share_seeds_and_the_slowest_starts_first():
     schedule = Schedule(plan(), Costs(SECONDS))
     first = [schedule.next() for _ in NAMES]
-    assert first[0].optimizer == "slow"
+    assert first[0].arm == "slow"
     assert len({spec.seed for spec in first}) == 1
     assert len({spec.settings["lr"] for spec in first}) == 1
 

@@ -5,7 +5,7 @@ from math import log10
 import pytest
 
 from fallline.compare.search import configurations, training_seed
-from fallline.core.hyperparameter import Range
+from fallline.core.space import Range
 
 RATE = Range(1e-4, 1e0)
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fallline.compare.records import Spec
+from fallline.compare.records import Arm, Spec
 from fallline.compare.trial import evaluation_steps, run_trial
-from fallline.core.registry import find
 from fallline.tasks import load
 
 SMALL = Path(__file__).with_name("small_task.py")
@@ -22,7 +21,7 @@ def blobs():
 
 
 def trained(task, name, lr=0.1, seed=3, epochs=4.0):
-    return run_trial(task, find(name), Spec(name, "tune", 0, seed, {"lr": lr}), epochs)
+    return run_trial(task, Arm(name), Spec(name, "tune", 0, seed, {"lr": lr}), epochs)
 
 
 def test_it_is_the_loop_anybody_would_write(blobs):
@@ -63,7 +62,7 @@ def test_result_is_the_best_point_and_the_first_crossing_of_the_target(blobs):
     best = curve.valid_loss.index(min(curve.valid_loss))
     first = next(i for i, loss in enumerate(curve.valid_loss) if loss <= blobs.target)
     assert first > 0
-    assert (trial.valid_loss, trial.metric) == (curve.valid_loss[best], curve.metric[best])
+    assert (trial.valid_loss, trial.metric) == (curve.valid_loss[best], curve.metrics["accuracy"][best])
     assert (trial.steps_to_target, trial.epochs_to_target) == (curve.step[first], curve.epoch[first])
     assert trained(replace(blobs, target=None), "adam").steps_to_target is None
 

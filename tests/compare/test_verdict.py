@@ -9,7 +9,7 @@ from fallline.compare.records import Comparison, Curve, Spec, Trial
 from fallline.compare.standings import epochs_to_target, steps_to_target
 from fallline.compare.verdict import judge
 from fallline.compare.wording import excess, listing, number, size
-from synthetic import BEST_RATE, LEVEL, comparison, failed, plan, trial
+from synthetic import BEST_RATE, LEVEL, arm, comparison, failed, plan, trial
 
 
 def final(optimizer: str, seed: int, loss: float) -> Trial:
@@ -24,7 +24,7 @@ def finals(**losses: list[float]) -> Comparison:
 def tuning(rates: list[float], losses: list[float], ends=(0.01, 10.0), name: str = "adam") -> Comparison:
     specs = [Spec(name, "tune", i, 2, {"lr": rate}) for i, rate in enumerate(rates)]
     made = [trial(spec, loss) for spec, loss in zip(specs, losses, strict=True)]
-    return Comparison(plan([name], spaces={name: {"lr": [*ends, "log"]}}), made)
+    return Comparison(plan([name], arms={name: arm(name, *ends)}), made)
 
 
 def kinds(of: Comparison) -> list[str]:
@@ -32,7 +32,7 @@ def kinds(of: Comparison) -> list[str]:
 
 
 def standings(of: Comparison) -> dict[str, str]:
-    return {place.optimizer: place.standing for place in judge(of).places}
+    return {place.arm: place.standing for place in judge(of).places}
 
 
 def test_a_clear_winner_wins_and_the_others_are_beaten():
@@ -159,7 +159,7 @@ def test_momentum_must_not_lose_to_sgd():
 
 def test_unequal_tuning_is_warned_of():
     of = comparison(["adam", "sgd"])
-    kept = [t for t in of.trials if not (t.spec.optimizer == "sgd" and t.spec.index > 4)]
+    kept = [t for t in of.trials if not (t.spec.arm == "sgd" and t.spec.index > 4)]
     assert "unequal tuning" in kinds(Comparison(of.plan, kept))
     assert "unequal tuning" not in kinds(of)
 

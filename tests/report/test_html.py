@@ -116,7 +116,7 @@ def test_all_figures_are_there_with_finite_numbers(whole_page):
 def test_ranking_shows_mean_and_interval(whole, whole_page):
     best = judge(whole).places[0]
     trace = whole_page.figure("ranking")["data"][0]
-    assert trace["y"] == [best.optimizer]
+    assert trace["y"] == [best.arm]
     assert trace["x"] == [best.loss.mean]
     assert trace["x"][0] + trace["error_x"]["array"][0] == pytest.approx(best.loss.high)
     assert trace["x"][0] - trace["error_x"]["arrayminus"][0] == pytest.approx(best.loss.low)

@@ -21,7 +21,7 @@ def test_rows_of_a_whole_comparison(whole):
 
 
 def test_rows_of_a_troubled_comparison(trouble):
-    table = {row.optimizer: row for row in rows(trouble, judge(trouble))}
+    table = {row.arm: row for row in rows(trouble, judge(trouble))}
     assert (table["broken"].failed, table["broken"].loss, table["broken"].good) == (8, None, None)
     assert (table["nadam"].finals, table["nadam"].rank, table["nadam"].steps) == (0, None, None)
     assert (table["momentum"].standing, table["momentum"].rank) == ("unsteady", None)

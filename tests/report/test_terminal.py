@@ -23,9 +23,9 @@ def searched_widely(whole) -> Comparison:
     wide = {"lr": 0.000123456, "beta1": 0.912345, "beta2": 0.99912345, "weight_decay": 0.000123456}
 
     def rename(trial):
-        name = "my-company-optimizer-v2" if trial.spec.optimizer == "adam" else trial.spec.optimizer
+        name = "my-company-optimizer-v2" if trial.spec.arm == "adam" else trial.spec.arm
         loss = trial.valid_loss and trial.valid_loss * (1e10 if name == "sgd" else 1)
-        return replace(trial, spec=replace(trial.spec, optimizer=name, settings=wide), valid_loss=loss)
+        return replace(trial, spec=replace(trial.spec, arm=name, settings=wide), valid_loss=loss)
 
     names = ["my-company-optimizer-v2" if name == "adam" else name for name in NAMES]
     return Comparison(plan(names), [rename(trial) for trial in whole.trials], {"sgd": 1234567.8})
@@ -66,7 +66,7 @@ def test_markup_in_names_is_printed_as_it_is():
 
 
 def test_a_metric_that_is_no_share_is_not_shown_in_per_cent(whole):
-    scaled = [replace(t, metric=t.metric and 100 * t.metric) for t in whole.trials]
+    scaled = [replace(t, metrics={"perplexity": 100 * x for x in t.metrics.values()}) for t in whole.trials]
     text = printed(Comparison(replace(whole.plan, metric_name="perplexity"), scaled))
     assert "perplexity %" not in text
     assert "97.4" in text

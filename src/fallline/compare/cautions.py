@@ -7,7 +7,7 @@ from math import inf
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.statistics import Pair
 from fallline.compare.wording import listing, setting
-from fallline.core.hyperparameter import Range
+from fallline.core.space import Range, dimension
 
 #: Fewer tuning trials than this say nothing about settings, edges or divergences.
 ENOUGH_TRIALS = 4
@@ -23,10 +23,10 @@ INCLUSIONS = (("momentum", "sgd"), ("nesterov", "sgd"))
 
 @dataclass(frozen=True)
 class Caution:
-    """A reason to doubt: its ``kind``, the ``optimizers`` it concerns, and a sentence with the remedy."""
+    """A reason to doubt: its ``kind``, the ``arms`` it concerns, and a sentence with the remedy."""
 
     kind: str
-    optimizers: list[str]
+    arms: list[str]
     text: str
 
 
@@ -40,15 +40,15 @@ def cautions(comparison: Comparison, pairs: list[Pair]) -> list[Caution]:
     return [c for c in (*found, inclusion_violated(pairs)) if c is not None]
 
 
-def best_tuning(comparison: Comparison, optimizer: str) -> Trial | None:
+def best_tuning(comparison: Comparison, arm: str) -> Trial | None:
     """Return the tuning trial of ``optimizer`` with the lowest validation loss."""
-    done = [t for t in comparison.tuning(optimizer) if t.valid_loss is not None]
+    done = [t for t in comparison.tuning(arm) if t.valid_loss is not None]
     return min(done, key=lambda t: t.valid_loss or 0.0, default=None)
 
 
 def unequal_tuning(comparison: Comparison) -> Caution | None:
     """Warn when some optimizers got fewer tuning trials than others."""
-    counts = {o: len(comparison.tuning(o)) for o in comparison.plan.optimizers}
+    counts = {o: len(comparison.tuning(o)) for o in comparison.plan.arms}
     most = max(counts.values(), default=0)
     short = {o: n for o, n in counts.items() if n < most}
     named = listing([f"{o} ({n} of {most} trials)" for o, n in short.items()])
@@ -57,28 +57,32 @@ def unequal_tuning(comparison: Comparison) -> Caution | None:
 
 def hardly_tuned(comparison: Comparison) -> Caution | None:
     """Warn when a ranked optimizer was tuned with so few trials that chance chose its settings."""
-    tuned = {o: len(comparison.tuning(o)) for o in comparison.plan.optimizers if comparison.finals(o)}
+    tuned = {o: len(comparison.tuning(o)) for o in comparison.plan.arms if comparison.finals(o)}
     short = [o for o, trials in tuned.items() if 0 < trials < ENOUGH_TRIALS]
-    who = "Every optimizer" if len(short) == len(comparison.plan.optimizers) else listing(short)
+    who = "Every optimizer" if len(short) == len(comparison.plan.arms) else listing(short)
     few = f"fewer than {ENOUGH_TRIALS} trials: chance chose the settings, and with them the ranking"
     return _caution("few trials", short, f"{who} had {few}. Allow more time or name fewer optimizers.")
 
 
 def at_edge(comparison: Comparison) -> Caution | None:
     """Warn when the best value is at the end of its range, or no trial lies beyond the best learning rate."""
-    found = {o: text for o in comparison.plan.optimizers if (text := _edge(comparison, o))}
+    found = {o: text for o in comparison.plan.arms if (text := _edge(comparison, o))}
     named = listing([f"{o} ({text})" for o, text in found.items()])
     return _caution("edge", list(found), f"Tuned to the edge of what was tried: {named}. Widen the range.")
 
 
-def _edge(comparison: Comparison, optimizer: str) -> str:
-    best, space = best_tuning(comparison, optimizer), comparison.plan.spaces.get(optimizer, {})
-    tried = [t for t in comparison.tuning(optimizer) if t.status != "failed"]
+def _edge(comparison: Comparison, arm: str) -> str:
+    best, space = best_tuning(comparison, arm), comparison.plan.arms[arm].space
+    tried = [t for t in comparison.tuning(arm) if t.status != "failed"]
     if best is None or len(tried) < ENOUGH_TRIALS:
         return ""
-    for name, ends in space.items():
-        value, others = best.spec.settings[name], [t.spec.settings[name] for t in tried]
-        fraction = Range(*ends).fraction(value)
+    ranges = {name: bounds for name, ends in space.items() if isinstance(bounds := dimension(ends), Range)}
+    for name, bounds in ranges.items():
+        others = [t.spec.settings[name] for t in tried if name in t.spec.settings]
+        value = best.spec.settings.get(name)
+        if value is None:
+            continue
+        fraction = bounds.fraction(value)
         if fraction < EDGE or (name == "lr" and value == min(others)):
             return f"{name} {setting(value)}, low end"
         if fraction > 1 - EDGE or (name == "lr" and value == max(others)):
@@ -88,14 +92,14 @@ def _edge(comparison: Comparison, optimizer: str) -> str:
 
 def many_diverged(comparison: Comparison) -> Caution | None:
     """Warn when much of the tuning budget, or a final run of a tuned optimizer, diverged."""
-    found = {o: text for o in comparison.plan.optimizers if (text := _diverged(comparison, o))}
+    found = {o: text for o in comparison.plan.arms if (text := _diverged(comparison, o))}
     named = listing([f"{o} ({text})" for o, text in found.items()])
     text = f"Many divergences: {named}. Lower the upper end of the learning rate, or warm it up."
     return _caution("diverged", list(found), text)
 
 
-def _diverged(comparison: Comparison, optimizer: str) -> str:
-    finals, tuning = comparison.finals(optimizer), comparison.tuning(optimizer)
+def _diverged(comparison: Comparison, arm: str) -> str:
+    finals, tuning = comparison.finals(arm), comparison.tuning(arm)
     if lost := _count(finals, "diverged"):
         return f"{lost} of {len(finals)} final runs"
     lost = _count(tuning, "diverged")
@@ -109,7 +113,7 @@ def _count(trials: list[Trial], status: str) -> int:
 
 def failed(comparison: Comparison) -> Caution | None:
     """Warn of trials that raised an error."""
-    of = {o: [*comparison.tuning(o), *comparison.finals(o)] for o in comparison.plan.optimizers}
+    of = {o: [*comparison.tuning(o), *comparison.finals(o)] for o in comparison.plan.arms}
     lost = {o: f"{o} ({n} of {len(ts)} trials)" for o, ts in of.items() if (n := _count(ts, "failed"))}
     text = f"Errors: {listing(list(lost.values()))}. Missing trials count as less tuning, not as bad results."
     return _caution("failed", list(lost), text)
@@ -117,14 +121,14 @@ def failed(comparison: Comparison) -> Caution | None:
 
 def still_improving(comparison: Comparison) -> Caution | None:
     """Warn when the last tenth of the final runs still lowered the best loss."""
-    names = [o for o in comparison.plan.optimizers if _median_of_finals(comparison, o, _late_gain) > CHANGE]
+    names = [o for o in comparison.plan.arms if _median_of_finals(comparison, o, _late_gain) > CHANGE]
     text = f"Still improving at the end: {listing(names)}. More epochs may change the order."
     return _caution("improving", names, text)
 
 
 def overfitting(comparison: Comparison) -> Caution | None:
     """Warn when the loss rose again after its lowest point, which is what is ranked."""
-    names = [o for o in comparison.plan.optimizers if _median_of_finals(comparison, o, _rise) > 5 * CHANGE]
+    names = [o for o in comparison.plan.arms if _median_of_finals(comparison, o, _rise) > 5 * CHANGE]
     why = "overfitting, or too high a learning rate; the lowest point is ranked"
     text = f"Validation loss rose again after its lowest point: {listing(names)} ({why})."
     return _caution("overfitting", names, text)
@@ -139,15 +143,15 @@ def _rise(losses: list[float]) -> float:
     return (losses[-1] - min(losses)) / abs(min(losses) or 1.0)
 
 
-def _median_of_finals(comparison: Comparison, optimizer: str, of: Callable[[list[float]], float]) -> float:
-    curves = [t.curve.valid_loss for t in comparison.finals(optimizer) if t.status == "ok"]
+def _median_of_finals(comparison: Comparison, arm: str, of: Callable[[list[float]], float]) -> float:
+    curves = [t.curve.valid_loss for t in comparison.finals(arm) if t.status == "ok"]
     values = sorted(of(losses) for losses in curves if len(losses) > 1)
     return values[len(values) // 2] if values else -inf
 
 
 def target_missed(comparison: Comparison) -> Caution | None:
     """Warn when no final run reached the target, so that it separates nothing."""
-    finals = [t for o in comparison.plan.optimizers for t in comparison.finals(o) if t.status == "ok"]
+    finals = [t for o in comparison.plan.arms for t in comparison.finals(o) if t.status == "ok"]
     useless = bool(finals) and comparison.plan.target is not None
     if not useless or any(t.steps_to_target is not None for t in finals):
         return None
@@ -169,5 +173,5 @@ def _inclusion(pair: Pair) -> Pair | None:
     return pair.reversed() if (pair.first, pair.second) in INCLUSIONS else None
 
 
-def _caution(kind: str, optimizers: list[str], text: str) -> Caution | None:
-    return Caution(kind, optimizers, text) if optimizers else None
+def _caution(kind: str, arms: list[str], text: str) -> Caution | None:
+    return Caution(kind, arms, text) if arms else None

@@ -12,6 +12,7 @@ import torch
 
 from fallline.compare.trial import WARM_UP, evaluation_steps, measured, one_thread, step_batch
 from fallline.core.registry import Entry
+from fallline.core.space import middle
 from fallline.tasks.batches import shuffled
 from fallline.tasks.task import Task, sample_count
 
@@ -93,9 +94,7 @@ def _steppers(task: Task, entries: list[Entry]) -> dict[str, Callable[[], object
     parameters = _parameters(task)
     for entry in entries:
         with suppress(Exception):
-            step = entry.build(
-                parameters, **{name: space.at(0.5) for name, space in entry.space.items()}
-            ).step
+            step = entry.build(parameters, **middle(entry.space)).step
             for _ in range(WARM_UP):
                 step()
             steps[entry.name] = step

@@ -12,7 +12,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
     """Return ``comparison`` as a JSON object; what is not known, or infinite, is null.
 
     Example:
-        >>> document(compare("digits", budget="30s"))["ranking"][0]["optimizer"]
+        >>> document(compare("digits", budget="30s"))["ranking"][0]["arm"]
     """
     from fallline.compare.verdict import judge
     from fallline.report.summary import rows

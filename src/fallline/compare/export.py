@@ -30,11 +30,16 @@ class Column:
 #: The columns that every table has; a column ``setting.NAME`` for each hyperparameter follows.
 COLUMNS = {
     "task": Column(str, "what was trained"),
+    "arm": Column(str, "what is compared with others: as a rule an optimizer"),
     "optimizer": Column(str, "the optimizer's name"),
+    "study": Column(int, "which tuning, counted from 0; its finals are those of its winners"),
     "role": Column(str, "tuning, or final: the tuned settings on a fresh seed"),
-    "configuration": Column(int, "which of the optimizer's settings, counted from 0"),
+    "configuration": Column(int, "which of the arm's settings in the study, counted from 0"),
     "seed": Column(int, "the seed of initialisation and order of batches; final seeds are shared by all"),
-    "outcome": Column(str, "ok, diverged (a loss was not finite) or failed (an error was raised)"),
+    "outcome": Column(
+        str,
+        "ok, diverged (a loss was not finite), failed (an error) or pruned (stopped early)",
+    ),
     "valid_loss": Column(float, "the lowest validation loss; empty unless the outcome is ok"),
     "train_loss": Column(float, "the training loss where the validation loss was lowest"),
     "metric": Column(float, "the metric where the validation loss was lowest"),
@@ -78,7 +83,7 @@ def table(comparison: Comparison) -> tuple[dict[str, Column], list[dict[str, Any
 
 
 def _settings(comparison: Comparison, trial: Trial) -> dict[str, Any]:
-    return {**comparison.plan.fixed.get(trial.spec.optimizer, {}), **trial.spec.settings}
+    return {**comparison.plan.arms[trial.spec.arm].fixed, **trial.spec.settings}
 
 
 def _setting_column(name: str, values: list[Any]) -> Column:
@@ -95,7 +100,8 @@ def _measured(comparison: Comparison, trial: Trial) -> dict[str, Any]:
     spec, curve, plan = trial.spec, trial.curve, comparison.plan
     best = curve.valid_loss.index(trial.valid_loss) if trial.valid_loss in curve.valid_loss else None
     values = (
-        plan.task, spec.optimizer, "final" if spec.stage == "final" else "tuning", spec.index, spec.seed,
+        plan.task, spec.arm, plan.arms[spec.arm].optimizer, spec.study,
+        "final" if spec.stage == "final" else "tuning", spec.index, spec.seed,
         trial.status, trial.valid_loss, None if best is None else curve.train_loss[best], trial.metric,
         plan.metric_name, _last(curve.valid_loss), _last(curve.train_loss), trial.steps, _last(curve.epoch),
         trial.seconds, trial.steps_to_target, trial.epochs_to_target, trial.state_bytes,
@@ -187,7 +193,7 @@ def _write_tensorboard(comparison: Comparison, out: Path) -> None:
 
 
 #: What TensorBoard shows of a trial besides its settings, and as its metrics.
-LABELS = ("optimizer", "role", "configuration", "seed", "outcome")
+LABELS = ("arm", "optimizer", "study", "role", "configuration", "seed", "outcome")
 RESULTS = ("valid_loss", "train_loss", "metric", "steps", "seconds", "steps_to_target", "state_bytes")
 HParams = tuple[dict[str, Any], dict[str, Any]]
 
@@ -201,8 +207,8 @@ def _hparams(row: dict[str, Any]) -> HParams:
 
 def _run_name(trial: Trial) -> str:
     spec = trial.spec
-    optimizer = re.sub(r"[^\w-]+", "-", spec.optimizer)
-    return f"{optimizer}/{spec.stage}-{spec.index}-{spec.seed}"
+    arm = re.sub(r"[^\w-]+", "-", spec.arm)
+    return f"{arm}/study-{spec.study}/{spec.stage}-{spec.index}-{spec.seed}"
 
 
 def _write_experiment(board: ModuleType, folder: Path, runs: list[HParams]) -> None:
@@ -218,9 +224,11 @@ def _write_run(board: ModuleType, folder: Path, trial: Trial, run: HParams) -> N
             writer.file_writer.add_summary(part)
         for name, value in run[1].items():
             writer.add_scalar(name, value)
-        for curve in ("train_loss", "valid_loss", "metric"):
-            for step, value in zip(trial.curve.step, getattr(trial.curve, curve), strict=True):
-                writer.add_scalar(f"curve/{curve}", value, step)
+        curve = trial.curve
+        curves = {"train_loss": curve.train_loss, "valid_loss": curve.valid_loss, **curve.metrics}
+        for name, values in curves.items():
+            for step, value in zip(curve.step, values, strict=True):
+                writer.add_scalar(f"curve/{name}", value, step)
 
 
 def _summary(chosen: dict[str, Any], results: dict[str, Any]) -> tuple[Any, Any, Any]:

@@ -119,7 +119,7 @@ def _too_few(asked: dict[str, Any]) -> Gate:
 
 
 def _check(comparison: Comparison, baseline: str, candidate: str, margin: float) -> None:
-    names = comparison.plan.optimizers
+    names = comparison.plan.arms
     for role, name in (("baseline", baseline), ("candidate", candidate)):
         if name not in names:
             raise UnknownNameError(f"no {role} {name!r} in this comparison{suggestion(name, names)}")

@@ -16,11 +16,10 @@ from fallline.compare.cost import Cost, measure
 from fallline.compare.errors import ComparisonError
 from fallline.compare.files import check_room
 from fallline.compare.lock import refuse_second_driver
-from fallline.compare.records import Plan, Trial
+from fallline.compare.records import Arm, Plan, Trial
 from fallline.compare.schedule import makespan
 from fallline.compare.store import Store
 from fallline.compare.worker import Job
-from fallline.core.hyperparameter import Range
 from fallline.core.registry import FULL_SPACE_TRIALS, Entry, entries, find
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
@@ -79,7 +78,7 @@ class Prepared:
     @property
     def trainings(self) -> int:
         """How many trainings the whole comparison has."""
-        return len(self.plan.optimizers) * (self.plan.trials + self.plan.seeds)
+        return len(self.plan.arms) * (self.plan.trials + self.plan.seeds)
 
     @property
     def seconds(self) -> float:
@@ -113,7 +112,7 @@ def prepare(request: Request) -> Prepared:
         plan = _new_plan(request, task, chosen, cost, workers, seconds)
     return Prepared(
         task=task,
-        job=Job(portable(request.task, task) if workers else "", plan.optimizers, plan.epochs),
+        job=Job(portable(request.task, task) if workers else "", plan.arms, plan.epochs),
         plan=plan,
         cost=cost,
         training_seconds={e.name: cost.training_seconds(task, e, plan.epochs) for e in chosen},
@@ -141,7 +140,7 @@ def portable(named: str | Task, task: Task) -> bytes | str:
 def _chosen(names: str | Sequence[str] | None, stored: Plan | None) -> list[Entry]:
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
-    names = names if names is not None else stored.optimizers if stored else list(entries())
+    names = names if names is not None else list(stored.arms) if stored else list(entries())
     if not names:
         raise ComparisonError("no optimizer named; `fallline list` shows them all")
     return [find(name) for name in dict.fromkeys(names)]
@@ -151,20 +150,17 @@ def _new_plan(
     request: Request, task: Task, chosen: list[Entry], cost: Cost, workers: int, seconds: float | None
 ) -> Plan:
     size = _size(request, task, chosen, cost, workers, seconds)
-    spaces = {entry.name: space_of(entry, size.trials) for entry in chosen}
     return Plan(
         task=task.name,
         metric_name=task.metric_name,
         target=task.target,
         target_name="" if task.target is None else f"validation loss <= {task.target:g}",
         epochs=task.epochs * size.epochs_share,
-        optimizers=[entry.name for entry in chosen],
+        arms={e.name: Arm(e.name, dict(e.fixed), space_of(e, size.trials)) for e in chosen},
         trials=size.trials,
         seeds=size.seeds,
         workers=workers,
         budget_seconds=seconds,
-        spaces=spaces,
-        fixed={entry.name: dict(entry.fixed) for entry in chosen},
         versions={
             "python": platform.python_version(),
             "torch": version("torch"),
@@ -190,13 +186,9 @@ def _size(
     return budget.fitting(one_round, SAFETY * available, request.trials, request.seeds)
 
 
-def space_of(entry: Entry, trials: int) -> dict[str, list]:
+def space_of(entry: Entry, trials: int) -> dict[str, dict]:
     """Return the searched ranges of ``entry`` as the plan stores them."""
-    return {name: _bounds(bounds) for name, bounds in entry.searched(trials).items()}
-
-
-def _bounds(bounds: Range) -> list:
-    return [bounds.low, bounds.high, bounds.scale]
+    return {name: each.to_json() for name, each in entry.searched(trials).items()}
 
 
 def _caveats(task: Task, chosen: list[Entry], size: budget.Size) -> list[str]:
@@ -216,8 +208,11 @@ def _refuse_another(request: Request, stored: Plan, task: Task, chosen: list[Ent
         "task": (task.name, stored.task),
         "task's model or settings": (fingerprint.of_task(task), stored.fingerprint),
         "task's data": (fingerprint.of_data(task), stored.data_fingerprint),
-        "optimizers": ([entry.name for entry in chosen], stored.optimizers),
-        "search spaces": ({e.name: space_of(e, stored.trials) for e in chosen}, stored.spaces),
+        "optimizers": ([entry.name for entry in chosen], list(stored.arms)),
+        "search spaces": (
+            {e.name: space_of(e, stored.trials) for e in chosen},
+            {name: arm.space for name, arm in stored.arms.items()},
+        ),
         "seed": (stored.seed if request.seed is None else request.seed, stored.seed),
         "trials": (_asked(request.trials, stored.trials, stored), stored.trials),
         "seeds": (_asked(request.seeds, stored.seeds, stored), stored.seeds),

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fallline.compare.planning import Prepared
-from fallline.compare.records import Comparison, Trial
+from fallline.compare.records import Comparison, Plan, Trial
 from fallline.compare.schedule import Schedule
 
 
@@ -18,8 +18,8 @@ def print_plan(prepared: Prepared, console: Console) -> None:
     plan, task = prepared.plan, prepared.task
     rows = Table.grid(padding=(0, 2))
     rows.add_row("task", Text(f"{plan.task}: {task.summary}" if task.summary else plan.task))
-    rows.add_row("optimizers", ", ".join(plan.optimizers))
-    rows.add_row("tuning", f"{plan.trials} trial{_s(plan.trials)} each: {_searched(plan.spaces)}")
+    rows.add_row("optimizers", ", ".join(plan.arms))
+    rows.add_row("tuning", f"{plan.trials} trial{_s(plan.trials)} each: {_searched(plan)}")
     more = ", more if time is left" if prepared.most_seeds > plan.seeds else ""
     rows.add_row("verdict", f"the best of each again on {plan.seeds} fresh seed{_s(plan.seeds)}{more}")
     rows.add_row("training", f"{plan.epochs:.3g} epoch{_s(plan.epochs)}")
@@ -36,12 +36,12 @@ def print_outcome(comparison: Comparison, folder: Path, console: Console) -> Non
     if errors:
         first = (errors[0].error or "").strip().splitlines()[-1]
         share = f"{len(errors)} of {len(comparison.trials)} trainings failed"
-        console.print(f"[red]{share}[/red], first {errors[0].spec.optimizer}:", Text(first))
+        console.print(f"[red]{share}[/red], first {errors[0].spec.arm}:", Text(first))
     console.print(Text(f"{folder}: results.jsonl, report.html", "dim"))
 
 
-def _searched(spaces: dict[str, dict]) -> str:
-    names = dict.fromkeys(name for space in spaces.values() for name in space)
+def _searched(plan: Plan) -> str:
+    names = dict.fromkeys(name for arm in plan.arms.values() for name in arm.space)
     return ", ".join(names) or "nothing to tune"
 
 

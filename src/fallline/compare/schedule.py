@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from heapq import heapreplace
 from statistics import median
 
-from fallline.compare.records import Plan, Spec, Stage, Trial
+from fallline.compare.records import Arm, Plan, Spec, Stage, Trial
 from fallline.compare.search import configurations, training_seed
-from fallline.core.hyperparameter import Range
+from fallline.core.space import Space, dimension
 
 #: A round is begun only if this many times its estimated cost fits into the time left.
 MARGIN = 1.05
@@ -24,7 +24,7 @@ class Costs:
     def record(self, trial: Trial) -> None:
         """Learn from a finished trial; one that stopped early says nothing about the others."""
         if trial.status == "ok":
-            self._seen.setdefault(trial.spec.optimizer, []).append(trial.seconds)
+            self._seen.setdefault(trial.spec.arm, []).append(trial.seconds)
 
     def of(self, optimizer: str) -> float:
         """Return the seconds that one training of ``optimizer`` takes."""
@@ -68,8 +68,7 @@ class Schedule:
         self.running: dict[tuple, Spec] = {}
         self._queue: deque[Spec] = deque()
         self._settings = {
-            name: configurations(_ranges(space), plan.trials, plan.seed)
-            for name, space in plan.spaces.items()
+            name: configurations(_space(arm), plan.trials, plan.seed) for name, arm in plan.arms.items()
         }
         # Finals exist only when tuning was over: more of it would change the winners.
         self.tuning_over = any(trial.spec.stage == "final" for trial in self.done.values())
@@ -100,7 +99,7 @@ class Schedule:
         for trial in self.done.values():
             spec = trial.spec
             if spec.stage == "tune" and spec.index < self.rounds and trial.valid_loss is not None:
-                best[spec.optimizer] = min(trial, best.get(spec.optimizer, trial), key=_rank)
+                best[spec.arm] = min(trial, best.get(spec.arm, trial), key=_rank)
         return {name: trial.spec for name, trial in best.items()}
 
     def seconds_left(self) -> float:
@@ -124,7 +123,7 @@ class Schedule:
         if self.rounds == self.plan.trials or (self.rounds and not self._fits(1 + self._seeds_after())):
             self.tuning_over = True
         else:
-            self._enqueue([self._tuning(name, self.rounds) for name in self.plan.optimizers])
+            self._enqueue([self._tuning(name, self.rounds) for name in self.plan.arms])
             self.rounds += 1
         return True
 
@@ -135,7 +134,7 @@ class Schedule:
     def _enqueue(self, specs: list[Spec]) -> None:
         """Queue what is not done yet, the longest training first: it must not run alone at the end."""
         new = [spec for spec in specs if spec.key not in self.done]
-        self._queue.extend(sorted(new, key=lambda spec: -self.costs.of(spec.optimizer)))
+        self._queue.extend(sorted(new, key=lambda spec: -self.costs.of(spec.arm)))
 
     def _fits(self, rounds: int) -> bool:
         if self.deadline is None:
@@ -144,15 +143,15 @@ class Schedule:
 
     def _seconds(self, rounds: int) -> float:
         """Return the time for what is running and queued and ``rounds`` whole rounds more."""
-        begun = [self.costs.of(spec.optimizer) for spec in (*self.running.values(), *self._queue)]
-        whole = sorted(map(self.costs.of, self.plan.optimizers), reverse=True)
+        begun = [self.costs.of(spec.arm) for spec in (*self.running.values(), *self._queue)]
+        whole = sorted(map(self.costs.of, self.plan.arms), reverse=True)
         return makespan(begun + rounds * whole, self.plan.workers)
 
     def _tuning(self, optimizer: str, index: int) -> Spec:
         return self._spec(optimizer, "tune", index, index)
 
     def _final(self, winner: Spec) -> Spec:
-        return self._spec(winner.optimizer, "final", winner.index, self.repeats)
+        return self._spec(winner.arm, "final", winner.index, self.repeats)
 
     def _spec(self, optimizer: str, stage: Stage, index: int, repeat: int) -> Spec:
         seed = training_seed(self.plan.seed, stage, repeat)
@@ -161,9 +160,9 @@ class Schedule:
 
 def complete_rounds(trials: Iterable[Trial], plan: Plan) -> int:
     """Return the number of tuning rounds that every optimizer has finished."""
-    keys = {(trial.spec.optimizer, trial.spec.index) for trial in trials if trial.spec.stage == "tune"}
+    keys = {(trial.spec.arm, trial.spec.index) for trial in trials if trial.spec.stage == "tune"}
     for index in range(plan.trials):
-        if any((name, index) not in keys for name in plan.optimizers):
+        if any((name, index) not in keys for name in plan.arms):
             return index
     return plan.trials
 
@@ -176,7 +175,7 @@ def shortfalls(plan: Plan, trials: Iterable[Trial]) -> list[str]:
     missing = []
     if rounds < plan.trials:
         missing.append(f"cut short: {rounds} of {plan.trials} trials of tuning for each optimizer")
-    tuned = {t.spec.optimizer for t in trials if t.spec.stage == "tune" and t.valid_loss is not None}
+    tuned = {t.spec.arm for t in trials if t.spec.stage == "tune" and t.valid_loss is not None}
     if len(finals) < plan.seeds * len(tuned):
         missing.append(f"cut short: {len(finals)} of {plan.seeds * len(tuned)} trainings on fresh seeds")
     return missing
@@ -194,5 +193,5 @@ def _rank(trial: Trial) -> tuple[float, int]:
     return (trial.valid_loss or 0.0, trial.spec.index)
 
 
-def _ranges(space: dict[str, list]) -> dict[str, Range]:
-    return {name: Range(*bounds) for name, bounds in space.items()}
+def _space(arm: Arm) -> Space:
+    return {name: dimension(data) for name, data in arm.space.items()}

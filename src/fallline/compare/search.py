@@ -1,13 +1,13 @@
 """What to try: seeds and configurations, both a function of the comparison's seed alone."""
 
-from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from torch.quasirandom import SobolEngine
 
 from fallline.compare.records import Stage
-from fallline.core.hyperparameter import Range
+from fallline.core.space import Space, point
 
 
 def training_seed(seed: int, stage: Stage, repeat: int) -> int:
@@ -20,7 +20,7 @@ def training_seed(seed: int, stage: Stage, repeat: int) -> int:
     return int.from_bytes(digest) // 2 * 2 + (stage == "final")
 
 
-def configurations(space: Mapping[str, Range], count: int, seed: int) -> list[dict[str, float]]:
+def configurations(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     """Return ``count`` settings spread evenly over ``space``: a scrambled Sobol sequence.
 
     The engine is torch's own: Optuna's and scipy's samplers draw the same sequence but cost another import.
@@ -29,7 +29,4 @@ def configurations(space: Mapping[str, Range], count: int, seed: int) -> list[di
     if not space:
         return [{} for _ in range(count)]
     points = SobolEngine(len(space), scramble=True, seed=seed).draw(count, dtype=torch.float64)
-    return [
-        {name: bounds.at(fraction) for (name, bounds), fraction in zip(space.items(), point, strict=True)}
-        for point in points.tolist()
-    ]
+    return [point(space, fractions) for fractions in points.tolist()]

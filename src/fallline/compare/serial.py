@@ -3,9 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 
-from fallline.compare.records import Spec, Trial
+from fallline.compare.records import Arm, Spec, Trial
 from fallline.compare.trial import one_thread, run_trial
-from fallline.core.registry import find
 from fallline.tasks.task import Task
 
 
@@ -15,8 +14,8 @@ class Serial:
     The deadline is looked at between trainings: a training that has begun is finished.
     """
 
-    def __init__(self, task: Task, epochs: float):
-        self.task, self.epochs = task, epochs
+    def __init__(self, task: Task, arms: dict[str, Arm], epochs: float):
+        self.task, self.arms, self.epochs = task, arms, epochs
 
     def __enter__(self) -> "Serial":
         return self
@@ -28,5 +27,5 @@ class Serial:
         """Yield each trial as it finishes, until ``next_spec`` has no more or the deadline has come."""
         while (spec := next_spec()) is not None and (deadline is None or time.monotonic() < deadline):
             with one_thread():
-                trial = run_trial(self.task, find(spec.optimizer), spec, self.epochs)
+                trial = run_trial(self.task, self.arms[spec.arm], spec, self.epochs)
             yield trial

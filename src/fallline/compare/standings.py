@@ -32,7 +32,7 @@ class Place:
     would, "unsteady" when a final run of the tuned optimizer diverged, "none" without a final result.
     """
 
-    optimizer: str
+    arm: str
     standing: Standing
     loss: Interval | None = None
     against: Pair | None = None
@@ -41,14 +41,14 @@ class Place:
 
 def final_losses(comparison: Comparison) -> dict[str, dict[int, float]]:
     """Return {optimizer: {seed: loss}} of the finals, without optimizers of which a final run diverged."""
-    finals = {o: comparison.finals(o) for o in comparison.plan.optimizers}
+    finals = {o: comparison.finals(o) for o in comparison.plan.arms}
     steady = {o: ts for o, ts in finals.items() if all(t.status != "diverged" for t in ts)}
     losses = {o: _by_seed(ts) for o, ts in steady.items()}
     return {o: seeds for o, seeds in losses.items() if seeds}
 
 
 def _by_seed(trials: list[Trial]) -> dict[int, float]:
-    return {t.spec.seed: t.valid_loss for t in trials if t.valid_loss is not None}
+    return {t.spec.seed: t.loss for t in trials if t.loss is not None}
 
 
 def loss_scale(comparison: Comparison) -> Scale:
@@ -72,7 +72,7 @@ def rank(comparison: Comparison, pairs: list[Pair]) -> list[Place]:
     scale, results = loss_scale(comparison), final_losses(comparison)
     means = {o: mean_interval(list(seeds.values()), scale=scale) for o, seeds in results.items()}
     ranked = sorted(means, key=lambda o: (means[o].ends is None, means[o].mean))
-    rest = [_unplaced(comparison, o, scale) for o in comparison.plan.optimizers if o not in means]
+    rest = [_unplaced(comparison, o, scale) for o in comparison.plan.arms if o not in means]
     return [*_placed(ranked, means, pairs), *sorted(rest, key=lambda p: p.loss.mean if p.loss else inf)]
 
 
@@ -86,23 +86,23 @@ def _placed(ranked: list[str], means: dict[str, Interval], pairs: list[Pair]) ->
     return [Place(best, "best", means[best]), *rest]
 
 
-def _place(optimizer: str, loss: Interval, pair: Pair | None, open_pairs: int) -> Place:
+def _place(arm: str, loss: Interval, pair: Pair | None, open_pairs: int) -> Place:
     if pair is None:
-        return Place(optimizer, "open", loss)
+        return Place(arm, "open", loss)
     if pair.adjusted < LEVEL:
-        return Place(optimizer, "beaten", loss, pair)
+        return Place(arm, "beaten", loss, pair)
     total = seeds_needed(pair, LEVEL / open_pairs)
     more = None if total is None else max(1, total - pair.n)
     if more is None or more > WORTHWHILE_SEEDS:
-        return Place(optimizer, "tie", loss, pair)
-    return Place(optimizer, "open", loss, pair, more)
+        return Place(arm, "tie", loss, pair)
+    return Place(arm, "open", loss, pair, more)
 
 
-def _unplaced(comparison: Comparison, optimizer: str, scale: Scale) -> Place:
-    finals = comparison.finals(optimizer)
-    losses = [t.valid_loss for t in finals if t.valid_loss is not None]
+def _unplaced(comparison: Comparison, arm: str, scale: Scale) -> Place:
+    finals = comparison.finals(arm)
+    losses = [t.loss for t in finals if t.loss is not None]
     loss = mean_interval(losses, scale=scale) if losses else None
-    return Place(optimizer, "unsteady" if any(t.status == "diverged" for t in finals) else "none", loss)
+    return Place(arm, "unsteady" if any(t.status == "diverged" for t in finals) else "none", loss)
 
 
 def steps_to_target(finals: list[Trial]) -> float | None:

@@ -92,8 +92,8 @@ class Store:
         """Read everything; an unfinished last line is left out."""
         head = self._json(self.plan_file.read_text(encoding="utf-8"), self.plan_file, 1)
         try:
-            return Comparison(Plan(**head["plan"]), self._trials(), head["step_microseconds"])
-        except (KeyError, TypeError) as error:
+            return Comparison(Plan.from_json(head["plan"]), self._trials(), head["step_microseconds"])
+        except (KeyError, TypeError, AttributeError) as error:
             raise ComparisonError(
                 f"{self.plan_file} is not a comparison's plan ({error}); choose another --out"
             ) from None

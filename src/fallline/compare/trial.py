@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fallline.compare.records import Curve, Spec, Trial
-from fallline.core.registry import Entry
+from fallline.compare.records import Arm, Curve, Spec, Trial
+from fallline.core.registry import Entry, find
+from fallline.core.space import dimension, middle
 from fallline.tasks.batches import Batches, endless, in_order
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Data, Task, sample_count
@@ -25,12 +26,12 @@ WARM_UP = 6
 EVALUATION_BATCH = 1024
 
 
-def run_trial(task: Task, entry: Entry, spec: Spec, epochs: float) -> Trial:
+def run_trial(task: Task, arm: Arm, spec: Spec, epochs: float) -> Trial:
     """Train once as ``spec`` says and return what was measured; whatever goes wrong is in the result.
 
     Arguments:
         task: what to train.
-        entry: the optimizer, under the name that ``spec`` has.
+        arm: the optimizer with its fixed settings, under the name that ``spec`` has.
         spec: settings and seed.
         epochs: how often the training sees the training data; may be a fraction.
 
@@ -39,13 +40,13 @@ def run_trial(task: Task, entry: Entry, spec: Spec, epochs: float) -> Trial:
 
     Example:
         >>> task, spec = load("digits"), Spec("sgd", "tune", 0, seed=1, settings={"lr": 0.1})
-        >>> run_trial(task, find("sgd"), spec, epochs=1).status
+        >>> run_trial(task, Arm("sgd"), spec, epochs=1).status
         'ok'
     """
     started = time.perf_counter()
     with seeded(spec.seed):
         try:
-            training = Training(task, entry, spec.settings, spec.seed, epochs)
+            training = Training(task, arm, spec.settings, spec.seed, epochs)
         except Exception:
             return Trial(
                 spec, "failed", Curve(), 0, time.perf_counter() - started, error=traceback.format_exc()
@@ -54,21 +55,22 @@ def run_trial(task: Task, entry: Entry, spec: Spec, epochs: float) -> Trial:
     return Trial(spec, steps=training.step, seconds=time.perf_counter() - started, **outcome)
 
 
-def warm_up(task: Task, entry: Entry) -> None:
+def warm_up(task: Task, arm: Arm) -> None:
     """Make steps on a throwaway model, so that no trial pays for just-in-time compilation."""
-    settings = {name: space.at(0.5) for name, space in entry.space.items()}
+    settings = middle({name: dimension(each) for name, each in arm.space.items()})
     with seeded(0), suppress(Exception):
-        Training(task, entry, settings, seed=0, epochs=task.epochs).advance(WARM_UP)
+        Training(task, arm, settings, seed=0, epochs=task.epochs).advance(WARM_UP)
 
 
 class Training:
     """One model, its optimizer and its batches, with the curve measured so far."""
 
-    def __init__(self, task: Task, entry: Entry, settings: dict[str, float], seed: int, epochs: float):
+    def __init__(self, task: Task, arm: Arm, settings: dict[str, Any], seed: int, epochs: float):
         self.task = task
         self.model = task.model()
         self.parameters = list(self.model.parameters())
-        self.optimizer = entry.build(self.parameters, **settings)
+        entry = find(arm.optimizer)
+        self.optimizer = entry.build(self.parameters, **{**arm.fixed, **settings})
         batch_size = step_batch(task, entry)
         self.steps_per_epoch = ceil(sample_count(task.train) / batch_size)
         self.evaluate_at = evaluation_steps(self.steps_per_epoch, epochs)
@@ -113,9 +115,10 @@ class Training:
             raise ValueError(
                 f"the metric {self.task.metric_name} returned {metric}; it must be a finite number"
             )
-        point = self.step, self.step / self.steps_per_epoch, train, valid, metric
-        for name, value in zip(("step", "epoch", "train_loss", "valid_loss", "metric"), point, strict=True):
+        point = self.step, self.step / self.steps_per_epoch, train, valid
+        for name, value in zip(("step", "epoch", "train_loss", "valid_loss"), point, strict=True):
             getattr(self.curve, name).append(value)
+        self.curve.metrics.setdefault(self.task.metric_name, []).append(metric)
         return None
 
     def _best(self) -> dict[str, Any]:
@@ -124,7 +127,7 @@ class Training:
         hits = [i for i, loss in enumerate(curve.valid_loss) if target is not None and loss <= target]
         return {
             "valid_loss": curve.valid_loss[best],
-            "metric": curve.metric[best],
+            "metrics": {name: values[best] for name, values in curve.metrics.items()},
             "steps_to_target": curve.step[hits[0]] if hits else None,
             "epochs_to_target": curve.epoch[hits[0]] if hits else None,
         }

@@ -32,7 +32,7 @@ class Verdict:
     @property
     def best_set(self) -> list[str]:
         """The optimizers that may be the best: the lowest loss and all that it does not beat."""
-        return [p.optimizer for p in self.places if p.standing in ("best", "tie", "open")]
+        return [p.arm for p in self.places if p.standing in ("best", "tie", "open")]
 
 
 def judge(comparison: Comparison) -> Verdict:
@@ -57,15 +57,15 @@ def judge(comparison: Comparison) -> Verdict:
 def _headline(places: list[Place], comparison: Comparison) -> str:
     if not places or places[0].standing != "best":
         return f"No verdict yet on {comparison.plan.task}: no optimizer has a final result."
-    best, rivals = places[0], [p.optimizer for p in places if p.standing in ("tie", "open")]
-    low = f"{best.optimizer} has the lowest validation loss, {_interval(best.loss)}"
+    best, rivals = places[0], [p.arm for p in places if p.standing in ("tie", "open")]
+    low = f"{best.arm} has the lowest validation loss, {_interval(best.loss)}"
     ranked = [p for p in places if p.loss is not None and p.standing != "unsteady"]
     if len(ranked) == 1:
         return f"{low}; no other optimizer has a final result to compare with."
     if best.loss is not None and best.loss.ends is None:
         return f"{low}, but one seed settles nothing: run at least 3."
     if not rivals:
-        return f"{best.optimizer} wins: its validation loss, {_interval(best.loss)}, beats all others."
+        return f"{best.arm} wins: its validation loss, {_interval(best.loss)}, beats all others."
     return f"No single winner: {low}, but {listing(rivals, 5)} cannot be told apart from it."
 
 
@@ -96,19 +96,17 @@ def _by(place: Place, scale: Scale) -> str:
 
 
 def _ties(places: list[Place], scale: Scale) -> str:
-    named = [f"{p.optimizer} ({_by(p, scale)})" for p in places]
+    named = [f"{p.arm} ({_by(p, scale)})" for p in places]
     return f"Ties with the best: {listing(named)}." if named else ""
 
 
 def _open(places: list[Place], scale: Scale) -> str:
-    named = [
-        f"{p.optimizer} ({_by(p, scale)}, about {plural(p.more_seeds or 0, 'more seed')})" for p in places
-    ]
+    named = [f"{p.arm} ({_by(p, scale)}, about {plural(p.more_seeds or 0, 'more seed')})" for p in places]
     return f"Not settled, with the seeds that would: {listing(named)}." if named else ""
 
 
 def _beaten(places: list[Place], scale: Scale) -> str:
-    named = [f"{p.optimizer} ({_by(p, scale)}, p {_p(p)})" for p in places]
+    named = [f"{p.arm} ({_by(p, scale)}, p {_p(p)})" for p in places]
     return f"Beaten, loss against the best: {listing(named)}." if named else ""
 
 
@@ -122,7 +120,7 @@ def _target(comparison: Comparison) -> str:
     steps, epochs = _first(comparison, steps_to_target), _first(comparison, epochs_to_target)
     if plan.target is None or steps is None or epochs is None:
         return ""
-    missed = [o for o in plan.optimizers if steps_to_target(comparison.finals(o)) == inf]
+    missed = [o for o in plan.arms if steps_to_target(comparison.finals(o)) == inf]
     tail = f"; {listing(missed)} missed it" if missed else ""
     return f"First to {plan.target_name}: {_arrivals(epochs, steps)}{tail}."
 
@@ -134,7 +132,7 @@ def _arrivals(epochs: tuple[str, float], steps: tuple[str, float]) -> str:
 
 
 def _first(comparison: Comparison, time: Callable[[list[Trial]], float | None]) -> tuple[str, float] | None:
-    times = {o: time(comparison.finals(o)) for o in comparison.plan.optimizers}
+    times = {o: time(comparison.finals(o)) for o in comparison.plan.arms}
     reached = {o: t for o, t in times.items() if t is not None and t < inf}
     if not reached:
         return None
@@ -143,7 +141,7 @@ def _first(comparison: Comparison, time: Callable[[list[Trial]], float | None]) 
 
 
 def _cheapest(places: list[Place], comparison: Comparison) -> str:
-    rivals = [p.optimizer for p in places if p.standing in ("best", "tie", "open")]
+    rivals = [p.arm for p in places if p.standing in ("best", "tie", "open")]
     costs = {o: comparison.step_microseconds[o] for o in rivals if o in comparison.step_microseconds}
     if len(costs) < 2:
         return ""
@@ -158,7 +156,7 @@ def _cheapest(places: list[Place], comparison: Comparison) -> str:
 def _absent(places: list[Place], comparison: Comparison) -> str:
     reasons: dict[str, list[str]] = {}
     for place in places:
-        reasons.setdefault(_reason(comparison, place.optimizer), []).append(place.optimizer)
+        reasons.setdefault(_reason(comparison, place.arm), []).append(place.arm)
     named = [f"{listing(names)} ({reason})" for reason, names in reasons.items()]
     return f"Not ranked: {listing(named)}." if named else ""
 
@@ -193,6 +191,6 @@ def _all(pairs: int) -> str:
 
 def tuned_with(comparison: Comparison) -> str:
     """Return how many tuning trials each optimizer had, such as '8 trials each'."""
-    counts = [len(comparison.tuning(o)) for o in comparison.plan.optimizers]
+    counts = [len(comparison.tuning(o)) for o in comparison.plan.arms]
     done, planned = min(counts, default=0), comparison.plan.trials
     return f"{plural(done, 'trial')} each" + (f" of {planned} planned" if done < planned else "")

@@ -12,19 +12,19 @@ from multiprocessing.connection import Connection
 import torch
 
 import fallline  # noqa: F401 - registers every entry
-from fallline.compare.records import Spec
+from fallline.compare.records import Arm, Spec
 from fallline.compare.trial import run_trial, warm_up
-from fallline.core.registry import Entry, find
+from fallline.core.registry import find
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told once: the task, pickled or by name, the optimizers and the epochs."""
+    """What a worker is told once: the task, pickled or by name, the arms and the epochs."""
 
     task: bytes | str
-    optimizers: list[str]
+    arms: dict[str, Arm]
     epochs: float
 
     @property
@@ -32,10 +32,12 @@ class Job:
         """Whether the task is made of functions of the script that runs, which workers then must import."""
         return isinstance(self.task, bytes) and b"__main__" in self.task
 
-    def load(self) -> tuple[Task, dict[str, Entry]]:
-        """Return the task and the entries, which the task's file may have registered."""
+    def load(self) -> Task:
+        """Return the task, whose file may have registered optimizers; raise if one of them is unknown."""
         task = load(self.task) if isinstance(self.task, str) else pickle.loads(self.task)
-        return task, {name: find(name) for name in self.optimizers}
+        for arm in self.arms.values():
+            find(arm.optimizer)
+        return task
 
 
 def serve(job: Job, connection: Connection) -> None:
@@ -43,23 +45,23 @@ def serve(job: Job, connection: Connection) -> None:
     _belong_to_parent()
     torch.set_num_threads(1)
     try:
-        task, entries = job.load()
+        task = job.load()
     except Exception:
         connection.send(traceback.format_exc())
         return
     connection.send(None)
-    _answer(task, entries, job.epochs, connection)
+    _answer(task, job, connection)
 
 
-def _answer(task: Task, entries: dict[str, Entry], epochs: float, connection: Connection) -> None:
+def _answer(task: Task, job: Job, connection: Connection) -> None:
     warm = set()
     while True:
         spec: Spec = connection.recv()
-        entry = entries[spec.optimizer]
-        if entry.name not in warm:
-            warm_up(task, entry)
-            warm.add(entry.name)
-        connection.send(run_trial(task, entry, spec, epochs))
+        arm = job.arms[spec.arm]
+        if spec.arm not in warm:
+            warm_up(task, arm)
+            warm.add(spec.arm)
+        connection.send(run_trial(task, arm, spec, job.epochs))
 
 
 def _belong_to_parent() -> None:

@@ -1,53 +1,12 @@
 """Hyperparameters as data: one record drives validation, error text, documentation and search space."""
 
 from dataclasses import dataclass
-from math import exp, inf, isnan, log
-from typing import Any, Literal
+from math import inf, isnan
+from typing import Any
 
 import torch
 
-Scale = Literal["linear", "log", "one_minus_log"]
-
-
-@dataclass(frozen=True)
-class Range:
-    """Where to search a hyperparameter: from ``low`` to ``high``, evenly spaced on ``scale``.
-
-    ``"log"`` spaces log(x) evenly, ``"one_minus_log"`` spaces log(1 - x) evenly, as fits a decay rate
-    such as Adam's beta (AlgoPerf, Dahl et al. 2023, tunes 1 - beta on a log scale).
-    """
-
-    low: float
-    high: float
-    scale: Scale = "log"
-
-    def __post_init__(self):
-        if not self.low < self.high:
-            raise ValueError(f"Invalid range: low {self.low} must be below high {self.high}")
-        if self.scale == "log" and self.low <= 0:
-            raise ValueError(f"Invalid range: a log scale needs low > 0, got {self.low}; use scale='linear'")
-        if self.scale == "one_minus_log" and self.high >= 1:
-            raise ValueError(f"Invalid range: scale 'one_minus_log' needs high < 1, got {self.high}")
-
-    def at(self, fraction: float) -> float:
-        """Return the value at ``fraction`` (0 to 1) of the way from ``low`` to ``high``."""
-        a, b = self._scaled(self.low), self._scaled(self.high)
-        x = a + fraction * (b - a)
-        return {"linear": x, "log": exp(min(x, 700.0)), "one_minus_log": 1 - exp(-x)}[self.scale]
-
-    def fraction(self, value: float) -> float:
-        """Return where ``value`` lies between ``low`` (0) and ``high`` (1); the inverse of `at`."""
-        a, b = self._scaled(self.low), self._scaled(self.high)
-        return (self._scaled(value) - a) / (b - a)
-
-    def _scaled(self, value: float) -> float:
-        match self.scale:
-            case "log":
-                return log(value)
-            case "one_minus_log":
-                return -log(1 - value)
-            case _:
-                return value
+from fallline.core.space import Range
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from fallline.core.errors import UnknownNameError, suggestion
-from fallline.core.hyperparameter import Range
+from fallline.core.space import Range
 
 #: Below this many trials only the learning rate is searched: more dimensions would be sampled too thinly.
 FULL_SPACE_TRIALS = 10

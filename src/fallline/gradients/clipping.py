@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.scalar import exp, maximum, minimum, sqrt
+from fallline.core.space import Range
 from fallline.core.transform import per_tensor, summed, transform
 
 MAX_NORM = Hyperparameter(

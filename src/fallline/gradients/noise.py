@@ -2,7 +2,8 @@
 
 import torch
 
-from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.space import Range
 from fallline.core.transform import transform
 
 NOISE_VARIANCE = Hyperparameter(

@@ -5,10 +5,11 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
+from fallline.core.space import Range
 from fallline.core.transform import Transform, per_tensor, transform
 from fallline.optimizers.settings import (
     MAXIMIZE,

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.space import Range
 from fallline.core.transform import GAIN, Transform
 
 

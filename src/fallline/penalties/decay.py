@@ -17,7 +17,8 @@ fused into the step. They change the update, and so stand before operators on th
 from collections.abc import Mapping
 from typing import Any
 
-from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.space import Range
 from fallline.core.transform import Transform, transform
 
 L2 = Hyperparameter(

@@ -44,9 +44,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.scalar import maximum, minimum, sign, sqrt, where
 from fallline.core.schedule import at
+from fallline.core.space import Range
 from fallline.core.transform import Transform, transform
 
 STRENGTHS = Range(1e-6, 1e-2, "log")

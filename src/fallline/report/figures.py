@@ -35,7 +35,7 @@ def figure_of(traces: list[dict[str, Any]], height: int, **layout: Any) -> "go.F
 def ranking(comparison: Comparison, table: list[Row], verdict: Verdict) -> "go.Figure":
     """Return each optimizer's mean loss with its interval, and its seeds as small dots."""
     shown = [row for row in table if row.loss is not None]
-    traces = [_mean(row, PALETTE[0] if row.optimizer in verdict.best_set else GREY) for row in shown]
+    traces = [_mean(row, PALETTE[0] if row.arm in verdict.best_set else GREY) for row in shown]
     traces.append(_seeds(comparison, shown))
     ends = [end for row in shown if row.loss for end in (row.loss.mean, *(row.loss.ends or ()))]
     return figure_of(
@@ -47,13 +47,13 @@ def ranking(comparison: Comparison, table: list[Row], verdict: Verdict) -> "go.F
 
 
 def _names(table: list[Row]) -> dict[str, Any]:
-    order = [escape(row.optimizer) for row in table]
+    order = [escape(row.arm) for row in table]
     given = {"categoryorder": "array", "categoryarray": order}
     return {"type": "category", "autorange": "reversed", "ticksuffix": "  ", **given}
 
 
 def _seeds(comparison: Comparison, table: list[Row]) -> dict[str, Any]:
-    dots = [(t.valid_loss, row.optimizer) for row in table for t in comparison.finals(row.optimizer)]
+    dots = [(t.valid_loss, row.arm) for row in table for t in comparison.finals(row.arm)]
     known = [(loss, escape(name)) for loss, name in dots if loss is not None]
     return {
         "x": [loss for loss, _ in known],
@@ -72,7 +72,7 @@ def _mean(row: Row, colour: str) -> dict[str, Any]:
     bars = {"array": [high - mean], "arrayminus": [mean - low], "symmetric": False}
     return {
         "x": [mean],
-        "y": [escape(row.optimizer)],
+        "y": [escape(row.arm)],
         "mode": "markers",
         "marker": {"size": 10, "color": colour},
         "error_x": {"type": "data", "thickness": 2.5, "width": 0, "color": colour, **bars},
@@ -139,12 +139,12 @@ def readable(losses: list[float]) -> list[float]:
 
 
 def _line(comparison: Comparison, row: Row, place: int) -> list[dict[str, Any]]:
-    finals = [t for t in comparison.finals(row.optimizer) if t.curve.valid_loss]
+    finals = [t for t in comparison.finals(row.arm) if t.curve.valid_loss]
     if not finals:
         return []
     longest = max(finals, key=lambda t: len(t.curve.step)).curve
     losses = _matrix(finals, len(longest.step))
-    name, top = escape(row.optimizer), place < len(PALETTE) and row.rank is not None
+    name, top = escape(row.arm), place < len(PALETTE) and row.rank is not None
     colour = PALETTE[place] if top else GREY
     middle = {
         "x": longest.epoch,
@@ -208,10 +208,10 @@ def _apart(heights: list[float], span: list[float]) -> list[float]:
 def to_target(comparison: Comparison, table: list[Row]) -> "go.Figure":
     """Return when each final run reached the target, with the median, and how many missed it."""
     shown = [row for row in table if row.finals]
-    runs = [(row.optimizer, t) for row in shown for t in comparison.finals(row.optimizer)]
+    runs = [(row.arm, t) for row in shown for t in comparison.finals(row.arm)]
     hits = [(name, t.epochs_to_target, t.steps_to_target) for name, t in runs]
     hits = [(name, epochs, steps) for name, epochs, steps in hits if epochs is not None]
-    medians = [(r.optimizer, r.epochs, r.steps) for r in shown if r.epochs is not None and r.epochs < inf]
+    medians = [(r.arm, r.epochs, r.steps) for r in shown if r.epochs is not None and r.epochs < inf]
     epochs = axis([epochs for _, epochs, _ in hits], "log", "epochs", room=0.2)
     steps = axis([steps for _, _, steps in hits if steps], "log", "steps", room=0.2)
     bar = {"size": 17, "symbol": "line-ns", "line": {"width": 3, "color": PALETTE[0]}}
@@ -245,7 +245,7 @@ def _missed(table: list[Row]) -> dict[str, Any]:
     missed = [row for row in table if row.reached < row.finals]
     return {
         "x": [1.0] * len(missed),
-        "y": [escape(row.optimizer) for row in missed],
+        "y": [escape(row.arm) for row in missed],
         "xaxis": "x2",
         "mode": "text",
         "text": [f"{row.finals - row.reached} of {row.finals} missed" for row in missed],

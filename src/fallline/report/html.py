@@ -94,7 +94,7 @@ def _tuning(comparison: Comparison, table: list[Row], verdict: Verdict) -> str:
 
 
 def _panel(key: str, name: str, figure: "go.Figure", table: list[Row]) -> str:
-    good = next(row.good for row in table if row.optimizer == name)
+    good = next(row.good for row in table if row.arm == name)
     width = "" if good is None else f"<small>good over {good.decades:.1f} decades</small>"
     chart = _figure(key, figure, f"Loss over learning rate of {name}")
     return f"<figure><figcaption>{escape(name)}{width}</figcaption>{chart}</figure>"

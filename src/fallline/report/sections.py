@@ -30,7 +30,7 @@ def verdict_section(comparison: Comparison, verdict: Verdict) -> str:
     warnings = "".join(f"<li>{prose(caution.text)}</li>" for caution in verdict.cautions)
     box = f'<section class="warnings"><h2>Warnings</h2><ul>{warnings}</ul></section>' if warnings else ""
     return (
-        f'<header><p class="task">{len(plan.optimizers)} optimizers, tuned with {tuned_with(comparison)}, '
+        f'<header><p class="task">{len(plan.arms)} optimizers, tuned with {tuned_with(comparison)}, '
         f"then {plan.seeds} fresh seeds of {plan.epochs:.3g} epochs</p>"
         f"<h1>Optimizers on {escape(plan.task)}</h1>"
         f'<p class="lead">{prose(verdict.headline)}</p></header>'
@@ -62,7 +62,7 @@ def _named(is_name: bool) -> str:
 def _result(row: Row, share: bool) -> str:
     cells = [
         _cell(str(row.rank or "–")),
-        _cell(row.optimizer, "name"),
+        _cell(row.arm, "name"),
         f'<td><span class="mark {row.standing}">{escape(standing_text(row))}</span></td>',
         _interval(row.loss),
         _interval(row.metric, share),
@@ -89,7 +89,7 @@ def _interval(interval: Interval | None, share: bool = False) -> str:
 
 def need_for_tuning(comparison: Comparison, table: list[Row], verdict: Verdict) -> str:
     """Return the table of good learning rates and of the loss to expect from few trials."""
-    most = max((len(comparison.tuning(row.optimizer)) for row in table), default=0)
+    most = max((len(comparison.tuning(row.arm)) for row in table), default=0)
     counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= most]
     heads = ["optimizer", "good learning rates", "decades"]
     heads += [f"best of {n}" for n in counts]
@@ -102,10 +102,10 @@ def need_for_tuning(comparison: Comparison, table: list[Row], verdict: Verdict) 
 
 
 def _need(comparison: Comparison, row: Row, counts: list[int], scale: Scale) -> str:
-    best = best_of(comparison, row.optimizer, scale)
+    best = best_of(comparison, row.arm, scale)
     known = [best[n - 1] if n <= len(best) else None for n in counts]
     good = "" if row.good is None else f"{setting(row.good.low)} to {setting(row.good.high)}"
-    cells = [_cell(row.optimizer, "name"), _cell(good)]
+    cells = [_cell(row.arm, "name"), _cell(good)]
     cells.append(_cell("" if row.good is None else f"{row.good.decades:.1f}"))
     cells += [_cell("" if x is None else "∞" if x == inf else number(x)) for x in known]
     return f"<tr>{''.join(cells)}</tr>"
@@ -119,10 +119,10 @@ def errors(comparison: Comparison, table: list[Row]) -> str:
 
 def _error(comparison: Comparison, row: Row) -> str:
     counts = [f"{n} {what}" for n, what in ((row.diverged, "diverged"), (row.failed, "failed")) if n]
-    trials = [*comparison.tuning(row.optimizer), *comparison.finals(row.optimizer)]
+    trials = [*comparison.tuning(row.arm), *comparison.finals(row.arm)]
     first = min((t for t in trials if t.status != "ok"), key=lambda t: t.status != "failed")
     lost = f"{' and '.join(counts)} of {row.tuning + row.finals} runs"
-    head = f"{row.optimizer}: {lost}; {last_line(first.error)}"
+    head = f"{row.arm}: {lost}; {last_line(first.error)}"
     settings = ", ".join(f"{name} {setting(value)}" for name, value in first.spec.settings.items())
     where = f"{first.spec.stage} run {first.spec.index}, seed {first.spec.seed}, {settings}"
     full = f"{where}\n\n{first.error or ''}".strip()
@@ -156,20 +156,23 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
 def _spaces(comparison: Comparison) -> str:
     plan = comparison.plan
     body = "".join(
-        f"<tr>{_cell(o, 'name')}{_cell(_searched(plan.spaces.get(o, {})), 'settings')}"
-        f"{_cell(_fixed(plan.fixed.get(o, {})), 'settings')}</tr>"
-        for o in plan.optimizers
+        f"<tr>{_cell(o, 'name')}{_cell(_searched(arm.space), 'settings')}"
+        f"{_cell(_fixed(arm.fixed), 'settings')}</tr>"
+        for o, arm in plan.arms.items()
     )
     table = _table(["optimizer", "searched", "fixed"], body)
     return f"<details><summary>Search spaces</summary>{table}</details>"
 
 
-def _searched(space: dict[str, list[Any]]) -> str:
-    words = {"log": "log", "one_minus_log": "log of 1 - x", "linear": "even"}
-    return "; ".join(
-        f"{name} {setting(low)} to {setting(high)} ({words.get(scale, scale)})"
-        for name, (low, high, scale) in space.items()
-    )
+def _searched(space: dict[str, dict[str, Any]]) -> str:
+    return "; ".join(f"{name} {_dimension(data)}" for name, data in space.items())
+
+
+def _dimension(data: dict[str, Any]) -> str:
+    if "options" in data:
+        return " or ".join(map(setting, data["options"]))
+    scale = {"log": "log", "one_minus_log": "log of 1 - x", "linear": "even"}[data["scale"]]
+    return f"{setting(data['low'])} to {setting(data['high'])} ({scale})"
 
 
 def _fixed(fixed: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ HEIGHT = 150
 
 def bowls(comparison: Comparison, table: list[Row], verdict: Verdict) -> dict[str, "go.Figure"]:
     """Return a figure for each optimizer with tuning trials, whose good learning rates are shaded."""
-    tried = {row.optimizer: tuning_losses(comparison, row.optimizer) for row in table}
+    tried = {row.arm: tuning_losses(comparison, row.arm) for row in table}
     finite = [loss for _, losses in tried.values() for loss in losses if loss < inf]
     rates = [rate for found, _ in tried.values() for rate in found]
     if not finite or min(rates) <= 0:
@@ -27,15 +27,15 @@ def bowls(comparison: Comparison, table: list[Row], verdict: Verdict) -> dict[st
         "yaxis2": {"overlaying": "y", "range": [0, 1.06], "visible": False, "fixedrange": True},
     }
     return {
-        row.optimizer: _bowl(row, *tried[row.optimizer], axes, _is_line(comparison, row))
+        row.arm: _bowl(row, *tried[row.arm], axes, _is_line(comparison, row))
         for row in table
-        if tried[row.optimizer][0]
+        if tried[row.arm][0]
     }
 
 
 def _is_line(comparison: Comparison, row: Row) -> bool:
     """Whether only the learning rate was tuned, so that neighbours in it are neighbours."""
-    return list(comparison.plan.spaces.get(row.optimizer, {})) == ["lr"]
+    return list(comparison.plan.arms[row.arm].space) == ["lr"]
 
 
 def _bowl(row: Row, rates: list[float], losses: list[float], axes: dict, line: bool) -> "go.Figure":

@@ -22,7 +22,7 @@ class Row:
     ``tuning`` counts tuning trials, ``diverged`` and ``failed`` those that were lost of them and the finals.
     """
 
-    optimizer: str
+    arm: str
     rank: int | None
     standing: Standing
     loss: Interval | None
@@ -43,8 +43,8 @@ class Row:
 
 def rows(comparison: Comparison, verdict: Verdict) -> list[Row]:
     """Return one row for each optimizer, in the order of the verdict."""
-    ranks = {o: i for i, o in enumerate((p.optimizer for p in verdict.places if _ranked(p)), start=1)}
-    return [_row(comparison, place, ranks.get(place.optimizer), verdict) for place in verdict.places]
+    ranks = {o: i for i, o in enumerate((p.arm for p in verdict.places if _ranked(p)), start=1)}
+    return [_row(comparison, place, ranks.get(place.arm), verdict) for place in verdict.places]
 
 
 def _ranked(place: Place) -> bool:
@@ -52,10 +52,10 @@ def _ranked(place: Place) -> bool:
 
 
 def _row(comparison: Comparison, place: Place, rank: int | None, verdict: Verdict) -> Row:
-    name, finals = place.optimizer, comparison.finals(place.optimizer)
+    name, finals = place.arm, comparison.finals(place.arm)
     every = [*comparison.tuning(name), *finals]
     return Row(
-        optimizer=name,
+        arm=name,
         rank=rank,
         standing=place.standing,
         loss=place.loss,

@@ -39,7 +39,7 @@ def results_table(table: list[Row], comparison: Comparison) -> "Table":
     grid.add_column("steps*", justify="right")
     grid.add_column("vs best", justify="left", no_wrap=True)
     for row in table:
-        cells = [str(row.rank or "–"), row.optimizer, *_interval(row.loss), *_interval(row.metric, share)]
+        cells = [str(row.rank or "–"), row.arm, *_interval(row.loss), *_interval(row.metric, share)]
         grid.add_row(*map(_text, cells), _text(target_text(row, row.steps)), _standing(row))
     aim = comparison.plan.target_name
     grid.caption = _text(
@@ -59,7 +59,7 @@ def costs_table(table: list[Row]) -> "Table":
         good = "–" if row.good is None else f"{row.good.decades:.1f}"
         tuned = ", ".join(f"{name} {setting(value)}" for name, value in row.settings.items())
         runs, lost = f"{row.tuning}+{row.finals}", str(row.diverged + row.failed)
-        grid.add_row(*map(_text, (row.optimizer, epochs, step, state, good, runs, lost, tuned)))
+        grid.add_row(*map(_text, (row.arm, epochs, step, state, good, runs, lost, tuned)))
     grid.caption = _text(
         "good lr: decades within 10 % of the best (– when hardly tuned); "
         "runs: tuning + fresh seeds; lost: diverged or failed"

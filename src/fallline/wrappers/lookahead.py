@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from fallline.core.hyperparameter import Hyperparameter, Range
+from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.plan import plan
 from fallline.core.registry import Entry, register
+from fallline.core.space import Range
 from fallline.core.state import make_state
 from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.adam import Adam
