@@ -106,9 +106,11 @@ class Plan:
     """What a comparison will run, fixed before it starts and stored as ``comparison.json``.
 
     Each of ``studies`` tunes every one of the ``arms`` with ``trials`` configurations, and trains the winner
-    again on ``seeds`` fresh seeds. ``versions`` and ``machine`` say where it ran. ``seed`` is where every
-    training's seed is derived from; ``fingerprint`` and ``data_fingerprint`` say whether the task and its
-    data are still the same.
+    again on ``seeds`` fresh seeds; with ``folds`` each study holds another fold out. A verdict may be looked
+    at ``looks`` times. An adaptive ``sampler`` knows the results of all but the last ``lag`` configurations;
+    ``pruner`` names what stops poor trainings early. ``versions`` and ``machine`` say where it ran. ``seed``
+    is where every training's seed is derived from; ``fingerprint`` and ``data_fingerprint`` say whether the
+    task and its data are still the same.
     """
 
     task: str
@@ -126,7 +128,12 @@ class Plan:
     started: str
     caveats: list[str] = field(default_factory=list)
     studies: int = 1
+    folds: int | None = None
+    looks: int = 1
     judged_by: str = "validation loss"
+    sampler: str = "sobol"
+    pruner: str = "none"
+    lag: int = 0
     seed: int = 0
     fingerprint: str = ""
     data_fingerprint: str = ""
