@@ -10,6 +10,13 @@ from fallline.compare.records import Stage
 from fallline.core.space import Space, point
 
 
+def study_seed(seed: int, study: int) -> int:
+    """Return where the seeds and configurations of one study are derived from; the first has the plan's own."""
+    if study == 0:
+        return seed
+    return int.from_bytes(blake2b(f"{seed}/study {study}".encode(), digest_size=7).digest())
+
+
 def training_seed(seed: int, stage: Stage, repeat: int) -> int:
     """Return the seed of one training: equal for all optimizers, so that their results are paired.
 
