@@ -106,7 +106,7 @@ class Plan:
     """What a comparison will run, fixed before it starts and stored as ``comparison.json``.
 
     Each of ``studies`` tunes every one of the ``arms`` with ``trials`` configurations, and trains the winner
-    again on ``seeds`` fresh seeds; with ``folds`` each study holds another fold out. A verdict may be looked
+    again on ``seeds`` fresh seeds, for ``share`` of the task's own length; with ``folds`` each study holds another fold out. A verdict may be looked
     at ``looks`` times. An adaptive ``sampler`` knows the results of all but the last ``lag`` configurations;
     ``pruner`` names what stops poor trainings early. ``versions`` and ``machine`` say where it ran. ``seed``
     is where every training's seed is derived from; ``fingerprint`` and ``data_fingerprint`` say whether the
@@ -131,6 +131,7 @@ class Plan:
     folds: int | None = None
     looks: int = 1
     judged_by: str = "validation loss"
+    share: float = 1.0
     sampler: str = "sobol"
     pruner: str = "none"
     lag: int = 0
