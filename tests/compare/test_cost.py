@@ -32,7 +32,7 @@ def test_an_estimate_is_the_size_of_a_real_training():
     task = replace(load(f"{SMALL}:slow"), epochs=2)
     cost = measure(task, [find("sgd"), find("online-sgd")])
     start = time.perf_counter()
-    run_trial(task, Arm("sgd"), Spec("sgd", "tune", 0, 0, {"lr": 0.1}), 2)
+    run_trial(task, Arm("sgd"), Spec("sgd", "tune", 0, 0, {"lr": 0.1}))
     real = time.perf_counter() - start
     estimate = cost.training_seconds(task, find("sgd"), 2) * cost.core_share
     assert estimate > 24 * 0.005

@@ -25,7 +25,7 @@ def arms(*names):
 
 
 def job(task):
-    return Job(f"{SMALL}:{task}", arms("sgd", "adam", "gd"), epochs=2)
+    return Job(f"{SMALL}:{task}", arms("sgd", "adam", "gd"), share=0.5)
 
 
 def results(executor, specs=SPECS, deadline=None):
@@ -40,7 +40,7 @@ def measured(trials):
 
 
 def test_workers_and_one_process_give_identical_results():
-    serial = results(Serial(load(f"{SMALL}:blobs"), arms("sgd", "adam", "gd"), 2))
+    serial = results(Serial(load(f"{SMALL}:blobs"), arms("sgd", "adam", "gd"), 0.5))
     assert len(serial) == len(SPECS)
     assert measured(results(Pool(job("blobs"), 2))) == measured(serial)
 
@@ -76,7 +76,7 @@ def test_the_deadline_stops_a_training_that_is_running():
         begun.append(Spec("online-sgd", "tune", 0, 0, {"lr": 0.05}))
         return begun[-1]
 
-    with Pool(Job(f"{SMALL}:slow", arms("online-sgd"), 1000), 1) as pool:
+    with Pool(Job(f"{SMALL}:slow", arms("online-sgd"), 250), 1) as pool:
         assert not list(pool.run(endless, deadline))
     assert len(begun) == 1
     assert 0 <= time.monotonic() - deadline < 0.5
@@ -95,7 +95,7 @@ def test_workers_die_with_their_parent():
         "from fallline.compare.pool import Pool\n"
         "from fallline.compare.worker import Job\n"
         "from fallline.compare.records import Arm, Spec\n"
-        f"pool = Pool(Job({str(SMALL)!r} + ':slow', {{'online-sgd': Arm('online-sgd')}}, 1000), 2)\n"
+        f"pool = Pool(Job({str(SMALL)!r} + ':slow', {{'online-sgd': Arm('online-sgd')}}, 250), 2)\n"
         "print(*[worker.process.pid for worker in pool.workers], flush=True)\n"
         "endless = lambda: Spec('online-sgd', 'tune', 0, 0, {})\n"
         "list(pool.run(endless, None))\n"

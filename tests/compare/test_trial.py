@@ -20,8 +20,8 @@ def blobs():
     return load(f"{SMALL}:blobs")
 
 
-def trained(task, name, lr=0.1, seed=3, epochs=4.0):
-    return run_trial(task, Arm(name), Spec(name, "tune", 0, seed, {"lr": lr}), epochs)
+def trained(task, name, lr=0.1, seed=3, share=1.0, **more):
+    return run_trial(task, Arm(name), Spec(name, "tune", 0, seed, {"lr": lr}), share, **more)
 
 
 def test_it_is_the_loop_anybody_would_write(blobs):
@@ -130,6 +130,27 @@ def test_dropout_does_not_change_the_order_of_batches(blobs):
                 nn.functional.dropout(inputs, 0.5)
             return super().forward(inputs)
 
-    trained(replace(blobs, model=lambda: Watching(2, 3)), "sgd", epochs=1)
+    trained(replace(blobs, model=lambda: Watching(2, 3)), "sgd", share=0.25)
     order = torch.randperm(120, generator=torch.Generator().manual_seed(3))
     assert torch.equal(torch.cat(seen), blobs.train[0][order])
+
+
+def test_a_training_whose_report_says_no_is_pruned_with_the_curve_so_far(blobs):
+    told = []
+
+    def report(step, loss):
+        told.append((step, loss))
+        return len(told) < 5
+
+    whole, trial = trained(blobs, "adam"), trained(blobs, "adam", report=report)
+    assert (trial.status, trial.valid_loss, trial.metrics) == ("pruned", None, {})
+    assert trial.steps == trial.curve.step[-1] == whole.curve.step[4]
+    assert told == list(zip(trial.curve.step, whole.curve.valid_loss[:5], strict=True))
+
+
+def test_the_last_evaluation_is_not_reported_and_reporting_changes_nothing(blobs):
+    told = []
+    trial = trained(blobs, "adam", report=lambda step, loss: told.append(step) or True)
+    assert trial.status == "ok"
+    assert told == trial.curve.step[:-1]
+    assert trial.curve == trained(blobs, "adam").curve

@@ -112,7 +112,7 @@ def prepare(request: Request) -> Prepared:
         plan = _new_plan(request, task, chosen, cost, workers, seconds)
     return Prepared(
         task=task,
-        job=Job(portable(request.task, task) if workers else "", plan.arms, plan.epochs),
+        job=Job(portable(request.task, task) if workers else "", plan.arms, plan.epochs / task.epochs),
         plan=plan,
         cost=cost,
         training_seconds={e.name: cost.training_seconds(task, e, plan.epochs) for e in chosen},

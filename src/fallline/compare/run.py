@@ -161,7 +161,7 @@ def write_report(comparison: Comparison, folder: str | Path) -> Path:
 
 def _executor(prepared: Prepared) -> Pool | Serial:
     if prepared.plan.workers == 0:
-        return Serial(prepared.task, prepared.plan.arms, prepared.plan.epochs)
+        return Serial(prepared.task, prepared.plan.arms, prepared.job.share)
     return Pool(prepared.job, min(prepared.plan.workers, prepared.trainings))
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from fallline.compare.records import Arm, Spec, Trial
 from fallline.compare.trial import one_thread, run_trial
@@ -14,8 +15,8 @@ class Serial:
     The deadline is looked at between trainings: a training that has begun is finished.
     """
 
-    def __init__(self, task: Task, arms: dict[str, Arm], epochs: float):
-        self.task, self.arms, self.epochs = task, arms, epochs
+    def __init__(self, task: Task, arms: dict[str, Arm], share: float = 1.0, checkpoints: Path | None = None):
+        self.task, self.arms, self.share, self.checkpoints = task, arms, share, checkpoints
 
     def __enter__(self) -> "Serial":
         return self
@@ -27,5 +28,7 @@ class Serial:
         """Yield each trial as it finishes, until ``next_spec`` has no more or the deadline has come."""
         while (spec := next_spec()) is not None and (deadline is None or time.monotonic() < deadline):
             with one_thread():
-                trial = run_trial(self.task, self.arms[spec.arm], spec, self.epochs)
+                trial = run_trial(
+                    self.task, self.arms[spec.arm], spec, self.share, checkpoints=self.checkpoints
+                )
             yield trial

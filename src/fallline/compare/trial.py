@@ -2,10 +2,11 @@
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from math import ceil, isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from fallline.tasks.batches import Batches, endless, in_order
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Data, Task, sample_count
 
+#: Takes the step and the validation loss there, and says whether to go on.
+Report = Callable[[int, float], bool]
+
 #: How often a training is evaluated, evenly spaced, or after each step if it has fewer.
 EVALUATIONS = 20
 #: Steps before anything is timed: compilation, allocation of state, and Lookahead's synchronisation (k = 5).
@@ -26,32 +30,44 @@ WARM_UP = 6
 EVALUATION_BATCH = 1024
 
 
-def run_trial(task: Task, arm: Arm, spec: Spec, epochs: float) -> Trial:
+def run_trial(
+    task: Task,
+    arm: Arm,
+    spec: Spec,
+    share: float = 1.0,
+    *,
+    report: Report | None = None,
+    checkpoints: Path | None = None,
+) -> Trial:
     """Train once as ``spec`` says and return what was measured; whatever goes wrong is in the result.
 
     Arguments:
         task: what to train.
         arm: the optimizer with its fixed settings, under the name that ``spec`` has.
         spec: settings and seed.
-        epochs: how often the training sees the training data; may be a fraction.
+        share: the length of the training, as a share of the task's own; above 0.
+        report: is told the step and the validation loss after each evaluation but the last; the training is
+            stopped when it returns False.
+        checkpoints: a folder where a long training saves itself, and goes on from; None for no folder.
 
     Returns:
-        A Trial: ``"diverged"`` when a loss became NaN or infinite, ``"failed"`` when anything raised.
+        A Trial: ``"diverged"`` when a loss became NaN or infinite, ``"failed"`` when anything raised,
+        ``"pruned"`` when ``report`` stopped it.
 
     Example:
         >>> task, spec = load("digits"), Spec("sgd", "tune", 0, seed=1, settings={"lr": 0.1})
-        >>> run_trial(task, Arm("sgd"), spec, epochs=1).status
+        >>> run_trial(task, Arm("sgd"), spec, share=0.05).status
         'ok'
     """
     started = time.perf_counter()
     with seeded(spec.seed):
         try:
-            training = Training(task, arm, spec.settings, spec.seed, epochs)
+            training = Training(task, arm, spec.settings, spec.seed, share * task.epochs)
         except Exception:
             return Trial(
                 spec, "failed", Curve(), 0, time.perf_counter() - started, error=traceback.format_exc()
             )
-        outcome = training.run()
+        outcome = training.run(report)
     return Trial(spec, steps=training.step, seconds=time.perf_counter() - started, **outcome)
 
 
@@ -79,13 +95,15 @@ class Training:
         self.step = 0
         self.curve = Curve()
 
-    def run(self) -> dict[str, Any]:
+    def run(self, report: Report | None = None) -> dict[str, Any]:
         """Train to the end and return the fields of the Trial that depend on how it went."""
         try:
             for step in self.evaluate_at:
                 self.advance(step - self.step)
                 if problem := self.evaluate():
                     return {"status": "diverged", "curve": self.curve, "error": problem}
+                if report and step < self.evaluate_at[-1] and not report(step, self.curve.valid_loss[-1]):
+                    return {"status": "pruned", "curve": self.curve}
         except Exception:
             return {"status": "failed", "curve": self.curve, "error": traceback.format_exc()}
         return {

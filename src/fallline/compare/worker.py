@@ -8,6 +8,7 @@ import threading
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
@@ -21,11 +22,16 @@ from fallline.tasks.task import Task
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told once: the task, pickled or by name, the arms and the epochs."""
+    """What a worker is told once: the task, pickled or by name, the arms, and how to train.
+
+    ``share`` is the length of each training as a share of the task's own. In the folder ``checkpoints`` a
+    long training saves itself, and goes on from there.
+    """
 
     task: bytes | str
     arms: dict[str, Arm]
-    epochs: float
+    share: float = 1.0
+    checkpoints: Path | None = None
 
     @property
     def in_script(self) -> bool:
@@ -61,7 +67,7 @@ def _answer(task: Task, job: Job, connection: Connection) -> None:
         if spec.arm not in warm:
             warm_up(task, arm)
             warm.add(spec.arm)
-        connection.send(run_trial(task, arm, spec, job.epochs))
+        connection.send(run_trial(task, arm, spec, job.share, checkpoints=job.checkpoints))
 
 
 def _belong_to_parent() -> None:
