@@ -102,10 +102,12 @@ def report(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a comparison, finished or not.")],
-    form: Annotated[str, typer.Option("--format", help="csv, json, parquet or tensorboard.")] = "csv",
-    out: Annotated[Path | None, typer.Option(help="Where to write (RUN/trials.csv and the like).")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="csv, json, parquet, tensorboard, mlflow or wandb.")
+    ] = "csv",
+    out: Annotated[str | None, typer.Option(help="Where to write (RUN/trials.csv and the like).")] = None,
 ) -> None:
-    """Write the trials of RUN as one table, for other programs."""
+    """Write the trials of RUN for other programs: one table, or a run each in an experiment tracker."""
     from fallline.compare.export import default_path
     from fallline.compare.export import export as write
     from fallline.compare.run import read

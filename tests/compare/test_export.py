@@ -2,7 +2,9 @@
 
 import csv
 import json
+import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from io import StringIO
@@ -12,16 +14,37 @@ import pytest
 from test_files import files_no_larger_than
 
 from fallline.compare import Comparison, ComparisonError
-from fallline.compare.export import COLUMNS, FORMATS, default_path, export, table
+from fallline.compare.export import ADDED, COLUMNS, FORMATS, default_path, export, table
 from fallline.compare.wording import last_line
 from synthetic import plan
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
 
 
-@pytest.fixture(params=["whole", "trouble", "empty"])
+def with_test_data(comparison: Comparison) -> Comparison:
+    """Return the comparison with test data and a second metric in two studies."""
+    trials = [
+        replace(
+            trial,
+            spec=replace(trial.spec, study=i % 2),
+            metrics={**trial.metrics, "top 5 (%)": 0.9 + i / 1e4},
+            test_loss=None if trial.valid_loss is None else trial.valid_loss * 1.1,
+            test_metrics={"accuracy": 0.8, "top 5 (%)": 0.85},
+        )
+        for i, trial in enumerate(comparison.trials)
+    ]
+    return replace(comparison, trials=trials)
+
+
+@pytest.fixture(params=["whole", "trouble", "tested", "empty"])
 def recorded(request, whole, trouble) -> Comparison:
-    return {"whole": whole, "trouble": trouble, "empty": Comparison(plan(), [])}[request.param]
+    made = {
+        "whole": whole,
+        "trouble": trouble,
+        "tested": with_test_data(trouble),
+        "empty": Comparison(plan(), []),
+    }
+    return made[request.param]
 
 
 def check_row(row: dict, trial, of: Comparison) -> None:
@@ -37,6 +60,11 @@ def check_row(row: dict, trial, of: Comparison) -> None:
     assert row["epochs_to_target"] == trial.epochs_to_target
     assert row["state_bytes"] == trial.state_bytes
     assert row["error"] == (last_line(trial.error) if trial.error else None)
+    assert row["test_loss"] == trial.test_loss
+    for name, value in trial.metrics.items():
+        assert row[f"metric.{name}"] == value
+    for name, value in trial.test_metrics.items():
+        assert row[f"test_metric.{name}"] == value
     for name, value in (trial.spec.settings | of.plan.arms[trial.spec.arm].fixed).items():
         assert row[f"setting.{name}"] == value
     if trial.curve.step:
@@ -48,7 +76,7 @@ def check_row(row: dict, trial, of: Comparison) -> None:
 
 
 def test_json_has_every_trial_and_says_what_the_columns_mean(recorded, tmp_path):
-    document = json.loads(export(recorded, "json", tmp_path / "t.json").read_text())
+    document = json.loads(Path(export(recorded, "json", tmp_path / "t.json")).read_text())
     assert len(document["trials"]) == len(recorded.trials)
     for row, trial in zip(document["trials"], recorded.trials, strict=True):
         assert list(row) == list(document["columns"])
@@ -57,7 +85,7 @@ def test_json_has_every_trial_and_says_what_the_columns_mean(recorded, tmp_path)
 
 def test_csv_reads_back_to_the_same_table(recorded, tmp_path):
     columns, rows = table(recorded)
-    text = export(recorded, "csv", tmp_path / "t.csv").read_text()
+    text = Path(export(recorded, "csv", tmp_path / "t.csv")).read_text()
     assert next(csv.reader(StringIO(text))) == list(columns)
     for read, row in zip(csv.DictReader(StringIO(text)), rows, strict=True):
         assert read == {name: "" if value is None else str(value) for name, value in row.items()}
@@ -91,7 +119,7 @@ def test_tensorboard_has_curves_and_settings_of_every_trial(trouble, tmp_path):
     assert len(events.Runs()) == 1 + len(trouble.trials)
     for trial in trouble.trials:
         name = trial.spec.arm.replace("<b>mine</b> & co", "-b-mine-b-co")
-        run = f"{name}/{trial.spec.stage}-{trial.spec.index}-{trial.spec.seed}"
+        run = f"{name}/study-0/{trial.spec.stage}-{trial.spec.index}-{trial.spec.seed}"
         values = dict(hparams(run, "session_start_info").session_start_info.hparams)
         assert values["setting.lr"].number_value == trial.spec.settings["lr"]
         assert values["optimizer"].string_value == trial.spec.arm
@@ -104,12 +132,124 @@ def test_tensorboard_has_curves_and_settings_of_every_trial(trouble, tmp_path):
             assert found.value == pytest.approx(trial.valid_loss, rel=1e-6)
 
 
-@pytest.mark.parametrize(("form", "package"), [("parquet", "pyarrow"), ("tensorboard", "tensorboard")])
+@pytest.fixture
+def some(trouble) -> Comparison:
+    """A few trials of each outcome, with test data, two metrics and two studies."""
+    by_status = {t.status: t for t in trouble.trials}
+    last = trouble.trials[-3:]
+    return with_test_data(replace(trouble, trials=[*by_status.values(), *last]))
+
+
+@pytest.mark.filterwarnings("ignore:.*noload.*")  # MLflow's models on SQLAlchemy 2.1
+@pytest.mark.parametrize("place", ["folder", "server"])
+def test_mlflow_has_curves_settings_and_outcome_of_every_trial(some, tmp_path, monkeypatch, place):
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    if place == "server":
+        (tmp_path / "runs").mkdir()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert default_path(tmp_path, "mlflow") == uri
+    assert export(some, "mlflow", uri if place == "server" else tmp_path / "runs")
+    assert [file.name for file in tmp_path.iterdir()] == ["runs"]
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == some.plan.task]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert len(runs) == len(some.trials)
+    for trial in some.trials:
+        run = runs[run_name(trial)]
+        assert run.info.status == {"ok": "FINISHED"}.get(trial.status, "FAILED")
+        assert run.info.end_time - run.info.start_time == pytest.approx(1000 * trial.seconds, abs=1)
+        assert run.data.params == {name: str(value) for name, value in settings_of(some, trial).items()}
+        assert run.data.tags["outcome"] == trial.status
+        assert run.data.tags["arm"] == trial.spec.arm
+        assert run.data.metrics.get("result/test_loss") == trial.test_loss
+        points = client.get_metric_history(run.info.run_id, "curve/valid_loss") if trial.curve.step else []
+        assert [p.step for p in points] == trial.curve.step
+        assert [p.value for p in points] == trial.curve.valid_loss
+        assert run.data.metrics["result/metric.top 5 ___"] == trial.metrics["top 5 (%)"]
+
+
+def test_wandb_has_curves_settings_and_outcome_of_every_trial(some, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    folder = export(some, "wandb", tmp_path / "runs")
+    runs = {
+        run["name"]: run for run in map(wandb_run, sorted(Path(folder).glob("wandb/offline-run-*/*.wandb")))
+    }
+    assert len(runs) == len(some.trials)
+    for trial in some.trials:
+        run = runs[run_name(trial)]
+        assert (run["group"], run["exit"]) == (trial.spec.arm, 0 if trial.status == "ok" else 1)
+        expected = {**settings_of(some, trial), "outcome": trial.status, "study": trial.spec.study}
+        assert expected.items() <= run["config"].items()
+        assert [row["_step"] for row in run["history"]] == trial.curve.step
+        assert [row["curve/valid_loss"] for row in run["history"]] == trial.curve.valid_loss
+        assert run["summary"].get("result/test_loss") == trial.test_loss
+
+
+def run_name(trial) -> str:
+    arm = trial.spec.arm.replace("<b>mine</b> & co", "-b-mine-b-co")
+    return f"{arm}/study-{trial.spec.study}/{trial.spec.stage}-{trial.spec.index}-{trial.spec.seed}"
+
+
+def settings_of(of: Comparison, trial) -> dict:
+    return {**of.plan.arms[trial.spec.arm].fixed, **trial.spec.settings}
+
+
+def wandb_run(file: Path) -> dict:
+    """Return what the file of an offline run says, in the package's own messages."""
+    messages = import_module("wandb.proto.wandb_internal_pb2")
+    run: dict = {"history": [], "summary": {}, "config": {}}
+    for record in map(messages.Record.FromString, leveldb_records(file.read_bytes()[7:])):
+        if record.HasField("run"):
+            run |= {"name": record.run.display_name, "group": record.run.run_group}
+        run["config"] |= values_of(record.run.config.update)
+        run["summary"] |= values_of(record.summary.update)
+        if record.HasField("history"):
+            run["history"] += [values_of(record.history.item)]
+        if record.HasField("exit"):
+            run["exit"] = record.exit.exit_code
+    return run
+
+
+def values_of(items) -> dict:
+    return {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
+
+
+def leveldb_records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a LevelDB log: pieces with 7 bytes of header, none across a border of 32 KiB."""
+    at, whole = 0, b""
+    while at < len(data):
+        left = 32768 - (at + 7) % 32768
+        if left < 7:
+            at += left
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last piece of one
+            yield whole
+            whole = b""
+
+
+def test_a_tracker_that_refuses_is_said_and_leaves_nothing(some, tmp_path):
+    pytest.importorskip("mlflow")
+    with pytest.raises(ComparisonError, match=r"MLflow at nowhere://x: .*; choose another --out"):
+        export(some, "mlflow", "nowhere://x")
+    with pytest.raises(ComparisonError, match="exists already"):
+        export(some, "mlflow", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("form", "package"),
+    [("parquet", "pyarrow"), ("tensorboard", "tensorboard"), ("mlflow", "mlflow"), ("wandb", "wandb")],
+)
 def test_a_missing_package_is_named_with_the_command(form, package, whole, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ComparisonError, match=f"{package} is not installed; run `pip install {package}`"):
+    with pytest.raises(ComparisonError, match=rf"{package}\S* is not installed; run `pip install {package}"):
         export(whole, form, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -159,4 +299,7 @@ def test_the_page_on_results_documents_every_column_and_format():
     page = DOCUMENT.read_text()
     for name, column in COLUMNS.items():
         assert f"| `{name}` | {column.type.__name__} | {column.meaning} |" in page
+    for start, meaning in ADDED.items():
+        assert f"| `{start}NAME` | float" in page
+        assert f" | {meaning.format('NAME')} |" in page
     assert "|".join(FORMATS) in page
