@@ -48,9 +48,7 @@ def resumed(request: Request, stored: Plan, workers: int, seconds: float | None)
     )
 
 
-def _asked(
-    request: Request, stored: Plan, task: Task, arms: Mapping[str, Arm]
-) -> dict[str, tuple[Any, Any]]:
+def _asked(request: Request, stored: Plan, task: Task, arms: Mapping[str, Arm]) -> dict[str, tuple[Any, Any]]:
     """Return what is asked for now and what was asked for then, where both must be the same."""
     return {
         "task": (task.name, stored.task),
@@ -58,7 +56,7 @@ def _asked(
         "task's data": (fingerprint.of_data(task), stored.data_fingerprint),
         "optimizers": (list(arms), list(stored.arms)),
         "search spaces": (_searched(arms, stored.arms), _searched(stored.arms, stored.arms)),
-        "fixed settings": ({n: a.fixed for n, a in arms.items()}, {n: a.fixed for n, a in stored.arms.items()}),
+        "fixed settings": (_fixed(arms), _fixed(stored.arms)),
         "seed": (stored.seed if request.seed is None else request.seed, stored.seed),
         "sampler": (request.sampler or stored.sampler, stored.sampler),
         "pruner": (request.pruner or stored.pruner, stored.pruner),
@@ -70,6 +68,10 @@ def _searched(arms: Mapping[str, Arm], stored: Mapping[str, Arm]) -> dict[str, A
     """Return the spaces of ``arms``, without what a small number of trials left out of the stored ones."""
     kept = {name: stored[name].space.keys() for name in arms if name in stored}
     return {n: {k: v for k, v in arms[n].space.items() if k in kept[n]} for n in kept}
+
+
+def _fixed(arms: Mapping[str, Arm]) -> dict[str, Any]:
+    return {name: arm.fixed for name, arm in arms.items()}
 
 
 def _wanted_trials(wanted: int | None, stored: Plan) -> int:

@@ -29,6 +29,7 @@ class Store:
         self.folder = Path(folder)
         self.plan_file = self.folder / "comparison.json"
         self.results_file = self.folder / "results.jsonl"
+        self.checkpoints = self.folder / "checkpoints"
 
     def exists(self) -> bool:
         """Say whether the folder holds a comparison."""
@@ -50,13 +51,11 @@ class Store:
             )
 
     def open(self, plan: Plan, step_microseconds: dict[str, float]) -> None:
-        """Make the folder ready for results: a new one with the plan, or one to resume, mended."""
+        """Make the folder ready for results: write the plan, and mend what a killed process left."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.exists():
-                self._cut_torn_line()
-            else:
-                self._write_plan(plan, step_microseconds)
+            self._cut_torn_line()
+            self._write_plan(plan, step_microseconds)
         except OSError as error:
             raise ComparisonError(
                 f"cannot write to {self.folder}: {error.strerror}; choose another --out"
