@@ -11,7 +11,7 @@ from fallline.core.space import Space, point
 
 
 def study_seed(seed: int, study: int) -> int:
-    """Return where the seeds and configurations of one study are derived from; the first has the plan's own."""
+    """Return what the seeds and configurations of one study are derived from: of the first, ``seed``."""
     if study == 0:
         return seed
     return int.from_bytes(blake2b(f"{seed}/study {study}".encode(), digest_size=7).digest())

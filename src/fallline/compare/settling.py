@@ -1,8 +1,8 @@
 """Going on until a comparison is settled, without finding differences that are only luck.
 
 Whoever looks at the results again and again, and stops when there is a difference, finds one among equals
-sooner or later. So there are few looks, agreed on before, and every test is made at the level divided by their
-number: the chance of any false finding at any look stays below the level (Bonferroni's inequality).
+sooner or later. So there are few looks, agreed on before, and every test is made at the level divided by
+their number: the chance of any false finding at any look stays below the level (Bonferroni's inequality).
 """
 
 from math import ceil
