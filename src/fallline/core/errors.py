@@ -16,6 +16,10 @@ class UnknownOptionError(FalllineError, TypeError):
     """A keyword or parameter-group key that the optimizer does not have."""
 
 
+class UnusableOptimizerError(FalllineError, TypeError):
+    """An optimizer of another package, or the user's own, that a comparison cannot train with."""
+
+
 class RuleError(FalllineError, TypeError):
     """An update rule is not a straight-line function of scalars."""
 

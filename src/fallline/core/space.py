@@ -26,7 +26,7 @@ class Range:
         ValueError: the ends are not finite, in the wrong order, or outside of what the scale can show.
 
     Example:
-        >>> Range(1e-4, 1e-2).at(0.5)
+        >>> round(Range(1e-4, 1e-2).at(0.5), 9)
         0.001
     """
 
@@ -37,6 +37,8 @@ class Range:
     when: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self):
+        if not all(isinstance(end, (int, float)) for end in (self.low, self.high)):
+            raise ValueError(f"Invalid range: {self.low!r} to {self.high!r}; both ends must be numbers")
         if not (isfinite(self.low) and isfinite(self.high)):
             raise ValueError(f"Invalid range: {self.low} to {self.high}; both ends must be finite")
         if not self.low < self.high:
@@ -47,18 +49,28 @@ class Range:
             raise ValueError(f"Invalid range: a log scale needs low > 0, got {self.low}; use scale='linear'")
         if self.scale == "one_minus_log" and self.high >= 1:
             raise ValueError(f"Invalid range: scale 'one_minus_log' needs high < 1, got {self.high}")
+        if self.integer and not all(float(end).is_integer() for end in (self.low, self.high)):
+            raise ValueError(
+                f"Invalid range: whole numbers from {self.low} to {self.high}; both ends must be whole"
+            )
 
     def at(self, fraction: float) -> float:
         """Return the value at ``fraction`` (0 to 1) of the way from ``low`` to ``high``."""
-        a, b = self._scaled(self.low), self._scaled(self.high)
+        a, b = self._ends
         x = a + fraction * (b - a)
         value = {"linear": x, "log": exp(min(x, 700.0)), "one_minus_log": 1 - exp(-x)}[self.scale]
-        return round(value) if self.integer else value
+        return min(max(round(value), int(self.low)), int(self.high)) if self.integer else value
 
     def fraction(self, value: float) -> float:
         """Return where ``value`` lies between ``low`` (0) and ``high`` (1); the inverse of `at`."""
-        a, b = self._scaled(self.low), self._scaled(self.high)
+        a, b = self._ends
         return (self._scaled(value) - a) / (b - a)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """The ends on the scale; a whole number stands for all that is rounded to it, the ends too."""
+        margin = 0.5 if self.integer else 0.0
+        return self._scaled(self.low - margin), self._scaled(self.high + margin)
 
     def _scaled(self, value: float) -> float:
         match self.scale:
@@ -113,6 +125,15 @@ class Choice:
 Dimension = Range | Choice
 #: What is searched, by the name of the setting; the learning rate first.
 Space = Mapping[str, Dimension]
+
+#: Where settings that many optimizers share are searched, by the name that they usually have.
+USUAL = {
+    "momentum": Range(0.5, 0.99, "one_minus_log"),
+    "beta1": Range(0.5, 0.99, "one_minus_log"),
+    "beta2": Range(0.9, 0.9999, "one_minus_log"),
+    "eps": Range(1e-10, 1e-3, "log"),
+    "weight_decay": Range(1e-5, 1e-1, "log"),
+}
 
 
 def dimension(data: Mapping[str, Any]) -> Dimension:

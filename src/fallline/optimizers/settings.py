@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.space import Range
+from fallline.core.space import USUAL, Range
 from fallline.core.transform import GAIN, Transform
 
 
@@ -20,12 +20,12 @@ def betas(beta1: float, beta2: float) -> Hyperparameter:
     """Return the record of Adam's pair of decay rates."""
     first = Hyperparameter(
         "beta1", beta1, "decay rate of the average of gradients", "β₁", "per step", low=0, high=1,
-        open_high=True, search=Range(0.5, 0.99, "one_minus_log"),
+        open_high=True, search=USUAL["beta1"],
         complaint="Invalid beta parameter at index 0",
     )  # fmt: skip
     second = Hyperparameter(
         "beta2", beta2, "decay rate of the average of squared gradients", "β₂", "per step", low=0, high=1,
-        open_high=True, search=Range(0.9, 0.9999, "one_minus_log"),
+        open_high=True, search=USUAL["beta2"],
         complaint="Invalid beta parameter at index 1",
     )  # fmt: skip
     return Hyperparameter("betas", (beta1, beta2), "decay rates of the averages", parts=(first, second))
@@ -35,7 +35,7 @@ def epsilon(default: float) -> Hyperparameter:
     """Return the record of the small number that keeps a denominator from zero."""
     return Hyperparameter(
         "eps", default, "added to the denominator", "ε", "gradient units", low=0,
-        search=Range(1e-10, 1e-3, "log"), complaint="Invalid epsilon value",
+        search=USUAL["eps"], complaint="Invalid epsilon value",
     )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def weight_decay(default: float) -> Hyperparameter:
     """Return the record of the strength of weight decay."""
     return Hyperparameter(
         "weight_decay", default, "strength of weight decay", "λ", "per unit of learning rate", low=0,
-        search=Range(1e-5, 1e-1, "log"),
+        search=USUAL["weight_decay"],
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def momentum(default: float) -> Hyperparameter:
     """Return the record of the share of the last velocity that is kept."""
     return Hyperparameter(
         "momentum", default, "share of the last velocity that is kept", "μ", "per step", low=0,
-        search=Range(0.5, 0.99, "one_minus_log"),
+        search=USUAL["momentum"],
     )  # fmt: skip
 
 
