@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fallline.core.entry import MISSING
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.registry import Entry, entries
-from fallline.core.space import Range, middle
+from fallline.core.space import Choice, Dimension, middle
 from fallline.tasks.load import BUILT_IN
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ def print_list(console: "Console") -> None:
 
 
 def print_entry(entry: Entry, console: "Console") -> None:
-    """Print an optimizer's formula, hyperparameters and references."""
+    """Print an optimizer's formula, hyperparameters and references; a foreign one's signature."""
     from rich.padding import Padding
     from rich.syntax import Syntax
 
+    if entry.name not in entries():
+        _print_foreign(entry, console)
+        return
     optimizer = example(entry)
     console.print(f"[bold]{entry.name}[/bold]: {entry.summary} ({type(optimizer).__name__})")
     for part in formulas(optimizer):
@@ -42,6 +46,18 @@ def print_entry(entry: Entry, console: "Console") -> None:
         for record in part.hyperparameters:
             _print_setting(record, part.param_groups[0].get(record.name), entry, console)
     console.print("", references(type(optimizer)), sep="\n", highlight=False)
+
+
+def _print_foreign(entry: Entry, console: "Console") -> None:
+    from rich.markup import escape
+
+    console.print(f"[bold]{escape(entry.name)}[/bold]: {escape(entry.summary)}")
+    for name, default in entry.settings.items():
+        given = "no default" if default is MISSING else _short(default)
+        searched = _searched(entry.space.get(name))
+        console.print(f"[bold]{name}[/bold] = {escape(given + searched)}")
+    if "lr" not in entry.space:
+        console.print("It has no lr: nothing of it is searched unless a space file says so.")
 
 
 def example(entry: Entry) -> Any:
@@ -80,7 +96,7 @@ def _print_setting(record: Hyperparameter, value: Any, entry: Entry, console: "C
     for part, given in _scalars(record, value):
         default = part.default if part.name in entry.space else given
         allowed = "on or off" if isinstance(part.default, bool) else f"in {part.interval}"
-        searched = _range(entry.space.get(part.name))
+        searched = _searched(entry.space.get(part.name))
         console.print(f"{part.symbol:2} [bold]{part.name}[/bold] = {_short(default)}, {allowed}{searched}")
         console.print(f"   [dim]{part.meaning}{'; ' * bool(part.unit)}{part.unit}[/dim]", highlight=False)
 
@@ -96,9 +112,11 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
-def _range(searched: Range | None) -> str:
+def _searched(searched: Dimension | None) -> str:
     if searched is None:
         return ""
+    if isinstance(searched, Choice):
+        return f"; searched among {', '.join(map(_short, searched.options))}"
     scale = {"log": ", log", "one_minus_log": ", log of 1 - x", "linear": ""}[searched.scale]
     return f"; searched from {searched.low:g} to {searched.high:g}{scale}"
 
