@@ -87,26 +87,63 @@ def failed(spec: Spec) -> Trial:
     return Trial(spec, "failed", Curve(), 0, 0.1, error=error)
 
 
-def comparison(names=NAMES, trials=8, seeds=3, noise=0.03, seed=0, **changes) -> Comparison:
-    """Return a complete comparison: loss is a bowl over log learning rate and diverges far above the best."""
+def comparison(
+    names=NAMES, trials=8, seeds=3, noise=0.03, seed=0, studies=1, between=0.1, **changes
+) -> Comparison:
+    """Return a complete comparison: loss is a bowl over log learning rate and diverges far above the best.
+
+    ``noise`` is the luck of a seed, ``between`` that of tuning: one draw for each optimizer and study.
+    """
     rng = np.random.default_rng(seed)
-    made = [t for o in names for t in _tuning(o, trials, noise, rng)]
-    luck = rng.normal(0, noise, seeds)
-    made += [
-        trial(Spec(o, "final", 3, 2 * i + 1, {"lr": _rate(o)}), _noisy(o, noise, rng, luck[i]))
+    made = [
+        t
+        for i in range(studies)
+        for t in _study(i, names, trials, seeds, noise, between * (studies > 1), rng)
+    ]
+    cost = {o: 8.0 + 2.5 * i for i, o in enumerate(names)}
+    return Comparison(plan(names, trials, seeds, studies=studies, **changes), made, cost)
+
+
+def _study(study, names, trials, seeds, noise, between, rng: np.random.Generator) -> list[Trial]:
+    made = [t for o in names for t in _tuning(study, o, trials, noise, rng)]
+    luck, tuned = rng.normal(0, noise, seeds), {o: rng.normal(0, between) if between else 0.0 for o in names}
+    return made + [
+        trial(
+            Spec(o, "final", 3, 1000 * study + 2 * i + 1, {"lr": _rate(o) * (1 + 0.1 * study)}, study),
+            _noisy(o, noise, rng, luck[i] + tuned[o]),
+        )
         for o in names
         for i in range(seeds)
     ]
-    cost = {o: 8.0 + 2.5 * i for i, o in enumerate(names)}
-    return Comparison(plan(names, trials, seeds, **changes), made, cost)
 
 
-def _tuning(optimizer: str, trials: int, noise: float, rng: np.random.Generator) -> list[Trial]:
+def finals(losses: np.ndarray, **changes) -> Comparison:
+    """Return a comparison that has final losses only: by study, seed and arm, named a, b, c and so on."""
+    studies, seeds, count = losses.shape
+    names = [chr(ord("a") + i) for i in range(count)]
+    made = [
+        Trial(
+            Spec(name, "final", 0, 100 * i + j, {"lr": 0.1}, i),
+            "ok",
+            Curve(),
+            10,
+            2.0,
+            float(losses[i, j, k]),
+        )
+        for i in range(studies)
+        for j in range(seeds)
+        for k, name in enumerate(names)
+    ]
+    aimless = {"target": None, "target_name": "", "trials": 8, "seeds": seeds, "studies": studies}
+    return Comparison(plan(names, **{**aimless, **changes}), made)
+
+
+def _tuning(study: int, optimizer: str, trials: int, noise: float, rng: np.random.Generator) -> list[Trial]:
     space = np.log10(np.array([0.01, 30.0]))
     offsets = space[0] + (space[1] - space[0]) * (rng.permutation(trials) + rng.random(trials)) / trials
     return [
         trial(
-            Spec(optimizer, "tune", i, 2 * i, {"lr": float(_rate(optimizer) * 10**x)}),
+            Spec(optimizer, "tune", i, 1000 * study + 2 * i, {"lr": float(_rate(optimizer) * 10**x)}, study),
             inf if x > 1.2 else _noisy(optimizer, noise, rng, 0.8 * x * x),
         )
         for i, x in enumerate(offsets)

@@ -6,9 +6,8 @@ from math import inf, log
 import numpy as np
 import pytest
 
-from fallline.compare import rate_response
-from fallline.compare.rate_response import good_rates, local_linear
-from fallline.compare.sensitivity import good_range
+from fallline.compare import rate_response as responses
+from fallline.compare.rate_response import good_rates, local_linear, rate_response
 
 
 def test_straight_lines_and_constants_are_kept():
@@ -54,8 +53,16 @@ def test_range_is_found_under_noise_where_the_lowest_trial_misleads():
     expected = [good_rates(*t).decades for t in trials]
     assert np.mean(expected) == pytest.approx(WIDTH, rel=0.15)
     assert np.std(expected) < 0.2 * WIDTH
-    lowest = [good_range(*t).decades for t in trials]
+    lowest = [np.ptp(np.log10(rates[losses <= 1.1 * losses.min()])) for rates, losses in trials]
     assert np.mean(np.abs(np.subtract(lowest, WIDTH))) > 2 * np.mean(np.abs(np.subtract(expected, WIDTH)))
+
+
+def test_the_curve_is_the_expected_loss():
+    found = rate_response(*parabola(0.0, 100, np.random.default_rng(2)))
+    inner = np.abs(np.log10(found.rates) + 2) < 1.5
+    exact = np.exp((np.log10(found.rates) + 2) ** 2 / 4)
+    # Half of the trials span 2 decades, over which the parabola rises: straight lines are some percent high.
+    np.testing.assert_allclose(np.array(found.losses)[inner], exact[inner], rtol=0.12)
 
 
 def test_range_does_not_depend_on_the_unit_of_loss_or_rate():
@@ -109,4 +116,4 @@ def test_impossible_input_is_refused(rates, losses, settings, message):
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(rate_response).failed == 0
+    assert doctest.testmod(responses).failed == 0

@@ -5,17 +5,17 @@ from math import exp, inf, log
 import numpy as np
 import pytest
 
-from fallline.compare.sensitivity import expected_best, good_range
+from fallline.compare.sensitivity import expected_best
 from fallline.compare.statistics import (
     Pair,
     compare_pairs,
     holm,
     kaplan_meier,
     mean_interval,
-    median_time,
     seeds_needed,
     variance_prior,
 )
+from fallline.compare.survival import median_to_target, survival_curve
 
 # Student's own example (Biometrika 1908, after Cushny and Peebles): hours of sleep gained, ten patients.
 FIRST_DRUG = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -137,14 +137,14 @@ def test_kaplan_meier_of_the_remission_data():
     at, surviving = kaplan_meier(times, reached)
     assert at.tolist() == [6, 7, 10, 13, 16, 22, 23]
     assert surviving == pytest.approx([0.857, 0.807, 0.753, 0.690, 0.627, 0.538, 0.448], abs=5e-4)
-    assert median_time(times, reached) == 23
+    assert median_to_target(survival_curve(times, reached)).time == 23
 
 
 @pytest.mark.parametrize(
     ("reached", "median"), [([True, True, True], 20), ([True, True, False], 20), ([True, False, False], inf)]
 )
 def test_a_missed_target_counts_as_later_than_all(reached, median):
-    assert median_time([10, 20, 700], reached) == median
+    assert median_to_target(survival_curve([10, 20, 700], reached)).time == median
 
 
 def test_expected_best_is_the_mean_over_all_subsets():
@@ -157,14 +157,3 @@ def test_expected_best_is_infinite_while_all_trials_may_diverge():
     losses = [1.0, inf, inf, 3.0]
     assert expected_best(losses, 2) == inf
     assert expected_best(losses, 3) == pytest.approx((3 * 1 + 1 * 3) / 4)
-
-
-def test_good_range_ends_where_the_line_crosses_ten_percent():
-    found = good_range([0.01, 0.1, 1.0], [1.2, 1.0, 1.1])
-    assert (found.low, found.high) == pytest.approx((10**-1.5, 1.0))
-    assert found.decades == pytest.approx(1.5)
-
-
-def test_good_range_stops_at_a_divergence():
-    assert good_range([0.1, 1.0], [1.0, inf]).decades == 0
-    assert good_range([0.1], [inf]) is None

@@ -4,8 +4,9 @@ from math import inf
 
 import pytest
 
+from fallline.compare.sensitivity import best_of, tuning_losses
 from fallline.compare.verdict import judge
-from fallline.report.summary import best_of, rows, tuning_losses
+from fallline.report.summary import rows
 from synthetic import comparison
 
 
@@ -22,10 +23,10 @@ def test_rows_of_a_whole_comparison(whole):
 
 def test_rows_of_a_troubled_comparison(trouble):
     table = {row.arm: row for row in rows(trouble, judge(trouble))}
-    assert (table["broken"].failed, table["broken"].loss, table["broken"].good) == (8, None, None)
+    assert (table["broken"].failed, table["broken"].loss, table["broken"].response) == (8, None, None)
     assert (table["nadam"].finals, table["nadam"].rank, table["nadam"].steps) == (0, None, None)
     assert (table["momentum"].standing, table["momentum"].rank) == ("unsteady", None)
-    assert table["gd"].steps == inf
+    assert table["gd"].steps.time == inf
     assert table["nadam"].settings
 
 
@@ -37,12 +38,12 @@ def test_shares_end_at_one():
 
 def test_the_good_range_lies_around_the_true_optimum(whole):
     for row in rows(whole, judge(whole)):
-        assert 0 < row.good.decades < 1.5
+        assert 0 < row.response.good.decades < 1.5
 
 
 def test_the_best_of_all_trials_is_the_best(whole):
     losses = tuning_losses(whole, "adam")[1]
-    expected = best_of(whole, "adam", "log")
+    expected = best_of(whole, "adam", range(1, 9), "log")
     assert expected[-1] == pytest.approx(min(losses))
     assert expected == sorted(expected, reverse=True)
     assert (expected[0] == inf) == (inf in losses)

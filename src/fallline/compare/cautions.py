@@ -1,10 +1,12 @@
 """What should make a reader doubt a comparison: each check looks at the records and warns or stays silent."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
 from fallline.compare.records import Comparison, Trial
+from fallline.compare.sensitivity import tuning_losses
 from fallline.compare.statistics import Pair
 from fallline.compare.wording import listing, setting
 from fallline.core.space import Range, dimension
@@ -17,8 +19,17 @@ EDGE = 0.05
 MANY_DIVERGED = 0.4
 #: A relative change of the loss that is worth a warning.
 CHANGE = 0.02
-#: Which optimizer contains which: the first with its extra setting at zero is the second.
-INCLUSIONS = (("momentum", "sgd"), ("nesterov", "sgd"))
+#: Exact inclusions: the first optimizer with the setting in the middle is the last. Adam without its first
+#: moment is not RMSprop, whose second moment has no bias correction.
+INCLUSIONS = (
+    ("momentum", "momentum 0", "sgd"),
+    ("nesterov", "momentum 0", "sgd"),
+    ("proximal-sgd", "strength 0", "sgd"),
+    ("adamw", "weight decay 0", "adam"),
+    ("lookahead", "alpha 1", "adam"),
+)
+#: Up to this many times the best learning rate the loss should not break down.
+NEAR = 3.0
 
 
 @dataclass(frozen=True)
@@ -33,16 +44,16 @@ class Caution:
 def cautions(comparison: Comparison, pairs: list[Pair]) -> list[Caution]:
     """Return every reason to doubt ``comparison``; ``pairs`` are the comparisons of final losses."""
     checks: list[Callable[[Comparison], Caution | None]] = [
-        unequal_tuning, hardly_tuned, at_edge, many_diverged, failed, still_improving, overfitting,
+        unequal_tuning, hardly_tuned, at_edge, many_diverged, unstable, failed, still_improving, overfitting,
         target_missed,
     ]  # fmt: skip
     found = [check(comparison) for check in checks]
-    return [c for c in (*found, inclusion_violated(pairs)) if c is not None]
+    return [c for c in (*found, inclusion_violated(comparison, pairs)) if c is not None]
 
 
-def best_tuning(comparison: Comparison, arm: str) -> Trial | None:
-    """Return the tuning trial of ``optimizer`` with the lowest validation loss."""
-    done = [t for t in comparison.tuning(arm) if t.valid_loss is not None]
+def best_tuning(comparison: Comparison, arm: str, study: int | None = None) -> Trial | None:
+    """Return the tuning trial of ``arm``, in one study or all, with the lowest validation loss."""
+    done = [t for t in comparison.tuning(arm, study) if t.valid_loss is not None]
     return min(done, key=lambda t: t.valid_loss or 0.0, default=None)
 
 
@@ -56,24 +67,39 @@ def unequal_tuning(comparison: Comparison) -> Caution | None:
 
 
 def hardly_tuned(comparison: Comparison) -> Caution | None:
-    """Warn when a ranked optimizer was tuned with so few trials that chance chose its settings."""
-    tuned = {o: len(comparison.tuning(o)) for o in comparison.plan.arms if comparison.finals(o)}
-    short = [o for o, trials in tuned.items() if 0 < trials < ENOUGH_TRIALS]
+    """Warn when a ranked optimizer was tuned with so few whole trials that chance chose its settings."""
+    ranked = [arm for arm in comparison.plan.arms if comparison.finals(arm)]
+    short = [arm for arm in ranked if 0 < _whole_trials(comparison, arm) < ENOUGH_TRIALS]
     who = "Every optimizer" if len(short) == len(comparison.plan.arms) else listing(short)
     few = f"fewer than {ENOUGH_TRIALS} trials: chance chose the settings, and with them the ranking"
     return _caution("few trials", short, f"{who} had {few}. Allow more time or name fewer optimizers.")
 
 
+def _whole_trials(comparison: Comparison, arm: str) -> int:
+    """Return how many trials the best-tuned study of ``arm`` has, without those that were pruned."""
+    tuning = [t for t in comparison.tuning(arm) if t.status != "pruned"]
+    return max(Counter(t.spec.study for t in tuning).values(), default=0)
+
+
 def at_edge(comparison: Comparison) -> Caution | None:
     """Warn when the best value is at the end of its range, or no trial lies beyond the best learning rate."""
-    found = {o: text for o in comparison.plan.arms if (text := _edge(comparison, o))}
+    found = {arm: text for arm in comparison.plan.arms if (text := _edges(comparison, arm))}
     named = listing([f"{o} ({text})" for o, text in found.items()])
     return _caution("edge", list(found), f"Tuned to the edge of what was tried: {named}. Widen the range.")
 
 
-def _edge(comparison: Comparison, arm: str) -> str:
-    best, space = best_tuning(comparison, arm), comparison.plan.arms[arm].space
-    tried = [t for t in comparison.tuning(arm) if t.status != "failed"]
+def _edges(comparison: Comparison, arm: str) -> str:
+    """Return the first edge of ``arm``, and in how many of the studies it is at one."""
+    studies = sorted({t.spec.study for t in comparison.tuning(arm)})
+    found = [text for study in studies if (text := _edge(comparison, arm, study))]
+    if not found or len(studies) == 1:
+        return found[0] if found else ""
+    return f"{found[0]}, in {len(found)} of {len(studies)} studies"
+
+
+def _edge(comparison: Comparison, arm: str, study: int) -> str:
+    best, space = best_tuning(comparison, arm, study), comparison.plan.arms[arm].space
+    tried = [t for t in comparison.tuning(arm, study) if t.status != "failed"]
     if best is None or len(tried) < ENOUGH_TRIALS:
         return ""
     ranges = {name: bounds for name, ends in space.items() if isinstance(bounds := dimension(ends), Range)}
@@ -111,6 +137,26 @@ def _count(trials: list[Trial], status: str) -> int:
     return sum(t.status == status for t in trials)
 
 
+def unstable(comparison: Comparison) -> Caution | None:
+    """Warn when training breaks down just above the best learning rate, though lower ones are good."""
+    names = [arm for arm in comparison.plan.arms if _breaks_down(comparison, arm)]
+    where = f"Training breaks down within {NEAR:g} times the best learning rate: {listing(names)}"
+    return _caution(
+        "unstable", names, f"{where}. Warm the learning rate up, or clip gradients (clip_by_quantile)."
+    )
+
+
+def _breaks_down(comparison: Comparison, arm: str) -> bool:
+    rates, losses = tuning_losses(comparison, arm)
+    best = min(losses, default=inf)
+    if len(rates) < ENOUGH_TRIALS or not 0 < best < inf:
+        return False
+    peak = rates[losses.index(best)]
+    above = [x for rate, x in zip(rates, losses, strict=True) if peak < rate <= NEAR * peak]
+    below = [x for rate, x in zip(rates, losses, strict=True) if peak / 10 <= rate < peak]
+    return bool(above and below) and min(above) > 2 * best and max(below) < 1.25 * best
+
+
 def failed(comparison: Comparison) -> Caution | None:
     """Warn of trials that raised an error."""
     of = {o: [*comparison.tuning(o), *comparison.finals(o)] for o in comparison.plan.arms}
@@ -127,7 +173,7 @@ def still_improving(comparison: Comparison) -> Caution | None:
 
 
 def overfitting(comparison: Comparison) -> Caution | None:
-    """Warn when the loss rose again after its lowest point, which is what is ranked."""
+    """Warn when the validation loss rose again after its lowest point, which is what is ranked."""
     names = [o for o in comparison.plan.arms if _median_of_finals(comparison, o, _rise) > 5 * CHANGE]
     why = "overfitting, or too high a learning rate; the lowest point is ranked"
     text = f"Validation loss rose again after its lowest point: {listing(names)} ({why})."
@@ -158,19 +204,22 @@ def target_missed(comparison: Comparison) -> Caution | None:
     return Caution("target", [], "No final run reached the target: choose an easier one or train longer.")
 
 
-def inclusion_violated(pairs: list[Pair]) -> Caution | None:
+def inclusion_violated(comparison: Comparison, pairs: list[Pair]) -> Caution | None:
     """Warn when an optimizer loses to one that it contains: then its tuning, not its rule, is to blame."""
-    lost = [pair for pair in map(_inclusion, pairs) if pair and pair.difference > CHANGE and pair.p < 0.05]
-    text = listing([f"{p.second} loses to {p.first}, which it contains" for p in lost])
+    names = {arm: of.optimizer for arm, of in comparison.plan.arms.items()}
+    both = [each for pair in pairs for each in (pair, pair.reversed())]
+    found = [(p, at) for p in both if p.difference > CHANGE and p.p < 0.05 and (at := _inclusion(p, names))]
+    text = listing([f"{p.second} loses to {p.first}, which it is with {at}" for p, at in found])
     text = f"{text}: it is badly tuned, so give it more trials or a better range."
-    return _caution("inclusion", [p.second for p in lost], text)
+    return _caution("inclusion", [p.second for p, _ in found], text)
 
 
-def _inclusion(pair: Pair) -> Pair | None:
-    """Return the evidence as contained optimizer first, containing one second."""
-    if (pair.second, pair.first) in INCLUSIONS:
-        return pair
-    return pair.reversed() if (pair.first, pair.second) in INCLUSIONS else None
+def _inclusion(pair: Pair, optimizers: dict[str, str]) -> str:
+    """Return with which setting the second of ``pair`` is the first, at equal levels of anything else."""
+    small, large = optimizers[pair.first], optimizers[pair.second]
+    if pair.first.removeprefix(small) != pair.second.removeprefix(large):
+        return ""
+    return next((at for container, at, inner in INCLUSIONS if (container, inner) == (large, small)), "")
 
 
 def _caution(kind: str, arms: list[str], text: str) -> Caution | None:

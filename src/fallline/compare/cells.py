@@ -60,10 +60,11 @@ def shared_sample(results: Mapping[str, Cells]) -> Sample:
     return Sample(values, sizes)
 
 
-def compare_studies(results: Mapping[str, Cells]) -> list[Pair]:
+def compare_studies(results: Mapping[str, Cells], overlap: float = 0.0) -> list[Pair]:
     """Compare every two optimizers, as `compare_pairs` does, by study means over the cells that all share.
 
-    ``n`` of a pair counts studies, so the test covers both levels of luck. Errors: see `shared_sample`.
+    ``n`` of a pair counts studies, so the test covers both levels of luck. ``overlap`` is that of
+    `compare_pairs`. Errors: see `shared_sample`.
 
     >>> a, b = {(0, 0): 1.0, (0, 1): 1.2, (1, 0): 3.0}, {(0, 0): 2.0, (0, 1): 2.4, (1, 0): 4.0}
     >>> [pair] = compare_studies({"a": a, "b": b})
@@ -72,5 +73,5 @@ def compare_studies(results: Mapping[str, Cells]) -> list[Pair]:
     """
     means = shared_sample(results).study_means()
     return compare_pairs(
-        {name: dict(enumerate(column)) for name, column in zip(results, means.T, strict=True)}
+        {name: dict(enumerate(column)) for name, column in zip(results, means.T, strict=True)}, overlap
     )

@@ -1,6 +1,6 @@
 """A comparison, or its plan, as one JSON document: the verdict, the ranking and what they came from."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isfinite
 from typing import Any
 
@@ -25,12 +25,19 @@ def document(comparison: Comparison) -> dict[str, Any]:
             "best_set": verdict.best_set,
             "cautions": [asdict(caution) for caution in verdict.cautions],
             "caveats": verdict.caveats,
-            "ranking": [asdict(row) for row in rows(comparison, verdict)],
+            "recommendation": verdict.recommendation and asdict(verdict.recommendation),
+            "ranking": [_row(row) for row in rows(comparison, verdict)],
             "plan": asdict(comparison.plan),
             "step_microseconds": comparison.step_microseconds,
             "trials": [trial.to_json() for trial in comparison.trials],
         }
     )
+
+
+def _row(row: Any) -> dict[str, Any]:
+    """Return a row without the points of its curve over the learning rate."""
+    good = row.response and row.response.good
+    return {**asdict(replace(row, response=None)), "good": good and asdict(good)}
 
 
 def plan_document(prepared: Prepared) -> dict[str, Any]:

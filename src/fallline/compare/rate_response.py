@@ -1,11 +1,11 @@
 """How the loss answers to the learning rate, from noisy tuning trials: a smooth curve and its good range."""
 
 from collections.abc import Sequence
-from math import ceil, log
+from dataclasses import dataclass
+from math import ceil, log, log10
 
 import numpy as np
 
-from fallline.compare.sensitivity import GoodRange
 from fallline.compare.statistics import Scale
 
 #: The share of the trials that each point of the curve is fitted to, and the fewest of them. In simulations
@@ -18,6 +18,28 @@ ENOUGH = 5
 DIVERGED = 10
 #: How many rates the curve is looked at: a width is exact to 1/400 of the range that was tried.
 GRID = 401
+
+
+@dataclass(frozen=True)
+class GoodRange:
+    """The learning rates from ``low`` to ``high`` whose result is near the best."""
+
+    low: float
+    high: float
+
+    @property
+    def decades(self) -> float:
+        """The width in powers of ten."""
+        return log10(self.high / self.low)
+
+
+@dataclass(frozen=True)
+class Response:
+    """The expected ``losses`` at ``rates`` whose logarithms are evenly spaced, and the ``good`` rates."""
+
+    rates: list[float]
+    losses: list[float]
+    good: GoodRange
 
 
 def local_linear(x: Sequence[float], y: Sequence[float], at: Sequence[float]) -> np.ndarray:
@@ -46,10 +68,10 @@ def local_linear(x: Sequence[float], y: Sequence[float], at: Sequence[float]) ->
     return y_mean + slope * (points - x_mean)
 
 
-def good_rates(
+def rate_response(
     rates: Sequence[float], losses: Sequence[float], tolerance: float = 0.1, scale: Scale = "log"
-) -> GoodRange | None:
-    """Return the learning rates whose *expected* loss is within ``tolerance`` of the lowest expected loss.
+) -> Response | None:
+    """Return the expected loss over the learning rate, and where it is within ``tolerance`` of its lowest.
 
     Definition: m(x) is the `local_linear` curve of the loss over x = log10(rate), on ``scale``. The range is
     the stretch around the minimum of m, within the rates that were tried, on which m stays at most
@@ -64,19 +86,18 @@ def good_rates(
         scale: of the losses that are averaged, "log" as proportions or "linear".
 
     Returns:
-        The range; None if fewer than 5 trials are given or all diverged.
+        The curve with its range; None if fewer than 5 trials are given or all diverged.
 
     Raises:
         ValueError: lengths differ, a rate is not positive, a loss is NaN, or is not positive on "log".
 
     >>> rates = [10 ** (-4 + i / 4) for i in range(13)]
     >>> losses = [1 + (i / 4 - 1.5) ** 2 for i in range(13)]
-    >>> round(good_rates(rates, losses, tolerance=0.5).decades, 1)
+    >>> round(rate_response(rates, losses, tolerance=0.5).good.decades, 1)
     1.5
 
-    Differs from `fallline.compare.sensitivity.good_range`, which takes the lowest loss of all trials as the
-    best and joins single trials by lines: with noise its range shrinks the more trials there are. The price
-    is that a curve bent sharply within half of the trials is rounded off.
+    The lowest loss of single trials is not the measure: with noise a range around it shrinks the more trials
+    there are. The price is that a curve bent sharply within half of the trials is rounded off.
     """
     _check(rates, losses, tolerance, scale)
     y = np.asarray(losses, dtype=float)
@@ -85,11 +106,23 @@ def good_rates(
     x = np.log10(np.asarray(rates, dtype=float))
     at = np.linspace(x.min(), x.max(), GRID)
     curve = local_linear(x.tolist(), _capped(y, tolerance, scale).tolist(), at.tolist())
+    low, high = _good_stretch(curve, tolerance, scale)
+    good = GoodRange(float(10 ** at[low]), float(10 ** at[high]))
+    return Response((10**at).tolist(), (np.exp(curve) if scale == "log" else curve).tolist(), good)
+
+
+def good_rates(
+    rates: Sequence[float], losses: Sequence[float], tolerance: float = 0.1, scale: Scale = "log"
+) -> GoodRange | None:
+    """Return the good learning rates of `rate_response`, which says what that means."""
+    found = rate_response(rates, losses, tolerance, scale)
+    return found and found.good
+
+
+def _good_stretch(curve: np.ndarray, tolerance: float, scale: Scale) -> tuple[int, int]:
     lowest = int(curve.argmin())
     bad = np.flatnonzero(curve > curve[lowest] + _allowed(curve[lowest], tolerance, scale))
-    low = bad[bad < lowest].max(initial=-1) + 1
-    high = bad[bad > lowest].min(initial=GRID) - 1
-    return GoodRange(float(10 ** at[low]), float(10 ** at[high]))
+    return bad[bad < lowest].max(initial=-1) + 1, bad[bad > lowest].min(initial=GRID) - 1
 
 
 def _capped(losses: np.ndarray, tolerance: float, scale: Scale) -> np.ndarray:

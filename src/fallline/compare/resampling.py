@@ -11,7 +11,9 @@ from fallline.compare.statistics import Interval
 DRAWS = 10_000
 
 
-def two_level_interval(cells: Cells, confidence: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Interval:
+def two_level_interval(
+    cells: Cells, confidence: float = 0.95, draws: int = DRAWS, seed: int = 0, overlap: float = 0.0
+) -> Interval:
     """Return the mean over studies of the means over their seeds, with its two-level bootstrap interval.
 
     Each draw takes as many studies as there are, with replacement, and in each as many of its seeds, with
@@ -26,6 +28,8 @@ def two_level_interval(cells: Cells, confidence: float = 0.95, draws: int = DRAW
         confidence: above 0 and below 1.
         draws: how many resamples, at least 1.
         seed: of the resampling; equal seeds give equal intervals.
+        overlap: of the studies' training data, as in `fallline.compare.statistics.compare_pairs`: V becomes
+            s² (1/S + overlap).
 
     Raises:
         ValueError: there are fewer than 2 studies, a value is not finite, or a setting is out of range.
@@ -40,7 +44,7 @@ def two_level_interval(cells: Cells, confidence: float = 0.95, draws: int = DRAW
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be above 0 and below 1; got {confidence}.")
     sample = shared_sample({"": cells})
-    deviations = _deviations(sample, sample.values, draws, seed)
+    deviations = _deviations(sample, sample.values, draws, seed, overlap)
     low, high = np.quantile(deviations, [(1 - confidence) / 2, (1 + confidence) / 2])
     mean = float(sample.means()[0])
     return Interval(mean, mean + float(low), mean + float(high))
@@ -61,7 +65,9 @@ def difference_interval(
     return two_level_interval({cell: second[cell] - first[cell] for cell in shared}, confidence, draws, seed)
 
 
-def probability_best(results: Mapping[str, Cells], draws: int = DRAWS, seed: int = 0) -> dict[str, float]:
+def probability_best(
+    results: Mapping[str, Cells], draws: int = DRAWS, seed: int = 0, overlap: float = 0.0
+) -> dict[str, float]:
     """Return of each optimizer the share of two-level draws in which its mean is the lowest; they sum to 1.
 
     All optimizers are drawn together, on the cells that all share, in the way of `two_level_interval`. Of
@@ -80,20 +86,21 @@ def probability_best(results: Mapping[str, Cells], draws: int = DRAWS, seed: int
     """
     sample = shared_sample(results)
     differences = sample.values - sample.values.mean(axis=1, keepdims=True)
-    means = sample.means() + _deviations(sample, differences, draws, seed)
+    means = sample.means() + _deviations(sample, differences, draws, seed, overlap)
     lowest = means == means.min(axis=1, keepdims=True)
     shares = (lowest / lowest.sum(axis=1, keepdims=True)).mean(axis=0)
     return dict(zip(results, shares.tolist(), strict=True))
 
 
-def _deviations(sample: Sample, contrasts: np.ndarray, draws: int, seed: int) -> np.ndarray:
+def _deviations(sample: Sample, contrasts: np.ndarray, draws: int, seed: int, overlap: float) -> np.ndarray:
     """Return how far the means of each draw lie from the sample's, with the spread of ``contrasts``."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1; got {draws}.")
     rng = np.random.default_rng(seed)
     df = len(sample.sizes) - 1
     drawn = _draw(sample, draws, rng) - sample.means()
-    return drawn * _correction(contrasts, sample.sizes) / np.sqrt(rng.chisquare(df, (draws, 1)) / df)
+    inflation = _correction(contrasts, sample.sizes) * np.sqrt(1 + overlap * len(sample.sizes))
+    return drawn * inflation / np.sqrt(rng.chisquare(df, (draws, 1)) / df)
 
 
 def _draw(sample: Sample, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,24 +1,50 @@
-"""How much tuning an optimizer needs: the width of its good learning rates, its expected best of n trials."""
+"""How much tuning an arm needs: its loss over the learning rate, its expected best of n trials."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf, isfinite, log10
+from math import exp, inf
 
 import numpy as np
 from scipy.special import gammaln
 
+from fallline.compare.rate_response import Response, rate_response
+from fallline.compare.records import Comparison, Trial
+from fallline.compare.statistics import Scale
 
-@dataclass(frozen=True)
-class GoodRange:
-    """The learning rates from ``low`` to ``high`` whose result is near the best."""
 
-    low: float
-    high: float
+def tuning_losses(comparison: Comparison, arm: str) -> tuple[list[float], list[float]]:
+    """Return the learning rates tried in all studies, ascending, and the losses that they led to."""
+    tried = [t for t in comparison.tuning(arm) if t.status != "failed" and "lr" in t.spec.settings]
+    tried.sort(key=lambda t: t.spec.settings["lr"])
+    return [t.spec.settings["lr"] for t in tried], [loss_reached(t) for t in tried]
 
-    @property
-    def decades(self) -> float:
-        """The width in powers of ten."""
-        return log10(self.high / self.low)
+
+def loss_reached(trial: Trial) -> float:
+    """Return the validation loss that a trial led to.
+
+    It is infinite for a divergence, and for a pruned trial the lowest before it was stopped: more training
+    would have lowered it, but the pruner saw others do better by then.
+    """
+    if trial.status == "pruned":
+        return min(trial.curve.valid_loss, default=inf)
+    return inf if trial.valid_loss is None else trial.valid_loss
+
+
+def response(comparison: Comparison, arm: str, scale: Scale) -> Response | None:
+    """Return the expected tuning loss of ``arm`` over its learning rate, None if too few were tried."""
+    rates, losses = tuning_losses(comparison, arm)
+    return rate_response(rates, losses, scale=scale) if rates and min(rates) > 0 else None
+
+
+def best_of(comparison: Comparison, arm: str, counts: Sequence[int], scale: Scale) -> list[float | None]:
+    """Return the expected lowest tuning loss of each count of trials, None where fewer were run.
+
+    On the scale "log" it is a geometric mean.
+    """
+    losses = [loss_reached(t) for t in comparison.tuning(arm) if t.status != "failed"]
+    if scale == "log":
+        logs = np.log(losses).tolist()
+        return [exp(expected_best(logs, n)) if n <= len(logs) else None for n in counts]
+    return [expected_best(losses, n) if n <= len(losses) else None for n in counts]
 
 
 def expected_best(losses: Sequence[float], n: int) -> float:
@@ -39,31 +65,3 @@ def expected_best(losses: Sequence[float], n: int) -> float:
 
 def _log_choose(n: np.ndarray, k: int) -> np.ndarray:
     return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-
-
-def good_range(rates: Sequence[float], losses: Sequence[float], tolerance: float = 0.1) -> GoodRange | None:
-    """Return the learning rates whose loss is within ``tolerance`` of the lowest, None if all diverged.
-
-    It spans the good trials and, on either side, the way to the next trial as far as the straight line of
-    loss over log10(rate) stays good; a divergence (infinite loss) ends it at the last good trial. Nothing is
-    claimed beyond the rates that were tried.
-
-    >>> good_range([0.01, 0.1, 1.0], [1.0, 1.0, 1.2]).low
-    0.01
-    """
-    order = np.argsort(rates)
-    x, y = np.log10(np.asarray(rates, dtype=float)[order]), np.asarray(losses, dtype=float)[order]
-    if not np.isfinite(y).any():
-        return None
-    limit = y.min() + tolerance * abs(y.min())
-    good = np.flatnonzero(y <= limit)
-    return GoodRange(10 ** _crossing(x, y, good[0], -1, limit), 10 ** _crossing(x, y, good[-1], 1, limit))
-
-
-def _crossing(x: np.ndarray, y: np.ndarray, i: int, side: int, limit: float) -> float:
-    """Return where the line from point ``i`` to its neighbour on ``side`` reaches ``limit``."""
-    j = i + side
-    neighbour = y[j] if 0 <= j < len(y) else inf
-    if not isfinite(neighbour):
-        return float(x[i])
-    return float(x[i] + (x[j] - x[i]) * (limit - y[i]) / (neighbour - y[i]))

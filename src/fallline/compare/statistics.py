@@ -36,6 +36,7 @@ class Pair:
 
     ``difference`` is the mean of second minus first, ``spread`` the standard deviation of that difference
     over seeds, ``df`` its degrees of freedom, ``p`` the two-sided p-value, ``adjusted`` the same after Holm.
+    ``overlap`` is what shared training data adds to the variance of the mean: see `compare_pairs`.
     """
 
     first: str
@@ -46,10 +47,16 @@ class Pair:
     df: float
     p: float = 1.0
     adjusted: float = 1.0
+    overlap: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """The standard error of ``difference``, spread √(1/n + overlap)."""
+        return self.spread * sqrt(1 / self.n + self.overlap)
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """Return the confidence interval of ``difference``, for this pair alone."""
-        margin = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.spread / sqrt(self.n)
+        margin = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.error
         return Interval(self.difference, self.difference - margin, self.difference + margin)
 
     def reversed(self) -> "Pair":
@@ -96,7 +103,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def compare_pairs(results: Mapping[str, Mapping[int, float]]) -> list[Pair]:
+def compare_pairs(results: Mapping[str, Mapping[int, float]], overlap: float = 0.0) -> list[Pair]:
     """Compare every two optimizers on the seeds they share; ``results`` maps each to {seed: value}.
 
     Each pair is a paired t-test whose variance is *moderated*: with d = n - 1 degrees of freedom and sample
@@ -104,10 +111,16 @@ def compare_pairs(results: Mapping[str, Mapping[int, float]]) -> list[Pair]:
     together say about the noise. Of 14 differences of six standard deviations three seeds then find three
     quarters, where plain t-tests find 3 %. Holm runs over *all* pairs: over those with the best alone false
     findings come to 10 % and more, because the best was chosen by looking.
-    Source: Smyth, Linear Models and Empirical Bayes Methods for Microarrays, SAGMB 2004.
+
+    When what takes the place of seeds are folds of one data set, their training data are largely the same,
+    and the variance of a mean is s² (1/n + overlap), ``overlap`` being the size of the test data over that
+    of the training data, 1/(k - 1) with k folds; for all k folds that is 1 + k/(k - 1) times s²/k.
+
+    Source: Smyth, Linear Models and Empirical Bayes Methods for Microarrays, SAGMB 2004; Nadeau and Bengio,
+    Inference for the Generalization Error, Machine Learning 2003.
     """
     pairs = [_pair(a, b, results) for a, b in combinations(results, 2) if _shared(a, b, results)]
-    tested = [_tested(pair) for pair in _moderated(pairs, len(results))]
+    tested = [_tested(replace(pair, overlap=overlap)) for pair in _moderated(pairs, len(results))]
     adjusted = holm([pair.p for pair in tested]) if tested else []
     return [replace(pair, adjusted=a) for pair, a in zip(tested, adjusted, strict=True)]
 
@@ -141,8 +154,7 @@ def _with_prior(pair: Pair, d0: float, variance: float, most: float) -> Pair:
 def _tested(pair: Pair) -> Pair:
     if pair.spread == 0:
         return replace(pair, p=float(pair.difference == 0))
-    t = abs(pair.difference) / (pair.spread / sqrt(pair.n))
-    return replace(pair, p=float(2 * stats.t.sf(t, pair.df)))
+    return replace(pair, p=float(2 * stats.t.sf(abs(pair.difference) / pair.error, pair.df)))
 
 
 def variance_prior(
@@ -167,15 +179,17 @@ def variance_prior(
 def seeds_needed(pair: Pair, level: float = 0.05, power: float = 0.8, most: int = 1000) -> int | None:
     """Return how many seeds in all would show ``pair.difference`` at ``level``; None if more than ``most``.
 
-    The smallest n with (t_{1-level/2} + t_{power}) s/√n ≤ |difference|, t at the pair's degrees of freedom
-    plus the added seeds. It takes the difference and spread seen so far as true: a guide, no promise.
+    The smallest n with (t_{1-level/2} + t_{power}) s √(1/n + overlap) ≤ |difference|, t at the pair's degrees
+    of freedom plus the added seeds. It takes the difference and spread seen so far as true: a guide, no
+    promise.
     Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988.
     """
     if pair.difference == 0 or pair.spread == 0:
         return None
     n = np.arange(max(pair.n, 2), most + 1)
     df = pair.df + n - pair.n
-    reach = (stats.t.ppf(1 - level / 2, df) + stats.t.ppf(power, df)) * pair.spread / np.sqrt(n)
+    error = pair.spread * np.sqrt(1 / n + pair.overlap)
+    reach = (stats.t.ppf(1 - level / 2, df) + stats.t.ppf(power, df)) * error
     enough = n[reach <= abs(pair.difference)]
     return int(enough[0]) if len(enough) else None
 
@@ -191,14 +205,3 @@ def kaplan_meier(times: Sequence[float], reached: Sequence[bool]) -> tuple[np.nd
     at = np.unique(t[hit])
     factors = [1 - np.sum(hit & (t == u)) / np.sum(t >= u) for u in at]
     return at, np.cumprod(factors)
-
-
-def median_time(times: Sequence[float], reached: Sequence[bool]) -> float:
-    """Return the time by which half of the runs have reached the target, infinity if fewer than half ever do.
-
-    >>> median_time([210, 230, 500], [True, True, False])
-    230.0
-    """
-    at, surviving = kaplan_meier(times, reached)
-    half = at[surviving <= 0.5 + 1e-12]
-    return float(half[0]) if len(half) else inf

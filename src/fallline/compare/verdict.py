@@ -3,31 +3,42 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, inf
+from statistics import mean
 
 from fallline.compare.cautions import Caution, cautions
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.standings import (
+    LEVEL,
+    Judged,
     Place,
+    Unit,
     epochs_to_target,
-    final_pairs,
-    loss_scale,
+    judged,
     rank,
     steps_to_target,
 )
 from fallline.compare.statistics import Interval, Scale
-from fallline.compare.wording import excess, last_line, listing, number, plural, size
+from fallline.compare.survival import MedianTime
+from fallline.compare.winner import Recommendation, recommend
+from fallline.compare.wording import duration, excess, last_line, listing, number, plural, size
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says: ``places`` from best to worst, sentences with evidence, reasons to doubt."""
+    """What a comparison says: ``places`` from best to worst, sentences with evidence, reasons to doubt.
+
+    ``unit`` says over what losses repeat: studies, or the seeds of the only one. ``recommendation`` is None
+    as long as nothing is ranked.
+    """
 
     places: list[Place]
     scale: Scale
+    unit: Unit
     headline: str
     sentences: list[str]
     cautions: list[Caution]
     caveats: list[str]
+    recommendation: Recommendation | None = None
 
     @property
     def best_set(self) -> list[str]:
@@ -38,34 +49,39 @@ class Verdict:
 def judge(comparison: Comparison) -> Verdict:
     """Return the verdict on ``comparison``, complete or not.
 
-    The optimizer with the lowest mean loss over fresh seeds is compared with every other on shared seeds;
-    another is "beaten" when `compare_pairs` finds it worse at 5 % after Holm's correction. Positive losses
-    are compared by their logarithm, so that differences are proportions.
+    Every two arms are compared by their losses on fresh seeds: with several studies by the means of each
+    study (`compare_studies`), otherwise by the seeds they share (`compare_pairs`). An arm is "beaten" when
+    another is better at 5 % after Holm's correction. Positive losses are compared by their logarithm, so
+    that differences are proportions.
     """
-    scale, pairs = loss_scale(comparison), final_pairs(comparison)
-    places = rank(comparison, pairs)
+    of = judged(comparison)
+    pairs = of.pairs()
+    places = rank(comparison, of, pairs)
     return Verdict(
         places,
-        scale,
-        _headline(places, comparison),
-        [s for s in _sentences(places, comparison, scale) if s],
+        of.scale,
+        of.unit,
+        _headline(places, comparison, of.unit),
+        [s for s in _sentences(places, comparison, of) if s],
         cautions(comparison, pairs),
-        [*_caveats(scale, len(pairs), comparison), *comparison.plan.caveats],
+        [*_caveats(of, len(pairs), comparison), *comparison.plan.caveats],
+        recommend(comparison, places),
     )
 
 
-def _headline(places: list[Place], comparison: Comparison) -> str:
+def _headline(places: list[Place], comparison: Comparison, unit: Unit) -> str:
     if not places or places[0].standing != "best":
         return f"No verdict yet on {comparison.plan.task}: no optimizer has a final result."
     best, rivals = places[0], [p.arm for p in places if p.standing in ("tie", "open")]
-    low = f"{best.arm} has the lowest validation loss, {_interval(best.loss)}"
+    judged_by = comparison.plan.judged_by
+    low = f"{best.arm} has the lowest {judged_by}, {_interval(best.loss)}"
     ranked = [p for p in places if p.loss is not None and p.standing != "unsteady"]
     if len(ranked) == 1:
         return f"{low}; no other optimizer has a final result to compare with."
     if best.loss is not None and best.loss.ends is None:
         return f"{low}, but one seed settles nothing: run at least 3."
     if not rivals:
-        return f"{best.arm} wins: its validation loss, {_interval(best.loss)}, beats all others."
+        return f"{best.arm} wins: its {judged_by}, {_interval(best.loss)}, beats all others."
     return f"No single winner: {low}, but {listing(rivals, 5)} cannot be told apart from it."
 
 
@@ -77,11 +93,11 @@ def _interval(loss: Interval | None) -> str:
     return f"{number(loss.mean)} (95 % interval {number(loss.ends[0])} to {number(loss.ends[1])})"
 
 
-def _sentences(places: list[Place], comparison: Comparison, scale: Scale) -> list[str]:
+def _sentences(places: list[Place], comparison: Comparison, of: Judged) -> list[str]:
     return [
-        _ties([p for p in places if p.standing == "tie"], scale),
-        _open([p for p in places if p.standing == "open" and p.more_seeds], scale),
-        _beaten([p for p in places if p.standing == "beaten"], scale),
+        _ties([p for p in places if p.standing == "tie"], of.scale),
+        _open([p for p in places if p.more_seeds or p.more_studies], comparison, of),
+        _beaten([p for p in places if p.standing == "beaten"], places[0], of.scale),
         _target(comparison),
         _cheapest(places, comparison),
         _absent([p for p in places if p.standing in ("unsteady", "none")], comparison),
@@ -100,14 +116,37 @@ def _ties(places: list[Place], scale: Scale) -> str:
     return f"Ties with the best: {listing(named)}." if named else ""
 
 
-def _open(places: list[Place], scale: Scale) -> str:
-    named = [f"{p.arm} ({_by(p, scale)}, about {plural(p.more_seeds or 0, 'more seed')})" for p in places]
-    return f"Not settled, with the seeds that would: {listing(named)}." if named else ""
+def _open(places: list[Place], comparison: Comparison, of: Judged) -> str:
+    named = [f"{p.arm} ({_by(p, of.scale)}, about {_more(p, comparison, of.unit)})" for p in places]
+    units = "studies" if of.unit == "study" else "seeds"
+    return f"Not settled, with the {units} that would: {listing(named)}." if named else ""
 
 
-def _beaten(places: list[Place], scale: Scale) -> str:
-    named = [f"{p.arm} ({_by(p, scale)}, p {_p(p)})" for p in places]
+def _more(place: Place, comparison: Comparison, unit: Unit) -> str:
+    count = place.more_studies or place.more_seeds or 0
+    return f"{plural(count, f'more {unit}')}, some {duration(count * repeat_seconds(comparison, unit))}"
+
+
+def repeat_seconds(comparison: Comparison, unit: Unit) -> float:
+    """Return how long one more study, or one more seed, of all arms takes, as the recorded trials did."""
+    plan = comparison.plan
+    trainings = plan.trials + plan.seeds if unit == "study" else 1
+    whole = [
+        [t.seconds for t in comparison.tuning(a) + comparison.finals(a) if t.status == "ok"]
+        for a in plan.arms
+    ]
+    return trainings * sum(mean(seconds) for seconds in whole if seconds) / max(1, plan.workers)
+
+
+def _beaten(places: list[Place], best: Place, scale: Scale) -> str:
+    named = [f"{p.arm} ({_by(p, scale)}{_than(p, best)}, p {_p(p)})" for p in places]
     return f"Beaten, loss against the best: {listing(named)}." if named else ""
+
+
+def _than(place: Place, best: Place) -> str:
+    """Name who beats ``place`` if that is not the best."""
+    winner = place.against.first if place.against else best.arm
+    return "" if winner == best.arm else f" against {winner}"
 
 
 def _p(place: Place) -> str:
@@ -120,7 +159,8 @@ def _target(comparison: Comparison) -> str:
     steps, epochs = _first(comparison, steps_to_target), _first(comparison, epochs_to_target)
     if plan.target is None or steps is None or epochs is None:
         return ""
-    missed = [o for o in plan.arms if steps_to_target(comparison.finals(o)) == inf]
+    times = {arm: steps_to_target(comparison.finals(arm)) for arm in plan.arms}
+    missed = [arm for arm, median in times.items() if median and median.time == inf]
     tail = f"; {listing(missed)} missed it" if missed else ""
     return f"First to {plan.target_name}: {_arrivals(epochs, steps)}{tail}."
 
@@ -131,9 +171,11 @@ def _arrivals(epochs: tuple[str, float], steps: tuple[str, float]) -> str:
     return f"{epochs[0]} after {epochs[1]:.3g} epochs, in steps {steps[0]} after {steps[1]:.0f} (medians)"
 
 
-def _first(comparison: Comparison, time: Callable[[list[Trial]], float | None]) -> tuple[str, float] | None:
-    times = {o: time(comparison.finals(o)) for o in comparison.plan.arms}
-    reached = {o: t for o, t in times.items() if t is not None and t < inf}
+def _first(
+    comparison: Comparison, median: Callable[[list[Trial]], MedianTime | None]
+) -> tuple[str, float] | None:
+    times = {arm: median(comparison.finals(arm)) for arm in comparison.plan.arms}
+    reached = {arm: t.time for arm, t in times.items() if t and t.time < inf}
     if not reached:
         return None
     earliest = min(reached.values())
@@ -172,17 +214,45 @@ def _reason(comparison: Comparison, optimizer: str) -> str:
     return "no final run yet"
 
 
-def _caveats(scale: Scale, pairs: int, comparison: Comparison) -> list[str]:
-    mean = "geometric means, Student's t on log loss" if scale == "log" else "arithmetic means, Student's t"
-    holm = f"Holm's correction covers {_all(pairs)}: the chance of any false “beaten” is about 5 %."
+def _caveats(of: Judged, pairs: int, comparison: Comparison) -> list[str]:
+    means = (
+        "geometric means, Student's t on log loss" if of.scale == "log" else "arithmetic means, Student's t"
+    )
+    looks = comparison.plan.looks
+    level = f" at {LEVEL / looks:.1%}, one of {looks} looks".replace("%", " %") if looks > 1 else ""
+    holm = f"Holm's correction covers {_all(pairs)}{level}: the chance of any false “beaten” is about 5 %."
     return [
-        "Intervals and tests cover the luck of the seed (initialisation, order of batches), not the luck of "
-        "tuning: with other tuning trials the settings and the result would differ. Where both were "
-        "measured, on digits, the whole spread was about four times that of the seeds alone.",
-        f"Losses are {mean}, over final runs on fresh seeds; tuning runs are not counted.",
+        _luck(of, comparison),
+        f"Losses are {means}, over final runs on fresh seeds; tuning runs are not counted.",
         *([holm] if pairs else []),
         f"Tuned with {tuned_with(comparison)}; what was not searched stayed at its fixed value.",
+        *_pruned(comparison),
     ]
+
+
+def _luck(of: Judged, comparison: Comparison) -> str:
+    """Say what the intervals cover."""
+    if of.unit == "study":
+        studies = len({study for cells in of.cells.values() for study, _ in cells})
+        folds = comparison.plan.folds
+        overlap = (
+            f" Each of {folds} folds was held out in turn; the variance is multiplied by "
+            f"{1 + studies * of.overlap:.3g}, because training sets overlap (Nadeau and Bengio 2003)."
+        )
+        covered = "cover both the luck of tuning and that of the seed: each study tuned everything anew"
+        return f"Intervals and tests over {studies} studies {covered}.{overlap if folds else ''}"
+    return (
+        "Intervals and tests cover the luck of the seed (initialisation, order of batches), not the luck of "
+        "tuning: with other tuning trials the settings and the result would differ. Where both were "
+        "measured, on digits, the whole spread was about four times that of the seeds alone."
+    )
+
+
+def _pruned(comparison: Comparison) -> list[str]:
+    tuning = [t for arm in comparison.plan.arms for t in comparison.tuning(arm)]
+    stopped = sum(t.status == "pruned" for t in tuning)
+    lost = "settings that start slowly and end well may be among them"
+    return [f"The pruner stopped {stopped} of {len(tuning)} tuning trials early; {lost}."] if stopped else []
 
 
 def _all(pairs: int) -> str:
@@ -190,7 +260,10 @@ def _all(pairs: int) -> str:
 
 
 def tuned_with(comparison: Comparison) -> str:
-    """Return how many tuning trials each optimizer had, such as '8 trials each'."""
-    counts = [len(comparison.tuning(o)) for o in comparison.plan.arms]
-    done, planned = min(counts, default=0), comparison.plan.trials
-    return f"{plural(done, 'trial')} each" + (f" of {planned} planned" if done < planned else "")
+    """Return how many tuning trials each arm had in each study, such as '8 trials each'."""
+    plan = comparison.plan
+    counts = [len(comparison.tuning(arm)) for arm in plan.arms]
+    done, planned = min(counts, default=0), plan.trials * plan.studies
+    each = plan.trials if done == planned else done
+    in_all = f" in each of {plan.studies} studies" if plan.studies > 1 and done == planned else ""
+    return f"{plural(each, 'trial')} each{in_all}" + (f" of {planned} planned" if done < planned else "")

@@ -35,6 +35,16 @@ def excess(ratio: float) -> str:
     return f"{ratio - 1:.0%} higher".replace("%", " %") if ratio >= 1.005 else "less than 1 % higher"
 
 
+def duration(seconds: float) -> str:
+    """Return a length of time as ``45 s``, ``3:20 min`` or ``2:05 h``."""
+    whole = max(0, round(seconds))
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 6000:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
 def size(count: int) -> str:
     """Return a number of bytes with its unit, such as '60.3 kB'."""
     value, unit = float(count), 0
@@ -51,12 +61,14 @@ def listing(items: Sequence[str], most: int = 6) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return ``count`` and ``noun``, which gets an s unless there is one.
+    """Return ``count`` and ``noun``, in the plural unless there is one.
 
-    >>> plural(1, "more seed")
-    '1 more seed'
+    >>> plural(3, "more study")
+    '3 more studies'
     """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    if count == 1:
+        return f"{count} {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
 
 
 def last_line(error: str | None) -> str:

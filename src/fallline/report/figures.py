@@ -1,7 +1,7 @@
 """The large figures of a report, drawn with Plotly; the page itself gives text and grid their colours."""
 
 from html import escape
-from math import ceil, floor, inf, log10
+from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ GREY = "#8b919c"
 INK = "#5b6270"
 RED = "#d0492f"
 ROW_HEIGHT = 27
+LEGEND = {"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "traceorder": "reversed"}
 
 
 def figure_of(traces: list[dict[str, Any]], height: int, **layout: Any) -> "go.Figure":
@@ -33,35 +34,45 @@ def figure_of(traces: list[dict[str, Any]], height: int, **layout: Any) -> "go.F
 
 
 def ranking(comparison: Comparison, table: list[Row], verdict: Verdict) -> "go.Figure":
-    """Return each optimizer's mean loss with its interval, and its seeds as small dots."""
+    """Return each arm's mean loss with its interval, and its final runs as thin bars."""
     shown = [row for row in table if row.loss is not None]
     traces = [_mean(row, PALETTE[0] if row.arm in verdict.best_set else GREY) for row in shown]
-    traces.append(_seeds(comparison, shown))
+    traces += _seeds(comparison, shown)
     ends = [end for row in shown if row.loss for end in (row.loss.mean, *(row.loss.ends or ()))]
     return figure_of(
         traces,
         90 + ROW_HEIGHT * len(shown),
-        xaxis=axis(ends, verdict.scale, "validation loss"),
-        yaxis=_names(shown),
+        xaxis=axis(ends, verdict.scale, comparison.plan.judged_by),
+        yaxis=names_axis(shown),
     )
 
 
-def _names(table: list[Row]) -> dict[str, Any]:
+def names_axis(table: list[Row]) -> dict[str, Any]:
+    """Return an axis with a line for each arm, the first on top."""
     order = [escape(row.arm) for row in table]
     given = {"categoryorder": "array", "categoryarray": order}
     return {"type": "category", "autorange": "reversed", "ticksuffix": "  ", **given}
 
 
-def _seeds(comparison: Comparison, table: list[Row]) -> dict[str, Any]:
-    dots = [(t.valid_loss, row.arm) for row in table for t in comparison.finals(row.arm)]
-    known = [(loss, escape(name)) for loss, name in dots if loss is not None]
-    return {
-        "x": [loss for loss, _ in known],
-        "y": [name for _, name in known],
-        "mode": "markers",
-        "marker": {"size": 7, "symbol": "line-ns", "line": {"width": 1.2, "color": INK}},
-        "hovertemplate": "%{y}, one seed: %{x:.4g}<extra></extra>",
-    }
+def _seeds(comparison: Comparison, table: list[Row]) -> list[dict[str, Any]]:
+    """Return a trace of thin bars for each study, each in its own colour if there are several."""
+    runs = [(row.arm, t) for row in table for t in comparison.finals(row.arm) if t.loss is not None]
+    studies = sorted({t.spec.study for _, t in runs})
+    colours = [INK] if len(studies) == 1 else PALETTE
+    return [
+        {
+            "x": [t.loss for _, t in runs if t.spec.study == study],
+            "y": [escape(name) for name, t in runs if t.spec.study == study],
+            "mode": "markers",
+            "marker": {
+                "size": 7,
+                "symbol": "line-ns",
+                "line": {"width": 1.2, "color": colours[place % len(colours)]},
+            },
+            "hovertemplate": f"%{{y}}, one seed of study {study + 1}: %{{x:.4g}}<extra></extra>",
+        }
+        for place, study in enumerate(studies)
+    ]
 
 
 def _mean(row: Row, colour: str) -> dict[str, Any]:
@@ -96,7 +107,7 @@ def curves(comparison: Comparison, table: list[Row], verdict: Verdict) -> "go.Fi
         annotations=_labels([line[-1] for line in lines if len(line) > 1], losses["range"], verdict.scale),
         margin={"l": 8, "r": 110, "t": 12, "b": 8},
         showlegend=True,
-        legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "traceorder": "reversed"},
+        legend=LEGEND,
     )
 
 
@@ -144,20 +155,36 @@ def _line(comparison: Comparison, row: Row, place: int) -> list[dict[str, Any]]:
         return []
     longest = max(finals, key=lambda t: len(t.curve.step)).curve
     losses = _matrix(finals, len(longest.step))
-    name, top = escape(row.arm), place < len(PALETTE) and row.rank is not None
-    colour = PALETTE[place] if top else GREY
+    top = is_shown(row, place)
     middle = {
         "x": longest.epoch,
         "customdata": longest.step,
         "y": np.nanmedian(losses, axis=0).tolist(),
+        **line_style(row, place),
+        "hovertemplate": f"{escape(row.arm)}: %{{y:.4g}} after %{{x:.4g}}<extra></extra>",
+    }
+    return [_band(middle, losses), middle] if top else [middle]
+
+
+def is_shown(row: Row, place: int) -> bool:
+    """Whether an arm is one of the first few, which have a colour of their own."""
+    return place < len(PALETTE) and row.rank is not None
+
+
+def line_style(row: Row, place: int) -> dict[str, Any]:
+    """Return name, colour and width of the line of the arm in this place: the same in every figure."""
+    top, name = is_shown(row, place), escape(row.arm)
+    return {
         "name": name,
         "legendgroup": name,
         "mode": "lines",
         "opacity": 1 if top else 0.55,
-        "line": {"color": colour, "width": 2.4 if top else 1.2, "dash": DASHES[place] if top else "solid"},
-        "hovertemplate": f"{name}: %{{y:.4g}} after %{{x:.4g}}<extra></extra>",
+        "line": {
+            "color": PALETTE[place] if top else GREY,
+            "width": 2.4 if top else 1.2,
+            "dash": DASHES[place] if top else "solid",
+        },
     }
-    return [_band(middle, losses), middle] if top else [middle]
 
 
 def _matrix(finals: list[Trial], length: int) -> np.ndarray:
@@ -203,53 +230,3 @@ def _apart(heights: list[float], span: list[float]) -> list[float]:
     shift = float(np.mean(np.subtract(moved, heights))) if heights else 0.0
     shift = min(shift, moved[0] - span[0]) if moved else 0.0
     return [height - shift for height in moved]
-
-
-def to_target(comparison: Comparison, table: list[Row]) -> "go.Figure":
-    """Return when each final run reached the target, with the median, and how many missed it."""
-    shown = [row for row in table if row.finals]
-    runs = [(row.arm, t) for row in shown for t in comparison.finals(row.arm)]
-    hits = [(name, t.epochs_to_target, t.steps_to_target) for name, t in runs]
-    hits = [(name, epochs, steps) for name, epochs, steps in hits if epochs is not None]
-    medians = [(r.arm, r.epochs, r.steps) for r in shown if r.epochs is not None and r.epochs < inf]
-    epochs = axis([epochs for _, epochs, _ in hits], "log", "epochs", room=0.2)
-    steps = axis([steps for _, _, steps in hits if steps], "log", "steps", room=0.2)
-    bar = {"size": 17, "symbol": "line-ns", "line": {"width": 3, "color": PALETTE[0]}}
-    return figure_of(
-        [
-            _times(hits, "one seed", {"size": 6, "color": GREY}),
-            _times(medians, "median", bar),
-            _missed(shown),
-        ],
-        90 + ROW_HEIGHT * len(shown),
-        xaxis=epochs,
-        meta={"epochs": epochs, "steps": steps},
-        xaxis2={"overlaying": "x", "range": [0, 1], "visible": False, "fixedrange": True},
-        yaxis=_names(shown),
-        margin={"l": 8, "r": 24, "t": 12, "b": 8},
-    )
-
-
-def _times(times: list[tuple[str, float, Any]], what: str, marker: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "x": [epochs for _, epochs, _ in times],
-        "customdata": [steps for _, _, steps in times],
-        "y": [escape(name) for name, _, _ in times],
-        "mode": "markers",
-        "marker": marker,
-        "hovertemplate": f"%{{y}}, {what}: %{{x:.4g}}<extra></extra>",
-    }
-
-
-def _missed(table: list[Row]) -> dict[str, Any]:
-    missed = [row for row in table if row.reached < row.finals]
-    return {
-        "x": [1.0] * len(missed),
-        "y": [escape(row.arm) for row in missed],
-        "xaxis": "x2",
-        "mode": "text",
-        "text": [f"{row.finals - row.reached} of {row.finals} missed" for row in missed],
-        "textposition": "middle left",
-        "textfont": {"size": 12, "color": RED},
-        "hoverinfo": "skip",
-    }

@@ -10,6 +10,7 @@ from fallline.report import figures
 from fallline.report.sections import errors, need_for_tuning, protocol, results, section, verdict_section
 from fallline.report.sensitivity import bowls
 from fallline.report.summary import Row, rows
+from fallline.report.target import arrivals, to_target
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -48,7 +49,7 @@ def _body(comparison: Comparison, table: list[Row], verdict: Verdict) -> list[st
     return [
         verdict_section(comparison, verdict),
         *(_final_figures(comparison, table, verdict) if finals else []),
-        results(table, comparison.plan.metric_name) if comparison.trials else "",
+        results(table, comparison) if comparison.trials else "",
         _tuning(comparison, table, verdict),
         errors(comparison, table),
         protocol(comparison, verdict),
@@ -56,16 +57,18 @@ def _body(comparison: Comparison, table: list[Row], verdict: Verdict) -> list[st
 
 
 def _final_figures(comparison: Comparison, table: list[Row], verdict: Verdict) -> list[str]:
+    judged_by = comparison.plan.judged_by
+    of_studies = " in the colour of its study" if comparison.plan.studies > 1 else ""
     ranking = section(
         "Ranking",
-        "The lowest validation loss of each tuned optimizer on fresh seeds: mean with 95 % interval, and "
-        "every seed as a thin bar. Blue may be the best; grey is beaten or cannot be ranked.",
-        _figure("ranking", figures.ranking(comparison, table, verdict), "Ranking by validation loss"),
+        f"The {judged_by} of each tuned optimizer on fresh seeds: mean with 95 % interval, and every seed "
+        f"as a thin bar{of_studies}. Blue may be the best; grey is beaten or cannot be ranked.",
+        _figure("ranking", figures.ranking(comparison, table, verdict), f"Ranking by {judged_by}"),
     )
     curves = section(
         "Learning curves",
-        "Median over seeds, with the range from the lowest to the highest for the first six. Click a name to "
-        "hide it, double-click to see it alone.",
+        "Validation loss: the median over seeds, with the range from the lowest to the highest for the first "
+        "six. Click a name to hide it, double-click to see it alone.",
         _toggle("curves") + _figure("curves", figures.curves(comparison, table, verdict), "Learning curves"),
     )
     return [ranking, curves, _target_section(comparison, table) if comparison.plan.target is not None else ""]
@@ -75,8 +78,12 @@ def _target_section(comparison: Comparison, table: list[Row]) -> str:
     return section(
         "Time to target",
         f"When each run first reached {comparison.plan.target_name}: a dot for each seed, a bar at the "
-        "median. A run that never got there counts as taking forever.",
-        _toggle("target") + _figure("target", figures.to_target(comparison, table), "Time to target"),
+        "median. A run that never got there counts as taking forever. Below, the share of runs that have "
+        "reached the target by then (Kaplan-Meier).",
+        _toggle("target")
+        + _figure("target", to_target(comparison, table), "Time to target")
+        + _toggle("arrivals")
+        + _figure("arrivals", arrivals(comparison, table), "Share of runs that have reached the target"),
     )
 
 
@@ -87,15 +94,16 @@ def _tuning(comparison: Comparison, table: list[Row], verdict: Verdict) -> str:
     panels = [_panel(f"bowl{i}", name, figure, table) for i, (name, figure) in enumerate(small.items())]
     return section(
         "Learning-rate sensitivity",
-        "Every tuning trial: validation loss over learning rate, all on the same axes. Shaded: within 10 % "
-        "of the optimizer's best. Large dot: the best. Red cross: diverged.",
+        "Every tuning trial, of all studies: validation loss over learning rate, all on the same axes. The "
+        "line is the loss to expect, shaded where it is within 10 % of its lowest. Large dot: the best. "
+        "Red cross: diverged.",
         f'<div class="bowls">{"".join(panels)}</div>{need_for_tuning(comparison, table, verdict)}',
     )
 
 
 def _panel(key: str, name: str, figure: "go.Figure", table: list[Row]) -> str:
-    good = next(row.good for row in table if row.arm == name)
-    width = "" if good is None else f"<small>good over {good.decades:.1f} decades</small>"
+    found = next(row.response for row in table if row.arm == name)
+    width = "" if found is None else f"<small>good over {found.good.decades:.1f} decades</small>"
     chart = _figure(key, figure, f"Loss over learning rate of {name}")
     return f"<figure><figcaption>{escape(name)}{width}</figcaption>{chart}</figure>"
 

@@ -6,11 +6,13 @@ from math import inf
 from typing import Any
 
 from fallline.compare.records import Comparison
+from fallline.compare.sensitivity import best_of
 from fallline.compare.statistics import Interval, Scale
-from fallline.compare.verdict import Verdict, tuned_with
-from fallline.compare.wording import last_line, number, setting, size
-from fallline.report.summary import Row, best_of
-from fallline.report.terminal import is_share, percentage, standing_text, target_text
+from fallline.compare.survival import MedianTime
+from fallline.compare.verdict import Verdict
+from fallline.compare.wording import last_line, number, plural, setting, size
+from fallline.report.summary import Row, heading
+from fallline.report.terminal import is_share, percentage, places_text, standing_text, target_text, time_text
 
 
 def prose(text: str) -> str:
@@ -29,27 +31,48 @@ def verdict_section(comparison: Comparison, verdict: Verdict) -> str:
     findings = "".join(f"<li>{prose(sentence)}</li>" for sentence in verdict.sentences)
     warnings = "".join(f"<li>{prose(caution.text)}</li>" for caution in verdict.cautions)
     box = f'<section class="warnings"><h2>Warnings</h2><ul>{warnings}</ul></section>' if warnings else ""
+    what = "optimizers" if heading(comparison) == "optimizer" else "arms"
     return (
-        f'<header><p class="task">{len(plan.arms)} optimizers, tuned with {tuned_with(comparison)}, '
-        f"then {plan.seeds} fresh seeds of {plan.epochs:.3g} epochs</p>"
+        f'<header><p class="task">{len(plan.arms)} {what}, {design(comparison)} '
+        f"of {plan.epochs:.3g} epochs</p>"
         f"<h1>Optimizers on {escape(plan.task)}</h1>"
         f'<p class="lead">{prose(verdict.headline)}</p></header>'
-        f'<ul class="findings">{findings}</ul>{box}'
+        f'<ul class="findings">{findings}</ul>{_recommended(verdict)}{box}'
     )
 
 
-def results(table: list[Row], metric: str) -> str:
+def design(comparison: Comparison) -> str:
+    """Return what each arm was given: '8 trials and 3 fresh seeds in each of 3 studies'."""
+    plan = comparison.plan
+    studies = f" in each of {plan.studies} studies" if plan.studies > 1 else ""
+    return f"{plural(plan.trials, 'trial')} and {plural(plan.seeds, 'fresh seed')}{studies}"
+
+
+def _recommended(verdict: Verdict) -> str:
+    chosen = verdict.recommendation
+    if chosen is None:
+        return ""
+    line = f"<pre>{escape(chosen.code)}</pre>" if chosen.code else ""
+    return f'<section class="advice"><h2>Recommendation</h2><p>{prose(chosen.reason)}</p>{line}</section>'
+
+
+def results(table: list[Row], comparison: Comparison) -> str:
     """Return the table of all results."""
+    metric = comparison.plan.metric_name
     share = is_share(metric, table)
-    heads = ["#", "optimizer", "verdict", "validation loss", f"{metric}{' %' if share else ''}"]
-    heads += ["epochs", "steps", "µs/step", "state", "tuned settings"]
+    heads = ["#", heading(comparison), "verdict", comparison.plan.judged_by, "places", "P(best)"]
+    heads += [f"{metric}{' %' if share else ''}", "epochs", "steps", "µs/step", "state", "tuned settings"]
     body = "".join(_result(row, share) for row in table)
-    about = "Small: 95 % interval. Epochs and steps: median to the target, or how many runs reached it."
+    about = (
+        "Small: 95 % interval. Places: those that are possible, all at once with 95 % confidence. P(best): "
+        "how often the mean is the lowest in a bootstrap. Epochs and steps: median to the target with its "
+        "interval, or how many runs reached it."
+    )
     return section("All results", about, _table(heads, body))
 
 
 def _table(heads: list[str], body: str) -> str:
-    named = ("optimizer", "tuned settings", "searched", "fixed")
+    named = ("optimizer", "arm", "tuned settings", "searched", "fixed")
     cells = "".join(f'<th scope="col"{_named(head in named)}>{escape(head)}</th>' for head in heads)
     rows = f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="scroll" tabindex="0"><table>{rows}</table></div>'
@@ -65,9 +88,11 @@ def _result(row: Row, share: bool) -> str:
         _cell(row.arm, "name"),
         f'<td><span class="mark {row.standing}">{escape(standing_text(row))}</span></td>',
         _interval(row.loss),
+        _cell(places_text(row)),
+        _cell("" if row.p_best is None else f"{row.p_best:.2f}"),
         _interval(row.metric, share),
-        _cell(target_text(row, row.epochs)),
-        _cell(target_text(row, row.steps)),
+        _time(row, row.epochs),
+        _time(row, row.steps),
         _cell("" if row.step_microseconds is None else number(row.step_microseconds)),
         _cell("" if row.state_bytes is None else size(row.state_bytes)),
         _cell(", ".join(f"{name} {setting(value)}" for name, value in row.settings.items()), "settings"),
@@ -87,11 +112,18 @@ def _interval(interval: Interval | None, share: bool = False) -> str:
     return f"<td>{write(interval.mean)}<br><small>{ends}</small></td>"
 
 
+def _time(row: Row, median: MedianTime | None) -> str:
+    if median is None or median.time == inf:
+        return f"<td>{target_text(row, median)}</td>"
+    ends = f"{time_text(median.low)} to {time_text(median.high)}"
+    return f"<td>{target_text(row, median)}<br><small>{ends}</small></td>"
+
+
 def need_for_tuning(comparison: Comparison, table: list[Row], verdict: Verdict) -> str:
     """Return the table of good learning rates and of the loss to expect from few trials."""
     most = max((len(comparison.tuning(row.arm)) for row in table), default=0)
     counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= most]
-    heads = ["optimizer", "good learning rates", "decades"]
+    heads = [heading(comparison), "good learning rates", "decades"]
     heads += [f"best of {n}" for n in counts]
     body = "".join(_need(comparison, row, counts, verdict.scale) for row in table)
     return (
@@ -102,11 +134,10 @@ def need_for_tuning(comparison: Comparison, table: list[Row], verdict: Verdict) 
 
 
 def _need(comparison: Comparison, row: Row, counts: list[int], scale: Scale) -> str:
-    best = best_of(comparison, row.arm, scale)
-    known = [best[n - 1] if n <= len(best) else None for n in counts]
-    good = "" if row.good is None else f"{setting(row.good.low)} to {setting(row.good.high)}"
-    cells = [_cell(row.arm, "name"), _cell(good)]
-    cells.append(_cell("" if row.good is None else f"{row.good.decades:.1f}"))
+    known = best_of(comparison, row.arm, counts, scale)
+    good = row.response and row.response.good
+    cells = [_cell(row.arm, "name"), _cell(f"{setting(good.low)} to {setting(good.high)}" if good else "")]
+    cells.append(_cell(f"{good.decades:.1f}" if good else ""))
     cells += [_cell("" if x is None else "∞" if x == inf else number(x)) for x in known]
     return f"<tr>{''.join(cells)}</tr>"
 
@@ -145,7 +176,14 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     return [
         ("Task", plan.task),
         ("Target", plan.target_name or "none"),
-        ("Budget", f"{plan.trials} trials and {plan.seeds} seeds of {plan.epochs:g} epochs; limit: {budget}"),
+        ("Judged by", f"{plan.judged_by} on fresh seeds"),
+        ("Budget", f"{design(comparison)} of {plan.epochs:g} epochs; limit: {budget}"),
+        *([("Folds", f"{plan.folds}; each study tests on another one")] if plan.folds else []),
+        *([("Looks", f"at most {plan.looks}, each at {5 / plan.looks:.2g} %")] if plan.looks > 1 else []),
+        (
+            "Search",
+            f"{plan.sampler} sampler, " + (f"{plan.pruner} pruner" if plan.pruner != "none" else "no pruner"),
+        ),
         ("Trainings", f"{len(comparison.trials)} finished, on {plan.workers} workers"),
         ("Started", plan.started),
         ("Machine", plan.machine),
@@ -160,7 +198,7 @@ def _spaces(comparison: Comparison) -> str:
         f"{_cell(_fixed(arm.fixed), 'settings')}</tr>"
         for o, arm in plan.arms.items()
     )
-    table = _table(["optimizer", "searched", "fixed"], body)
+    table = _table([heading(comparison), "searched", "fixed"], body)
     return f"<details><summary>Search spaces</summary>{table}</details>"
 
 

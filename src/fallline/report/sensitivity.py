@@ -3,15 +3,19 @@
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from fallline.compare.rate_response import Response
 from fallline.compare.records import Comparison
+from fallline.compare.sensitivity import tuning_losses
 from fallline.compare.verdict import Verdict
-from fallline.report.figures import PALETTE, RED, axis, figure_of, readable
-from fallline.report.summary import Row, tuning_losses
+from fallline.report.figures import GREY, PALETTE, RED, axis, figure_of, readable
+from fallline.report.summary import Row
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 HEIGHT = 150
+#: Every so many points of the curve are drawn.
+POINTS = 10
 
 
 def bowls(comparison: Comparison, table: list[Row], verdict: Verdict) -> dict[str, "go.Figure"]:
@@ -26,24 +30,17 @@ def bowls(comparison: Comparison, table: list[Row], verdict: Verdict) -> dict[st
         "yaxis": axis(readable(finite), verdict.scale, "", coarse=True),
         "yaxis2": {"overlaying": "y", "range": [0, 1.06], "visible": False, "fixedrange": True},
     }
-    return {
-        row.arm: _bowl(row, *tried[row.arm], axes, _is_line(comparison, row))
-        for row in table
-        if tried[row.arm][0]
-    }
+    return {row.arm: _bowl(row.response, *tried[row.arm], axes) for row in table if tried[row.arm][0]}
 
 
-def _is_line(comparison: Comparison, row: Row) -> bool:
-    """Whether only the learning rate was tuned, so that neighbours in it are neighbours."""
-    return list(comparison.plan.arms[row.arm].space) == ["lr"]
-
-
-def _bowl(row: Row, rates: list[float], losses: list[float], axes: dict, line: bool) -> "go.Figure":
+def _bowl(response: Response | None, rates: list[float], losses: list[float], axes: dict) -> "go.Figure":
     finite = [(rate, loss) for rate, loss in zip(rates, losses, strict=True) if loss < inf]
     lost = [rate for rate, loss in zip(rates, losses, strict=True) if loss == inf]
-    shade = [] if row.good is None else [_shade(row.good.low, row.good.high)]
+    shade = [] if response is None else [_shade(response.good.low, response.good.high)]
+    curve = [] if response is None else [_expected(response)]
     margin = {"l": 4, "r": 8, "t": 8, "b": 4}
-    return figure_of([_trials(finite, line), _diverged(lost)], HEIGHT, margin=margin, shapes=shade, **axes)
+    traces = [*curve, _trials(finite), _diverged(lost)]
+    return figure_of(traces, HEIGHT, margin=margin, shapes=shade, **axes)
 
 
 def _shade(low: float, high: float) -> dict[str, Any]:
@@ -51,15 +48,24 @@ def _shade(low: float, high: float) -> dict[str, Any]:
     return {"type": "rect", "x0": low, "x1": high, "y0": 0, "y1": 1, "yref": "paper", **look}
 
 
-def _trials(points: list[tuple[float, float]], line: bool) -> dict[str, Any]:
+def _expected(response: Response) -> dict[str, Any]:
+    return {
+        "x": response.rates[::POINTS],
+        "y": response.losses[::POINTS],
+        "mode": "lines",
+        "line": {"width": 2, "color": PALETTE[0]},
+        "hovertemplate": "expected at lr %{x:.3g}: %{y:.4g}<extra></extra>",
+    }
+
+
+def _trials(points: list[tuple[float, float]]) -> dict[str, Any]:
     best = min((loss for _, loss in points), default=None)
     sizes = [10 if loss == best else 5 for _, loss in points]
     return {
         "x": [rate for rate, _ in points],
         "y": [loss for _, loss in points],
-        "mode": "lines+markers" if line else "markers",
-        "line": {"width": 1.5, "color": PALETTE[0]},
-        "marker": {"color": PALETTE[0], "size": sizes, "line": {"width": 0}},
+        "mode": "markers",
+        "marker": {"color": GREY, "size": sizes, "line": {"width": 0}},
         "hovertemplate": "lr %{x:.3g}: %{y:.4g}<extra></extra>",
     }
 

@@ -1,35 +1,41 @@
 """The rows of a report's table, computed from the records of a comparison."""
 
 from dataclasses import dataclass, replace
-from math import exp, inf
+from typing import Any
 
-import numpy as np
-
-from fallline.compare.cautions import ENOUGH_TRIALS, best_tuning
+from fallline.compare.cautions import best_tuning
+from fallline.compare.ranks import RankSet
+from fallline.compare.rate_response import Response
 from fallline.compare.records import Comparison, Trial
-from fallline.compare.sensitivity import GoodRange, expected_best, good_range
+from fallline.compare.sensitivity import response
 from fallline.compare.standings import Place, Standing, epochs_to_target, steps_to_target
-from fallline.compare.statistics import Interval, Scale, mean_interval
+from fallline.compare.statistics import Interval, mean_interval
+from fallline.compare.survival import MedianTime
 from fallline.compare.verdict import Verdict
+from fallline.compare.winner import best_settings
 
 
 @dataclass(frozen=True)
 class Row:
-    """One optimizer in a report; None stands for what is not known (yet).
+    """One arm in a report; None stands for what is not known (yet).
 
-    ``loss`` and ``metric`` are over final seeds, ``ratio`` is the loss over the best one's. ``steps`` and
-    ``epochs`` are medians to the target, infinite if fewer than half of the ``finals`` runs ``reached`` it.
-    ``tuning`` counts tuning trials, ``diverged`` and ``failed`` those that were lost of them and the finals.
+    ``loss`` and ``metric`` are over final runs, ``ratio`` is the loss over the best one's. ``places`` are
+    those that the arm may truly have, ``p_best`` is the share of bootstrap draws in which it is the best.
+    ``steps`` and ``epochs`` are medians to the target, infinite if fewer than half of the ``finals`` runs
+    ``reached`` it. ``tuning`` counts tuning trials, ``diverged`` and ``failed`` those that were lost of them
+    and the finals. ``response`` is the tuning loss over the learning rate.
     """
 
     arm: str
     rank: int | None
     standing: Standing
+    places: RankSet | None
+    p_best: float | None
     loss: Interval | None
     ratio: float | None
     metric: Interval | None
-    steps: float | None
-    epochs: float | None
+    steps: MedianTime | None
+    epochs: MedianTime | None
     reached: int
     finals: int
     diverged: int
@@ -37,12 +43,12 @@ class Row:
     tuning: int
     step_microseconds: float | None
     state_bytes: int | None
-    settings: dict[str, float]
-    good: GoodRange | None
+    settings: dict[str, Any]
+    response: Response | None
 
 
 def rows(comparison: Comparison, verdict: Verdict) -> list[Row]:
-    """Return one row for each optimizer, in the order of the verdict."""
+    """Return one row for each arm, in the order of the verdict."""
     ranks = {o: i for i, o in enumerate((p.arm for p in verdict.places if _ranked(p)), start=1)}
     return [_row(comparison, place, ranks.get(place.arm), verdict) for place in verdict.places]
 
@@ -58,6 +64,8 @@ def _row(comparison: Comparison, place: Place, rank: int | None, verdict: Verdic
         arm=name,
         rank=rank,
         standing=place.standing,
+        places=place.places,
+        p_best=place.p_best,
         loss=place.loss,
         ratio=_ratio(place, verdict),
         metric=metric_interval(finals, comparison.plan.metric_name),
@@ -71,7 +79,7 @@ def _row(comparison: Comparison, place: Place, rank: int | None, verdict: Verdic
         step_microseconds=comparison.step_microseconds.get(name),
         state_bytes=max((t.state_bytes for t in every if t.status == "ok"), default=None),
         settings=tuned(comparison, name),
-        good=good_rates(comparison, name),
+        response=response(comparison, name, verdict.scale),
     )
 
 
@@ -93,31 +101,13 @@ def metric_interval(finals: list[Trial], name: str) -> Interval | None:
     return replace(interval, low=max(0.0, interval.ends[0]), high=min(1.0, interval.ends[1]))
 
 
-def tuned(comparison: Comparison, optimizer: str) -> dict[str, float]:
-    """Return the settings of the final runs, or of the best tuning trial before there are any."""
-    finals, best = comparison.finals(optimizer), best_tuning(comparison, optimizer)
-    return finals[0].spec.settings if finals else best.spec.settings if best else {}
+def tuned(comparison: Comparison, arm: str) -> dict[str, Any]:
+    """Return the settings of the best final runs, or of the best tuning trial before there are any."""
+    best = best_tuning(comparison, arm)
+    return best_settings(comparison, arm) or (best.spec.settings if best else {})
 
 
-def tuning_losses(comparison: Comparison, optimizer: str) -> tuple[list[float], list[float]]:
-    """Return the learning rates tried and their losses, infinite where the training diverged."""
-    tried = [t for t in comparison.tuning(optimizer) if t.status != "failed"]
-    tried = [t for t in tried if "lr" in t.spec.settings]
-    tried.sort(key=lambda t: t.spec.settings["lr"])
-    return [t.spec.settings["lr"] for t in tried], [
-        inf if t.valid_loss is None else t.valid_loss for t in tried
-    ]
-
-
-def good_rates(comparison: Comparison, optimizer: str) -> GoodRange | None:
-    """Return the learning rates whose tuning result was within 10 % of the best, None if few were tried."""
-    rates, losses = tuning_losses(comparison, optimizer)
-    return good_range(rates, losses) if len(rates) >= ENOUGH_TRIALS else None
-
-
-def best_of(comparison: Comparison, optimizer: str, scale: Scale) -> list[float]:
-    """Return the expected lowest tuning loss after 1, 2, ... trials, a geometric mean on a log scale."""
-    losses = np.asarray(tuning_losses(comparison, optimizer)[1])
-    if scale == "log":
-        return [exp(expected_best(np.log(losses).tolist(), n)) for n in range(1, len(losses) + 1)]
-    return [expected_best(losses.tolist(), n) for n in range(1, len(losses) + 1)]
+def heading(comparison: Comparison) -> str:
+    """Return what a column of arms is called: "optimizer" when each arm is one with its own name."""
+    plain = all(name == arm.optimizer for name, arm in comparison.plan.arms.items())
+    return "optimizer" if plain else "arm"

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from fallline.compare.records import Comparison
 from fallline.compare.statistics import Interval
+from fallline.compare.survival import MedianTime
 from fallline.compare.verdict import Verdict, judge
 from fallline.compare.wording import number, setting, size
-from fallline.report.summary import Row, rows
+from fallline.report.summary import Row, heading, rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,36 +28,39 @@ def print_report(comparison: Comparison, console: "Console") -> None:
     """
     verdict = judge(comparison)
     table = rows(comparison, verdict)
-    parts = [results_table(table, comparison), costs_table(table)] if comparison.trials else []
+    parts = [results_table(table, comparison), costs_table(table, comparison)] if comparison.trials else []
     for part in (*parts, _doubts(verdict), _answer(verdict)):
         console.print(part, width=min(WIDTH, console.width))
 
 
 def results_table(table: list[Row], comparison: Comparison) -> "Table":
     """Return the ranking: losses and metrics with their intervals, and the way to the target."""
-    name, share = comparison.plan.metric_name, is_share(comparison.plan.metric_name, table)
-    grid = _grid(" #", "optimizer", "loss", "95 %", f"{name}{' %' if share else ''}", "95 %")
+    plan, share = comparison.plan, is_share(comparison.plan.metric_name, table)
+    loss = plan.judged_by.replace("validation ", "")
+    grid = _grid(
+        " #", heading(comparison), loss, "95 %", f"{plan.metric_name}{' %' if share else ''}", "95 %"
+    )
     grid.add_column("steps*", justify="right")
     grid.add_column("vs best", justify="left", no_wrap=True)
     for row in table:
         cells = [str(row.rank or "–"), row.arm, *_interval(row.loss), *_interval(row.metric, share)]
         grid.add_row(*map(_text, cells), _text(target_text(row, row.steps)), _standing(row))
-    aim = comparison.plan.target_name
+    aim = plan.target_name
     grid.caption = _text(
         f"* median to the target ({aim}), or how many arrived" if aim else "* no target was set"
     )
     return grid
 
 
-def costs_table(table: list[Row]) -> "Table":
+def costs_table(table: list[Row], comparison: Comparison) -> "Table":
     """Return what each optimizer costs and how it was tuned."""
-    grid = _grid("optimizer", "epochs*", "µs/step", "state", "good lr", "runs", "lost")
+    grid = _grid(heading(comparison), "epochs*", "µs/step", "state", "good lr", "runs", "lost")
     grid.add_column("tuned settings", overflow="fold")
     for row in table:
         epochs = target_text(row, row.epochs)
         step = "" if row.step_microseconds is None else number(row.step_microseconds)
         state = "" if row.state_bytes is None else size(row.state_bytes)
-        good = "–" if row.good is None else f"{row.good.decades:.1f}"
+        good = "–" if row.response is None else f"{row.response.good.decades:.1f}"
         tuned = ", ".join(f"{name} {setting(value)}" for name, value in row.settings.items())
         runs, lost = f"{row.tuning}+{row.finals}", str(row.diverged + row.failed)
         grid.add_row(*map(_text, (row.arm, epochs, step, state, good, runs, lost, tuned)))
@@ -83,6 +87,14 @@ def standing_text(row: Row) -> str:
     return f"open {more}".rstrip() if row.standing == "open" else more or "beaten"
 
 
+def places_text(row: Row) -> str:
+    """Return the places that an arm may have: '1', '2–5'."""
+    if row.places is None:
+        return ""
+    best, worst = row.places.best, row.places.worst
+    return f"{best}" if best == worst else f"{best}–{worst}"
+
+
 def ratio_text(ratio: float) -> str:
     """Return a ratio of losses briefly: '+12 %', '×3.2'."""
     return f"×{number(ratio)}" if ratio >= 2 else f"+{ratio - 1:.0%}".replace("%", " %")
@@ -92,13 +104,16 @@ def _standing(row: Row) -> "Text":
     return _text(standing_text(row), _STYLES.get(row.standing, ""))
 
 
-def target_text(row: Row, median: float | None) -> str:
+def target_text(row: Row, median: MedianTime | None) -> str:
     """Return a median time to the target, or how many of the runs reached it when most did not."""
     if median is None:
         return ""
-    if median == inf:
-        return f"{row.reached} of {row.finals}"
-    return f"{median:.0f}" if median >= 100 else f"{median:.3g}"
+    return f"{row.reached} of {row.finals}" if median.time == inf else time_text(median.time)
+
+
+def time_text(time: float) -> str:
+    """Return a number of steps or epochs briefly."""
+    return "∞" if time == inf else f"{time:.0f}" if time >= 100 else f"{time:.3g}"
 
 
 def _interval(interval: Interval | None, share: bool = False) -> list[str]:
@@ -119,7 +134,7 @@ def _grid(*names: str) -> "Table":
 
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 0), collapse_padding=True, caption_justify="left")
     for name in names:
-        grid.add_column(name, justify="left" if name == "optimizer" else "right", overflow="fold")
+        grid.add_column(name, justify="left" if name in ("optimizer", "arm") else "right", overflow="fold")
     return grid
 
 
@@ -134,7 +149,15 @@ def _warning(text: str) -> "Text":
 
 
 def _answer(verdict: Verdict) -> "Text":
-    return _text("\n").join([_text(verdict.headline, "bold"), *map(_text, verdict.sentences), _text("")])
+    chosen = verdict.recommendation
+    advice = (
+        [_text(chosen.reason, "bold"), *([_text(f"    {chosen.code}", "green")] if chosen.code else [])]
+        if chosen
+        else []
+    )
+    return _text("\n").join(
+        [_text(verdict.headline, "bold"), *map(_text, verdict.sentences), *advice, _text("")]
+    )
 
 
 def _doubts(verdict: Verdict) -> "Text":
