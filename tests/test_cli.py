@@ -19,6 +19,8 @@ QUICK = [
     f"{SMALL}:blobs",
     "--optimizers",
     "sgd,adam",
+    "--studies",
+    "1",
     "--trials",
     "2",
     "--seeds",

@@ -37,6 +37,7 @@ def compare(
     optimizers: Annotated[str | None, typer.Option(help="Names separated by commas; all by default.")] = None,
     trials: Annotated[int | None, typer.Option(help="Tuning trials of each optimizer (8).")] = None,
     seeds: Annotated[int | None, typer.Option(help="Fresh seeds for each tuned optimizer (3).")] = None,
+    studies: Annotated[int | None, typer.Option(help="How often to tune and judge anew (3).")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock limit: 60s, 10min, 1h.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes; 0: none (number of cores).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results (runs/TASK-TIME).")] = None,
@@ -52,12 +53,13 @@ def compare(
     from rich.console import Console
 
     from fallline.compare.document import document, plan_document
-    from fallline.compare.planning import Request, prepare
+    from fallline.compare.planning import prepare
     from fallline.compare.progress import print_plan
+    from fallline.compare.request import Request
     from fallline.compare.run import run_shown
     from fallline.report.terminal import print_report
 
-    request = Request(task, optimizers, trials, seeds, budget, workers, out, resume, seed)
+    request = Request(task, optimizers, trials, seeds, studies, budget, workers, out, resume, seed)
     messages = Console(stderr=True, quiet=quiet)
     with redirect_stdout(sys.stderr):  # what a task prints is not part of the result
         prepared = prepare(request)
@@ -131,6 +133,46 @@ def gate(
     answer = pass_or_stop(read(run), baseline, candidate, read_margin(margin))
     _print_json(answer.to_json()) if as_json else print(answer.text)
     raise typer.Exit(0 if answer.passed else 1)
+
+
+@app.command()
+def recommend(
+    task: Annotated[str, typer.Argument(help="A built-in task, or my_file.py:make_task.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the advice as one JSON document.")] = False,
+) -> None:
+    """Say what to try first on TASK, from its model alone: a prior with its reasons; nothing is trained."""
+    from fallline.compare.recommend import recommend as advise
+    from fallline.compare.recommend import text
+    from fallline.tasks.load import load
+
+    with redirect_stdout(sys.stderr):
+        recommendation = advise(load(task), task)
+    _print_json(recommendation.to_json()) if as_json else print(text(recommendation))
+
+
+@app.command()
+def lr_range(
+    task: Annotated[str, typer.Argument(help="A built-in task, or my_file.py:make_task.")],
+    optimizer: Annotated[str, typer.Option(help="A name from `fallline list`, or a class.")],
+    seeds: Annotated[int, typer.Option(help="How many range tests.")] = 8,
+    steps: Annotated[int, typer.Option(help="Steps of each, at growing learning rates.")] = 100,
+    run: Annotated[Path | None, typer.Option(help="A comparison that has tuned the optimizer.")] = None,
+    sweep: Annotated[int, typer.Option(help="Without --run: whole trainings to tune it; 0: none.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Where to write the figure, as HTML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Test at which learning rates the loss falls and diverges, and hold that against whole trainings."""
+    from fallline.compare.lr_range import lr_range as measure
+    from fallline.compare.lr_range import recorded_or_swept
+    from fallline.compare.lr_range_view import text, write_figure
+    from fallline.tasks.load import load
+
+    with redirect_stdout(sys.stderr):
+        tuned = recorded_or_swept(task, optimizer, run, sweep)
+        found = measure(load(task), optimizer, seeds, steps, tuned=tuned)
+    if out is not None:
+        write_figure(found, out)
+    _print_json(found.to_json()) if as_json else print(text(found))
 
 
 @app.command("list")

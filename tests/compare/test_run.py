@@ -23,7 +23,7 @@ NAMES = ["sgd", "adam"]
 
 
 def quick(task=BLOBS, optimizers=NAMES, **options):
-    chosen = {"trials": 2, "seeds": 2, "workers": 0, "quiet": True, **options}
+    chosen = {"trials": 2, "seeds": 2, "studies": 1, "workers": 0, "quiet": True, **options}
     return compare(task, optimizers, **chosen)
 
 
@@ -199,6 +199,8 @@ def start(folder, *options):
         "--trials",
         "3",
         "--seeds",
+        "1",
+        "--studies",
         "1",
         "--out",
         str(folder),

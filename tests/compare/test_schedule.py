@@ -9,19 +9,19 @@ import pytest
 from fallline.compare import budget
 from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Arm, Curve, Plan, Trial
-from fallline.compare.schedule import Costs, Schedule, makespan, shortfalls
+from fallline.compare.schedule import Costs, Growth, Schedule, makespan, shortfalls
 
 NAMES = ["slow", "quick", "other"]
 SECONDS = {"slow": 8.0, "quick": 1.0, "other": 1.0}
 
 
-def plan(trials=4, seeds=2, workers=2):
+def plan(trials=4, seeds=2, workers=2, **more):
     space = {"lr": {"low": 1e-4, "high": 1.0, "scale": "log"}}
     return Plan(
         task="t", metric_name="accuracy", target=None, target_name="", epochs=1,
         arms={name: Arm(name, {}, space) for name in NAMES},
         trials=trials, seeds=seeds, workers=workers, budget_seconds=None,
-        versions={}, machine="", started="",
+        versions={}, machine="", started="", **more,
     )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_a_limit_is_kept_and_drops_whole_rounds(limit, slower):
 
 def test_time_that_is_left_goes_to_more_seeds():
     simulation = Simulation(plan(2, 1), SECONDS, limit=60)
-    simulation.schedule.most_seeds = 8
+    simulation.schedule.growth = Growth(seeds=8)
     finals = counts(simulation.run())
     assert {finals[name, "tune"] for name in NAMES} == {2}
     assert 5 <= finals["slow", "final"] == finals["quick", "final"] <= 8
@@ -181,25 +181,114 @@ def test_other_budgets_are_refused(text):
 
 @pytest.mark.parametrize("available", [7, 10, 20, 50, 100, 1000])
 def test_the_plan_that_fits_is_the_largest_that_fits(available):
-    size = budget.fitting(1.0, available, None, None)
-    assert (size.trials + size.seeds) * size.epochs_share <= available
-    assert size.epochs_share == 1
-    larger = budget.fitting(1.0, available * 3, None, None)
+    size = budget.fitting(1.0, available, (None, None, None))
+    assert size.rounds <= available
+    assert size.share == 1
+    larger = budget.fitting(1.0, available * 3, (None, None, None))
     assert larger.trials >= size.trials
 
 
 def test_a_tight_budget_cuts_epochs_and_a_hopeless_one_is_refused():
-    assert budget.fitting(1.0, 3.0, None, None) == budget.Size(4, 2, 0.5)
+    assert budget.fitting(1.0, 3.0, (None, None, None)) == budget.Size(4, 2, 1, 0.5)
     with pytest.raises(ComparisonError, match="too small; raise it or name fewer --optimizers"):
-        budget.fitting(1.0, 0.1, None, None)
+        budget.fitting(1.0, 0.1, (None, None, None))
 
 
 def test_numbers_that_the_user_gave_are_upper_bounds():
-    assert budget.fitting(1.0, 1000, 5, 2) == budget.Size(5, 2)
-    assert budget.fitting(1.0, 1000, 100, 20) == budget.Size(100, 20)
-    assert budget.fitting(1.0, 9, 8, 3).trials <= 8
+    assert budget.fitting(1.0, 1000, (5, 2, None)) == budget.Size(5, 2, 8)
+    assert budget.fitting(1.0, 1000, (100, 20, 1)) == budget.Size(100, 20, 1)
+    assert budget.fitting(1.0, 9, (8, 3, None)).trials <= 8
 
 
 @pytest.mark.parametrize("available", range(12, 21))
 def test_a_budget_never_plans_a_full_space_for_few_trials(available):
-    assert budget.fitting(1.0, available, None, None).trials < 10
+    assert budget.fitting(1.0, available, (None, None, None)).trials < 10
+
+
+def test_every_study_tunes_anew_on_seeds_and_settings_of_its_own():
+    trials = drained(Schedule(plan(studies=3), Costs(SECONDS)))
+    each = Counter((t.spec.arm, t.spec.study, t.spec.stage) for t in trials)
+    assert each == {(n, k, s): c for n in NAMES for k in range(3) for s, c in (("tune", 4), ("final", 2))}
+    seeds = {k: {t.spec.seed for t in trials if t.spec.study == k} for k in range(3)}
+    rates = {k: {t.spec.settings["lr"] for t in trials if t.spec.study == k} for k in range(3)}
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not seeds[a] & seeds[b]
+        assert not rates[a] & rates[b]
+    for trial in trials:
+        if trial.spec.stage == "final":
+            own = [t for t in trials if t.spec.stage == "tune" and t.spec.study == trial.spec.study]
+            best = min((t for t in own if t.spec.arm == trial.spec.arm), key=lambda t: t.valid_loss)
+            assert trial.spec.settings == best.spec.settings
+
+
+def test_the_first_of_several_studies_is_the_same_as_a_single_one():
+    alone = {t.spec.key for t in drained(Schedule(plan(), Costs(SECONDS)))}
+    several = {t.spec.key for t in drained(Schedule(plan(studies=3), Costs(SECONDS))) if t.spec.study == 0}
+    assert alone == several
+
+
+def test_a_resumed_schedule_of_several_studies_runs_what_is_missing_and_nothing_else():
+    whole = drained(Schedule(plan(studies=2), Costs(SECONDS)))
+    for kept in range(0, len(whole), 5):
+        done = {trial.spec.key for trial in whole[:kept]}
+        again = {t.spec.key for t in drained(Schedule(plan(studies=2), Costs(SECONDS), done=whole[:kept]))}
+        assert again == {trial.spec.key for trial in whole}
+        assert done <= again
+
+
+@pytest.mark.parametrize("limit", [60, 120, 250, 400, 600])
+def test_a_limit_leaves_whole_studies(limit):
+    simulation = Simulation(plan(4, 2, studies=3), SECONDS, limit)
+    trials = simulation.run()
+    assert simulation.now <= limit
+    for study in {t.spec.study for t in trials} - {0}:
+        own = Counter((t.spec.arm, t.spec.stage) for t in trials if t.spec.study == study)
+        assert own == {(n, s): c for n in NAMES for s, c in (("tune", 4), ("final", 2))}
+    assert bool(shortfalls(plan(4, 2, studies=3), trials)) == (len(trials) < 3 * 3 * 6)
+
+
+def test_time_that_is_left_goes_to_more_studies_at_least_three_in_all():
+    for limit in range(40, 400, 20):
+        simulation = Simulation(plan(4, 2), SECONDS, limit)
+        simulation.schedule.growth = Growth(studies=5)
+        trials = simulation.run()
+        assert len({t.spec.study for t in trials}) != 2
+        assert simulation.now <= limit
+    assert len({t.spec.study for t in trials}) == 5
+
+
+def test_studies_are_added_until_it_is_settled():
+    looked = []
+
+    def is_settled(done):
+        looked.append(len({trial.spec.study for trial in done}))
+        assert len(done) == looked[-1] * 3 * 6, "a look is at whole studies"
+        return looked[-1] >= 8
+
+    growth = Growth(looks=(3, 5, 8, 12), is_settled=is_settled)
+    trials = drained(Schedule(plan(studies=3), Costs(SECONDS), growth=growth))
+    assert len({t.spec.study for t in trials}) == 8
+    assert sorted(set(looked)) == [3, 5, 8]
+
+
+def test_it_is_looked_at_no_more_often_than_agreed():
+    growth = Growth(looks=(3, 5), is_settled=lambda done: False)
+    trials = drained(Schedule(plan(studies=3), Costs(SECONDS), growth=growth))
+    assert len({t.spec.study for t in trials}) == 5
+
+
+def test_a_space_moves_beyond_its_edge_with_the_same_number_of_trials_for_all():
+    """The result is the learning rate itself, so the lowest is the best: the space goes down, twice."""
+    trials = drained(Schedule(plan(trials=8), Costs(SECONDS)))
+    assert {counts(trials)[name, "tune"] for name in NAMES} == {8}
+    rates = [t.spec.settings["lr"] for t in trials if t.spec.arm == "slow" and t.spec.stage == "tune"]
+    assert min(rates[:4]) >= 1e-4 > min(rates[4:6]) > min(rates[6:])
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_an_adaptive_sampler_waits_for_all_but_the_last_results(lag):
+    schedule = Schedule(plan(trials=5, sampler="tpe", lag=lag), Costs(SECONDS))
+    begun = []
+    while (spec := schedule.next()) is not None:
+        begun.append(spec)
+    assert Counter(spec.arm for spec in begun) == dict.fromkeys(NAMES, 1 + lag)

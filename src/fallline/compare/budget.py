@@ -1,28 +1,38 @@
 """A wall-clock budget: read it, and find the largest plan that fits into it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fallline.compare.errors import ComparisonError
 
 UNITS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600}
 
-#: Plans to choose from when the user fixes neither number: trials for tuning and seeds for the verdict.
-#: None has 10 to 15 trials: spread over the full space they would tune worse than 9 of the learning rate.
-LADDER = [(64, 8), (48, 8), (32, 8), (24, 5), (16, 5), (9, 4), (9, 3), (8, 3), (6, 3), (5, 3), (4, 2)]
+#: Plans to choose from when the user fixes no number: trials for tuning, seeds for the verdict, and studies.
+#: One study or at least three: two say next to nothing of the luck of tuning. None has 10 to 15 trials:
+#: spread over the full space they would tune worse than 9 of the learning rate.
+LADDER = [
+    (32, 5, 8), (32, 5, 5), (24, 5, 5), (16, 4, 5), (16, 4, 3), (9, 4, 3), (9, 3, 3), (8, 3, 3),
+    (16, 5, 1), (9, 4, 1), (9, 3, 1), (8, 3, 1), (6, 3, 1), (5, 3, 1), (4, 2, 1),
+]  # fmt: skip
 #: Without a budget.
-DEFAULT_TRIALS, DEFAULT_SEEDS = 8, 3
+DEFAULT_TRIALS, DEFAULT_SEEDS, DEFAULT_STUDIES = 8, 3, 3
 #: Below this share of the task's epochs a ranking says nothing about the task.
 FEWEST_EPOCHS = 0.05
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much to run: trials and seeds for each optimizer, and the share of the task's epochs."""
+    """How much to run: trials and seeds of each arm, studies, and the share of a training's length."""
 
     trials: int
     seeds: int
-    epochs_share: float = 1.0
+    studies: int = 1
+    share: float = 1.0
+
+    @property
+    def rounds(self) -> int:
+        """How many trainings each arm has."""
+        return (self.trials + self.seeds) * self.studies
 
 
 def seconds(text: str | float) -> float:
@@ -49,27 +59,27 @@ def _unit(name: str) -> int | None:
     return UNITS.get(name) or (UNITS.get(name.removesuffix("s")) if len(name) > 2 else None)
 
 
-def fitting(round_seconds: float, available: float, trials: int | None, seeds: int | None) -> Size:
+def fitting(round_seconds: float, available: float, most: tuple[int | None, ...]) -> Size:
     """Return the largest size whose rounds fit into ``available`` seconds.
 
     Arguments:
-        round_seconds: one training of every optimizer, on all workers together.
+        round_seconds: one training of every arm, on all workers together.
         available: seconds that trainings may take.
-        trials: at most this many trials; None for as many as fit.
-        seeds: at most this many seeds; None likewise.
+        most: at most so many trials, seeds and studies; None for as many as fit.
 
     Raises:
         ComparisonError: not even the smallest plan fits.
     """
-    most = trials or LADDER[0][0], seeds or LADDER[0][1]
-    sizes = [most, *((min(t, most[0]), min(s, most[1])) for t, s in LADDER)]
-    for size in sizes:
-        if sum(size) * round_seconds <= available:
-            return Size(*size)
-    share = available / (sum(sizes[-1]) * round_seconds)
+    largest = Size(*(limit or n for n, limit in zip(LADDER[0], most, strict=True)))
+    sizes = [Size(*(min(n, limit or n) for n, limit in zip(step, most, strict=True))) for step in LADDER]
+    for size in (largest, *sizes):
+        if size.rounds * round_seconds <= available:
+            return size
+    smallest = sizes[-1].rounds * round_seconds
+    share = available / smallest
     if share < FEWEST_EPOCHS:
-        need = FEWEST_EPOCHS * sum(sizes[-1]) * round_seconds - available
         raise ComparisonError(
-            f"the budget is about {need:.0f} s too small; raise it or name fewer --optimizers"
+            f"the budget is about {FEWEST_EPOCHS * smallest - available:.0f} s too small; "
+            "raise it or name fewer --optimizers"
         )
-    return Size(*sizes[-1], epochs_share=share)
+    return replace(sizes[-1], share=share)

@@ -5,7 +5,7 @@ import pickle
 import platform
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,8 @@ from fallline.compare.errors import ComparisonError
 from fallline.compare.files import check_room
 from fallline.compare.lock import refuse_second_driver
 from fallline.compare.records import Arm, Plan, Trial
-from fallline.compare.schedule import makespan
+from fallline.compare.request import Request
+from fallline.compare.schedule import Growth, makespan
 from fallline.compare.store import Store
 from fallline.compare.worker import Job
 from fallline.core.registry import FULL_SPACE_TRIALS, Entry, entries, find
@@ -33,34 +34,6 @@ MANY = 4
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asked for; None leaves the choice to the plan, or to the comparison that is resumed."""
-
-    task: str | Task
-    optimizers: str | Sequence[str] | None = None
-    trials: int | None = None
-    seeds: int | None = None
-    budget: str | float | None = None
-    workers: int | None = None
-    out: str | Path | None = None
-    resume: bool = False
-    seed: int | None = None
-    started: float = field(default_factory=monotonic)
-
-    def __post_init__(self):
-        for name, least in (("trials", 1), ("seeds", 1), ("workers", 0)):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, int):
-                raise ComparisonError(f"{name} must be a whole number, got {value!r}")
-            if value is not None and value < least:
-                raise ComparisonError(f"{name} must be at least {least}, got {value}")
-        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
-            raise ComparisonError(f"seed must fit into 64 bits, got {self.seed}")
-        if self.resume and self.out is None:
-            raise ComparisonError("--resume needs the folder of the comparison to continue: add --out FOLDER")
-
-
-@dataclass(frozen=True)
 class Prepared:
     """A comparison ready to run, with the trials that are done already."""
 
@@ -73,17 +46,17 @@ class Prepared:
     done: list[Trial]
     resumes: bool
     deadline: float | None
-    most_seeds: int
+    growth: Growth
 
     @property
     def trainings(self) -> int:
         """How many trainings the whole comparison has."""
-        return len(self.plan.arms) * (self.plan.trials + self.plan.seeds)
+        return len(self.plan.arms) * (self.plan.trials + self.plan.seeds) * self.plan.studies
 
     @property
     def seconds(self) -> float:
         """How long the trainings that are left will take on all workers, as far as the pilot knows."""
-        rounds = (1 - len(self.done) / self.trainings) * (self.plan.trials + self.plan.seeds)
+        rounds = max(0, self.trainings - len(self.done)) / len(self.plan.arms)
         return rounds_seconds(self.training_seconds.values(), self.plan.workers) * rounds
 
 
@@ -120,7 +93,7 @@ def prepare(request: Request) -> Prepared:
         done=stored.trials if stored else [],
         resumes=stored is not None,
         deadline=None if seconds is None else request.started + seconds - REPORT_SECONDS,
-        most_seeds=plan.seeds if seconds is None or request.seeds else budget.LADDER[0][1],
+        growth=_growth(request, plan, seconds),
     )
 
 
@@ -155,10 +128,12 @@ def _new_plan(
         metric_name=task.metric_name,
         target=task.target,
         target_name="" if task.target is None else f"validation loss <= {task.target:g}",
-        epochs=task.epochs * size.epochs_share,
+        epochs=task.epochs * size.share,
         arms={e.name: Arm(e.name, dict(e.fixed), space_of(e, size.trials)) for e in chosen},
         trials=size.trials,
         seeds=size.seeds,
+        studies=size.studies,
+        share=size.share,
         workers=workers,
         budget_seconds=seconds,
         versions={
@@ -179,11 +154,25 @@ def _size(
     request: Request, task: Task, chosen: list[Entry], cost: Cost, workers: int, seconds: float | None
 ) -> budget.Size:
     if seconds is None:
-        return budget.Size(request.trials or budget.DEFAULT_TRIALS, request.seeds or budget.DEFAULT_SEEDS)
+        return budget.Size(
+            request.trials or budget.DEFAULT_TRIALS,
+            request.seeds or budget.DEFAULT_SEEDS,
+            request.studies or budget.DEFAULT_STUDIES,
+        )
     overhead = REPORT_SECONDS + (START_SECONDS if workers else 0.0) / cost.core_share
     available = request.started + seconds - overhead - monotonic()
     one_round = rounds_seconds([cost.training_seconds(task, e, task.epochs) for e in chosen], workers)
-    return budget.fitting(one_round, SAFETY * available, request.trials, request.seeds)
+    return budget.fitting(one_round, SAFETY * available, (request.trials, request.seeds, request.studies))
+
+
+def _growth(request: Request, plan: Plan, seconds: float | None) -> Growth:
+    """Return what may be added: with a budget what fits, otherwise nothing."""
+    if seconds is None:
+        return Growth()
+    _, seeds, studies = budget.LADDER[0]
+    return Growth(
+        studies=plan.studies if request.studies else studies, seeds=plan.seeds if request.seeds else seeds
+    )
 
 
 def space_of(entry: Entry, trials: int) -> dict[str, dict]:
@@ -195,8 +184,8 @@ def _caveats(task: Task, chosen: list[Entry], size: budget.Size) -> list[str]:
     caveats = []
     if size.trials < FULL_SPACE_TRIALS:
         caveats.append("with so few trials only the learning rate is tuned; the rest stays at its default")
-    if size.epochs_share < 1:
-        caveats.append(f"the budget allows {size.epochs_share:.0%} of the task's {task.epochs:g} epochs")
+    if size.share < 1:
+        caveats.append(f"the budget allows {size.share:.0%} of the task's {task.epochs:g} epochs")
     if any(entry.batch_size for entry in chosen):
         caveats.append("every training sees the same number of samples, so batch sizes differ in steps")
     return caveats

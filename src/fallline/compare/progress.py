@@ -20,8 +20,8 @@ def print_plan(prepared: Prepared, console: Console) -> None:
     rows.add_row("task", Text(f"{plan.task}: {task.summary}" if task.summary else plan.task))
     rows.add_row("optimizers", ", ".join(plan.arms))
     rows.add_row("tuning", f"{plan.trials} trial{_s(plan.trials)} each: {_searched(plan)}")
-    more = ", more if time is left" if prepared.most_seeds > plan.seeds else ""
-    rows.add_row("verdict", f"the best of each again on {plan.seeds} fresh seed{_s(plan.seeds)}{more}")
+    rows.add_row("verdict", f"the best of each again on {plan.seeds} fresh seed{_s(plan.seeds)}")
+    rows.add_row("studies", _studies(prepared))
     rows.add_row("training", f"{plan.epochs:.3g} epoch{_s(plan.epochs)}")
     rows.add_row("cost", _cost(prepared))
     rows.add_row("results", Text(str(prepared.store.folder)))
@@ -38,6 +38,15 @@ def print_outcome(comparison: Comparison, folder: Path, console: Console) -> Non
         share = f"{len(errors)} of {len(comparison.trials)} trainings failed"
         console.print(f"[red]{share}[/red], first {errors[0].spec.arm}:", Text(first))
     console.print(Text(f"{folder}: results.jsonl, report.html", "dim"))
+
+
+def _studies(prepared: Prepared) -> str:
+    plan, growth = prepared.plan, prepared.growth
+    each = "each holds another fold out" if plan.folds else "each tunes anew"
+    number = f"{plan.studies}, {each}" if plan.studies > 1 else "1"
+    if growth.is_settled is not None:
+        return f"{number}; more until it is settled, at most {growth.looks[-1]}"
+    return f"{number}; more if time is left" if growth.studies > plan.studies else number
 
 
 def _searched(plan: Plan) -> str:
@@ -90,7 +99,7 @@ def watched(trials: Iterator[Trial], schedule: Schedule, total: int, console: Co
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("starting", total=total, completed=len(schedule.done))
         for trial in trials:
-            total = max(total, len(schedule.done) + len(schedule.running))
+            total = max(total, len(schedule.done) + schedule.running)
             stage = "tuning" if trial.spec.stage == "tune" else "verdict"
             bar.update(shown, advance=1, total=total, description=stage)
             yield trial

@@ -8,9 +8,10 @@ from pathlib import Path
 from fallline.compare.errors import ComparisonError
 from fallline.compare.files import write_whole
 from fallline.compare.lock import only_driver
-from fallline.compare.planning import Prepared, Request, prepare
+from fallline.compare.planning import Prepared, prepare
 from fallline.compare.pool import Pool
 from fallline.compare.records import Comparison, Trial
+from fallline.compare.request import Request
 from fallline.compare.schedule import Costs, Schedule, shortfalls
 from fallline.compare.serial import Serial
 from fallline.compare.store import Store
@@ -25,6 +26,7 @@ def compare(
     *,
     trials: int | None = None,
     seeds: int | None = None,
+    studies: int | None = None,
     budget: str | float | None = None,
     workers: int | None = None,
     out: str | Path | None = None,
@@ -38,7 +40,8 @@ def compare(
         task: a built-in task's name, ``"my_file.py:make_task"`` or a `fallline.Task`.
         optimizers: names as `fallline list` shows them, in a list or separated by commas; all by default.
         trials: configurations tried for each optimizer; 8 by default, with a budget as many as fit.
-        seeds: fresh seeds that each tuned optimizer is judged on; 3 by default.
+        seeds: fresh seeds that each tuned optimizer is judged on in a study; 3 by default.
+        studies: how often all of that is done, on seeds of its own; 3 by default, with a budget what fits.
         budget: wall-clock limit such as ``"60s"``, ``"10min"`` or a number of seconds.
         workers: processes; one for each core by default, 0 to train in this process.
         out: folder for ``results.jsonl`` and ``report.html``; ``runs/<task>-<time>`` by default.
@@ -61,7 +64,7 @@ def compare(
         >>> [trial.valid_loss for trial in result.finals("adam")]
     """
     _refuse_unguarded_script()
-    request = Request(task, optimizers, trials, seeds, budget, workers, out, resume, seed)
+    request = Request(task, optimizers, trials, seeds, studies, budget, workers, out, resume, seed)
     return _quiet(request) if quiet else _shown(request)
 
 
@@ -124,7 +127,7 @@ def _refuse_changed(prepared: Prepared) -> None:
 
 def _train(prepared: Prepared, watch: Watch) -> None:
     costs = Costs(prepared.training_seconds)
-    schedule = Schedule(prepared.plan, costs, prepared.done, prepared.deadline, prepared.most_seeds)
+    schedule = Schedule(prepared.plan, costs, prepared.done, prepared.deadline, prepared.growth)
     with _executor(prepared) as executor:
         for trial in watch(executor.run(schedule.next, prepared.deadline), schedule):
             prepared.store.append(trial)
@@ -146,8 +149,9 @@ def read(folder: str | Path) -> Comparison:
             f"no comparison in {folder}: it has no {store.plan_file.name}; name a folder that `compare` wrote"
         )
     stored = store.comparison()
-    missing = shortfalls(stored.plan, stored.trials)
-    return replace(stored, plan=replace(stored.plan, caveats=stored.plan.caveats + missing))
+    studies = 1 + max((trial.spec.study for trial in stored.trials), default=0)  # some may have been added
+    plan = replace(stored.plan, studies=max(stored.plan.studies, studies))
+    return replace(stored, plan=replace(plan, caveats=plan.caveats + shortfalls(plan, stored.trials)))
 
 
 def write_report(comparison: Comparison, folder: str | Path) -> Path:

@@ -1,21 +1,22 @@
-"""Which training comes next: rounds over all optimizers, so that whatever cuts a comparison short is fair."""
+"""Which training comes next: rounds over all arms, so that whatever cuts a comparison short is fair."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from heapq import heapreplace
 from statistics import median
 
-from fallline.compare.records import Arm, Plan, Spec, Stage, Trial
-from fallline.compare.search import configurations, training_seed
-from fallline.core.space import Space, dimension
+from fallline.compare.records import Plan, Spec, Trial
+from fallline.compare.study import Study
 
 #: A round is begun only if this many times its estimated cost fits into the time left.
 MARGIN = 1.05
+#: Fewer studies say next to nothing of how studies differ, so from one it goes on with two more or none.
+FEWEST_STUDIES = 3
 
 
 class Costs:
-    """Seconds per training of each optimizer: the pilot's estimate until real trainings have finished."""
+    """Seconds per training of each arm: the pilot's estimate until real trainings have finished."""
 
     def __init__(self, pilot: dict[str, float]):
         self._pilot = pilot
@@ -26,11 +27,11 @@ class Costs:
         if trial.status == "ok":
             self._seen.setdefault(trial.spec.arm, []).append(trial.seconds)
 
-    def of(self, optimizer: str) -> float:
-        """Return the seconds that one training of ``optimizer`` takes."""
-        if optimizer in self._seen:
-            return median(self._seen[optimizer])
-        return self._pilot[optimizer] * self._correction()
+    def of(self, arm: str) -> float:
+        """Return the seconds that one training of ``arm`` takes."""
+        if arm in self._seen:
+            return median(self._seen[arm])
+        return self._pilot[arm] * self._correction()
 
     def _correction(self) -> float:
         """How much slower trainings are than the pilot thought, as on shared cores."""
@@ -38,18 +39,33 @@ class Costs:
         return sum(map(self.of, self._seen)) / pilot if pilot > 0 else 1.0
 
 
-class Schedule:
-    """Hand out the trainings of a comparison, tuning first, then the winners on fresh seeds.
+@dataclass(frozen=True)
+class Growth:
+    """What may be added when the plan is done and time is left.
 
-    A round is one training of every optimizer. With a deadline, a round is begun only if all of it still
-    fits, a tuning round only if final rounds fit after it: every optimizer gets the same number of trials.
+    ``studies`` and ``seeds`` are the most there may be of each. With ``is_settled``, which looks at the
+    results so far, studies are added until it says yes: first as many as ``looks`` names, and so on.
+    """
+
+    studies: int = 0
+    seeds: int = 0
+    looks: tuple[int, ...] = ()
+    is_settled: Callable[[list[Trial]], bool] | None = None
+
+
+class Schedule:
+    """Hand out the trainings of a comparison, study after study.
+
+    A round is one training of every arm. With a deadline, a round is begun only if all of it still fits, a
+    tuning round only if final rounds fit after it: every arm gets the same number of trials. A further study
+    is begun only if all of it fits.
 
     Arguments:
         plan: what to run.
         costs: seconds per training.
         done: trials finished before, which are not run again.
         deadline: the time at which to stop, or None.
-        most_seeds: fresh seeds if time is left when the plan is done; None for the plan's.
+        growth: what may be added if time is left.
         clock: tells the time, in seconds.
     """
 
@@ -59,82 +75,121 @@ class Schedule:
         costs: Costs,
         done: Iterable[Trial] = (),
         deadline: float | None = None,
-        most_seeds: int | None = None,
+        growth: Growth | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.plan, self.costs, self.deadline, self.clock = plan, costs, deadline, clock
+        self.growth = growth or Growth()
         self.done = {trial.spec.key: trial for trial in done}
-        self.most_seeds = max(plan.seeds, most_seeds or 0)
-        self.running: dict[tuple, Spec] = {}
-        self._queue: deque[Spec] = deque()
-        self._settings = {
-            name: configurations(_space(arm), plan.trials, plan.seed) for name, arm in plan.arms.items()
-        }
-        # Finals exist only when tuning was over: more of it would change the winners.
-        self.tuning_over = any(trial.spec.stage == "final" for trial in self.done.values())
-        self.rounds = complete_rounds(self.done.values(), plan) if self.tuning_over else 0
-        self.repeats = 0
+        self.studies: list[Study] = []
         for trial in self.done.values():
             costs.record(trial)
+        for _ in range(1 + max((trial.spec.study for trial in self.done.values()), default=0)):
+            self._open_study()
+
+    @property
+    def running(self) -> int:
+        """How many trainings are running now."""
+        return sum(len(study.running) for study in self.studies)
 
     def next(self) -> Spec | None:
         """Return a training to start now; None when there is none, or none until another one finishes."""
-        while not self._queue and self._open_round():
-            pass
-        if not self._queue:
-            return None
-        spec = self._queue.popleft()
-        self.running[spec.key] = spec
-        return spec
+        while True:
+            for study in self.studies:
+                if (spec := self._next_of(study)) is not None:
+                    return spec
+            if not self._grow():
+                return None
 
     def finished(self, trial: Trial) -> None:
         """Note a result; it may decide what comes next."""
-        self.running.pop(trial.spec.key, None)
         self.done[trial.spec.key] = trial
+        self.studies[trial.spec.study].finished(trial)
         self.costs.record(trial)
-
-    def winners(self) -> dict[str, Spec]:
-        """Return each optimizer's best tuning trial; without one whose training went well, it has none."""
-        best: dict[str, Trial] = {}
-        for trial in self.done.values():
-            spec = trial.spec
-            if spec.stage == "tune" and spec.index < self.rounds and trial.valid_loss is not None:
-                best[spec.arm] = min(trial, best.get(spec.arm, trial), key=_rank)
-        return {name: trial.spec for name, trial in best.items()}
 
     def seconds_left(self) -> float:
         """Return how long the rest will take, as far as is known now."""
-        rounds = 0 if self.tuning_over else self.plan.trials - self.rounds
-        left = self._seconds(rounds + max(0, self.plan.seeds - self.repeats))
+        unopened = max(0, self.plan.studies - len(self.studies)) * (self.plan.trials + self.plan.seeds)
+        left = self._seconds(unopened + sum(map(self._rounds_left, self.studies)))
         return left if self.deadline is None else min(left, self.deadline - self.clock())
 
-    def _open_round(self) -> bool:
-        if not self.tuning_over:
-            return self._open_tuning_round()
-        if any(spec.stage == "tune" for spec in self.running.values()) or self.repeats == self.most_seeds:
+    def _rounds_left(self, study: Study) -> int:
+        tuning = 0 if study.tuning_over else self.plan.trials - study.rounds
+        return tuning + max(0, self.plan.seeds - study.repeats)
+
+    def _next_of(self, study: Study) -> Spec | None:
+        """Return what comes next in one study, opening rounds until there is something or none may be."""
+        while (spec := study.next()) is None:
+            if study.waits or not self._open_round(study):
+                return None
+        return spec
+
+    def _open_round(self, study: Study) -> bool:
+        if not study.tuning_over:
+            return self._open_tuning_round(study)
+        if study.is_tuning or study.repeats >= self.plan.seeds:
             return False
-        if self.repeats and not self._fits(rounds=1):
+        if study.repeats and not self._fits(1):
             return False
-        self._enqueue([self._final(spec) for spec in self.winners().values()])
-        self.repeats += 1
+        study.open_finals()
         return True
 
-    def _open_tuning_round(self) -> bool:
-        if self.rounds == self.plan.trials or (self.rounds and not self._fits(1 + self._seeds_after())):
-            self.tuning_over = True
+    def _open_tuning_round(self, study: Study) -> bool:
+        over = study.rounds == self.plan.trials
+        if over or (study.rounds and not self._fits(1 + self._seeds_after(study))):
+            study.tuning_over = True
         else:
-            self._enqueue([self._tuning(name, self.rounds) for name in self.plan.arms])
-            self.rounds += 1
+            study.open_tuning()
         return True
 
-    def _seeds_after(self) -> int:
+    def _seeds_after(self, study: Study) -> int:
         """Return the seeds to keep time for after one more tuning round: as the plan divides its time."""
-        return max(1, round(self.plan.seeds * (self.rounds + 1) / self.plan.trials))
+        return max(1, round(self.plan.seeds * (study.rounds + 1) / self.plan.trials))
 
-    def _enqueue(self, specs: list[Spec]) -> None:
-        """Queue what is not done yet, the longest training first: it must not run alone at the end."""
-        new = [spec for spec in specs if spec.key not in self.done]
-        self._queue.extend(sorted(new, key=lambda spec: -self.costs.of(spec.arm)))
+    def _grow(self) -> bool:
+        """Begin a further study, or one more final round; say whether there is something to do now."""
+        return self._add_study() or self._add_seed()
+
+    def _add_study(self) -> bool:
+        count = len(self.studies)
+        if count < self.plan.studies:
+            missing = 1
+        elif count < self._most_studies():
+            missing = max(1, FEWEST_STUDIES - count)
+        else:
+            return False
+        rounds = missing * (self.plan.trials + self.plan.seeds) + sum(map(self._rounds_left, self.studies))
+        if not self._fits(rounds):
+            return False
+        self._open_study()
+        return True
+
+    def _most_studies(self) -> float:
+        """Return how many studies there may be; if until settled, none is added while results are missing."""
+        growth, count = self.growth, len(self.studies)
+        if growth.is_settled is None:
+            return growth.studies
+        if any(not study.idle for study in self.studies):
+            return count
+        if count not in growth.looks:
+            return next((look for look in growth.looks if look > count), 0)
+        following = [look for look in growth.looks if look > count]
+        return following[0] if following and not growth.is_settled(list(self.done.values())) else count
+
+    def _add_seed(self) -> bool:
+        """Add a final round to the study that has the fewest, if it is behind the most there may be."""
+        if any(study.is_tuning or not study.tuning_over for study in self.studies):
+            return False
+        study = min(self.studies, key=lambda study: study.repeats)
+        if study.repeats >= self.growth.seeds or not self._fits(1):
+            return False
+        study.open_finals()
+        return True
+
+    def _open_study(self) -> None:
+        number = len(self.studies)
+        own = [trial for trial in self.done.values() if trial.spec.study == number]
+        self.studies.append(Study(self.plan, number, own, lambda arm: -self.costs.of(arm)))
 
     def _fits(self, rounds: int) -> bool:
         if self.deadline is None:
@@ -143,42 +198,35 @@ class Schedule:
 
     def _seconds(self, rounds: int) -> float:
         """Return the time for what is running and queued and ``rounds`` whole rounds more."""
-        begun = [self.costs.of(spec.arm) for spec in (*self.running.values(), *self._queue)]
+        begun = [self.costs.of(arm) for study in self.studies for arm in study.begun]
         whole = sorted(map(self.costs.of, self.plan.arms), reverse=True)
         return makespan(begun + rounds * whole, self.plan.workers)
-
-    def _tuning(self, optimizer: str, index: int) -> Spec:
-        return self._spec(optimizer, "tune", index, index)
-
-    def _final(self, winner: Spec) -> Spec:
-        return self._spec(winner.arm, "final", winner.index, self.repeats)
-
-    def _spec(self, optimizer: str, stage: Stage, index: int, repeat: int) -> Spec:
-        seed = training_seed(self.plan.seed, stage, repeat)
-        return Spec(optimizer, stage, index, seed, self._settings[optimizer][index])
-
-
-def complete_rounds(trials: Iterable[Trial], plan: Plan) -> int:
-    """Return the number of tuning rounds that every optimizer has finished."""
-    keys = {(trial.spec.arm, trial.spec.index) for trial in trials if trial.spec.stage == "tune"}
-    for index in range(plan.trials):
-        if any((name, index) not in keys for name in plan.arms):
-            return index
-    return plan.trials
 
 
 def shortfalls(plan: Plan, trials: Iterable[Trial]) -> list[str]:
     """Say in words what of the plan is missing: a budget or Ctrl-C ended the comparison early."""
     trials = list(trials)
-    rounds = complete_rounds(trials, plan)
-    finals = [trial for trial in trials if trial.spec.stage == "final"]
-    missing = []
-    if rounds < plan.trials:
-        missing.append(f"cut short: {rounds} of {plan.trials} trials of tuning for each optimizer")
+    lines = [
+        _shortfall(plan, [t for t in trials if t.spec.study == number]) for number in range(plan.studies)
+    ]
+    missing = [line for line in lines if line]
+    if plan.studies == 1 or not missing:
+        return [f"cut short: {line}" for line in missing]
+    done = plan.studies - len(missing)
+    partly = [line for line in missing if not line.startswith("0 of")]
+    return [f"cut short: {done} of {plan.studies} studies are complete", *(f"cut short: {p}" for p in partly)]
+
+
+def _shortfall(plan: Plan, trials: list[Trial]) -> str:
+    """Return what is missing of one study, or nothing."""
+    rounds = Study(plan, 0, trials).complete_rounds
+    finals = sum(trial.spec.stage == "final" for trial in trials)
     tuned = {t.spec.arm for t in trials if t.spec.stage == "tune" and t.valid_loss is not None}
-    if len(finals) < plan.seeds * len(tuned):
-        missing.append(f"cut short: {len(finals)} of {plan.seeds * len(tuned)} trainings on fresh seeds")
-    return missing
+    if rounds < plan.trials:
+        return f"{rounds} of {plan.trials} trials of tuning for each optimizer"
+    if finals < plan.seeds * len(tuned):
+        return f"{finals} of {plan.seeds * len(tuned)} trainings on fresh seeds"
+    return ""
 
 
 def makespan(jobs: Iterable[float], workers: int) -> float:
@@ -187,11 +235,3 @@ def makespan(jobs: Iterable[float], workers: int) -> float:
     for seconds in jobs:
         heapreplace(busy_until, busy_until[0] + seconds)
     return max(busy_until)
-
-
-def _rank(trial: Trial) -> tuple[float, int]:
-    return (trial.valid_loss or 0.0, trial.spec.index)
-
-
-def _space(arm: Arm) -> Space:
-    return {name: dimension(data) for name, data in arm.space.items()}
