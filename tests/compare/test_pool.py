@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,40 @@ def test_workers_and_one_process_give_identical_results():
     serial = results(Serial(load(f"{SMALL}:blobs"), arms("sgd", "adam", "gd"), 0.5))
     assert len(serial) == len(SPECS)
     assert measured(results(Pool(job("blobs"), 2))) == measured(serial)
+
+
+def two_steps_of_the_first(spec, step, loss):
+    """Stop the configurations with index 0 after two steps."""
+    return not (spec.index == 0 and step >= 2)
+
+
+def test_a_judge_stops_the_same_tuning_trials_in_workers_and_in_one_process():
+    specs = SPECS + [replace(spec, stage="final") for spec in SPECS]
+    task, names = load(f"{SMALL}:blobs"), arms("sgd", "adam", "gd")
+    serial = results(Serial(task, names, 0.5, judge=two_steps_of_the_first), specs)
+    for (arm, _, stage, index, _), trial in serial.items():
+        stopped = stage == "tune" and index == 0 and arm != "gd"  # which makes two steps in all
+        assert trial.status == ("pruned" if stopped else "ok")
+        assert trial.steps == (2 if stopped or arm == "gd" else 24)
+    assert measured(results(Pool(job("blobs"), 2, two_steps_of_the_first), specs)) == measured(serial)
+
+
+def test_a_worker_that_dies_while_its_report_is_judged_is_replaced_and_its_trial_retried():
+    asked = []
+
+    def judge(spec, step, loss):
+        asked.append(spec.key)
+        if len(asked) == 4:
+            os.kill(next(w.process.pid for w in pool.workers if w.spec == spec), signal.SIGKILL)
+            time.sleep(0.2)
+        return True
+
+    pool = Pool(job("blobs"), 2, judge)
+    trials = results(pool)
+    assert {trial.status for trial in trials.values()} == {"ok"}
+    assert len(trials) == len(SPECS)
+    whole = results(Serial(load(f"{SMALL}:blobs"), arms("sgd", "adam", "gd"), 0.5))
+    assert measured(trials) == measured(whole)
 
 
 @pytest.mark.parametrize(("kills", "failed"), [(1, 0), (2, 1)])

@@ -9,14 +9,16 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from types import ModuleType
 
 from fallline.compare.errors import ComparisonError
+from fallline.compare.pruning import Judge
 from fallline.compare.records import Curve, Spec, Trial
-from fallline.compare.worker import Job, serve
+from fallline.compare.worker import Job, Report, serve
 
 #: How often a trial is started before its dying worker counts as its own fault.
 ATTEMPTS = 2
@@ -43,14 +45,16 @@ class Worker:
         self.spec: Spec | None = None
 
     def assign(self, spec: Spec) -> None:
-        """Send a training to do; a worker that has just died is noticed when its answer is awaited."""
+        """Send a training to do."""
         self.spec = spec
-        try:
-            self.connection.send(spec)
-        except OSError:
-            return
+        self.send(spec)
 
-    def receive(self) -> Trial | str | None:
+    def send(self, message: Spec | bool) -> None:
+        """Send what the worker waits for; if it has just died, that is noticed when its answer is awaited."""
+        with suppress(OSError):
+            self.connection.send(message)
+
+    def receive(self) -> Trial | Report | str | None:
         """Return the next message; raise EOFError if the process is gone."""
         try:
             return self.connection.recv()
@@ -76,17 +80,24 @@ class Worker:
 
 
 class Pool:
-    """Run trainings in ``workers`` processes with one torch thread each; use as a context manager."""
+    """Run trainings in ``workers`` processes with one torch thread each; use as a context manager.
 
-    def __init__(self, job: Job, workers: int):
-        self.job = job
+    Arguments:
+        job: what to train.
+        workers: how many processes.
+        judge: is given spec, step and validation loss after each evaluation of a tuning trial; False stops
+            that trial. Without one workers do not ask.
+    """
+
+    def __init__(self, job: Job, workers: int, judge: Judge | None = None):
+        self.job, self.judge = replace(job, reports=judge is not None), judge
         self._again: deque[Spec] = deque()
         self._deaths: Counter[tuple] = Counter()
         self._start_deaths = 0
         self.workers: list[Worker] = []
         try:
             for _ in range(workers):
-                self.workers.append(Worker(job))
+                self.workers.append(Worker(self.job))
         except BaseException:
             self.__exit__()
             raise
@@ -124,7 +135,9 @@ class Pool:
         except EOFError:
             yield from self._replace(worker)
             return
-        if isinstance(message, Trial):
+        if isinstance(message, Report) and worker.spec and self.judge:
+            worker.send(self.judge(worker.spec, *message))
+        elif isinstance(message, Trial):
             worker.spec = None
             yield message
         elif message is not None:

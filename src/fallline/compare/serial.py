@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from fallline.compare.pruning import Judge
 from fallline.compare.records import Arm, Spec, Trial
 from fallline.compare.trial import one_thread, run_trial
 from fallline.tasks.task import Task
@@ -15,8 +17,15 @@ class Serial:
     The deadline is looked at between trainings: a training that has begun is finished.
     """
 
-    def __init__(self, task: Task, arms: dict[str, Arm], share: float = 1.0, checkpoints: Path | None = None):
-        self.task, self.arms, self.share, self.checkpoints = task, arms, share, checkpoints
+    def __init__(
+        self,
+        task: Task,
+        arms: dict[str, Arm],
+        share: float = 1.0,
+        checkpoints: Path | None = None,
+        judge: Judge | None = None,
+    ):
+        self.task, self.arms, self.share, self.checkpoints, self.judge = task, arms, share, checkpoints, judge
 
     def __enter__(self) -> "Serial":
         return self
@@ -27,8 +36,16 @@ class Serial:
     def run(self, next_spec: Callable[[], Spec | None], deadline: float | None) -> Iterator[Trial]:
         """Yield each trial as it finishes, until ``next_spec`` has no more or the deadline has come."""
         while (spec := next_spec()) is not None and (deadline is None or time.monotonic() < deadline):
-            with one_thread():
-                trial = run_trial(
-                    self.task, self.arms[spec.arm], spec, self.share, checkpoints=self.checkpoints
-                )
-            yield trial
+            yield self._trained(spec)
+
+    def _trained(self, spec: Spec) -> Trial:
+        report = partial(self.judge, spec) if self.judge and spec.stage == "tune" else None
+        with one_thread():
+            return run_trial(
+                self.task,
+                self.arms[spec.arm],
+                spec,
+                self.share,
+                report=report,
+                checkpoints=self.checkpoints,
+            )

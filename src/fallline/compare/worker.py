@@ -7,8 +7,10 @@ import signal
 import threading
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -25,13 +27,15 @@ class Job:
     """What a worker is told once: the task, pickled or by name, the arms, and how to train.
 
     ``share`` is the length of each training as a share of the task's own. In the folder ``checkpoints`` a
-    long training saves itself, and goes on from there.
+    long training saves itself, and goes on from there. With ``reports`` each evaluation of a tuning trial is
+    sent as a `Report`, and its answer, whether to go on, waited for.
     """
 
     task: bytes | str
     arms: dict[str, Arm]
     share: float = 1.0
     checkpoints: Path | None = None
+    reports: bool = False
 
     @property
     def in_script(self) -> bool:
@@ -44,6 +48,13 @@ class Job:
         for arm in self.arms.values():
             find(arm.optimizer)
         return task
+
+
+class Report(NamedTuple):
+    """What a worker says of the training it is working on."""
+
+    step: int
+    loss: float
 
 
 def serve(job: Job, connection: Connection) -> None:
@@ -67,7 +78,13 @@ def _answer(task: Task, job: Job, connection: Connection) -> None:
         if spec.arm not in warm:
             warm_up(task, arm)
             warm.add(spec.arm)
-        connection.send(run_trial(task, arm, spec, job.share, checkpoints=job.checkpoints))
+        report = partial(_ask, connection) if job.reports and spec.stage == "tune" else None
+        connection.send(run_trial(task, arm, spec, job.share, report=report, checkpoints=job.checkpoints))
+
+
+def _ask(connection: Connection, step: int, loss: float) -> bool:
+    connection.send(Report(step, loss))
+    return connection.recv()
 
 
 def _belong_to_parent() -> None:
