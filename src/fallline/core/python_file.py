@@ -31,7 +31,10 @@ def run(path: Path) -> ModuleType:
         raise ImportError(f"{path} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up the module that they are defined in
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[spec.name]  # what another process cannot import must not be pickled for it
     return module
 
 

@@ -1,14 +1,12 @@
 """Find a task: a built-in one by name, the user's own as ``my_file.py:make_task``."""
 
 import importlib
-import importlib.util
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 from fallline.core.errors import UnknownNameError, suggestion
+from fallline.core.python_file import last_line, run, split
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task, TaskError
 
@@ -42,7 +40,8 @@ def load(name: str) -> Task:
 
 
 def _own_function(name: str) -> tuple[str, Callable[[], Task]]:
-    file, _, function = name.rpartition(":") if not name.endswith(".py") else (name, "", "make_task")
+    file, function = split(name)
+    function = function or "make_task"
     path = Path(file).resolve()
     if not path.is_file():
         raise UnknownNameError(f"no task file {file!r}; name it as path/to/file.py:function")
@@ -54,19 +53,11 @@ def _own_function(name: str) -> tuple[str, Callable[[], Task]]:
 
 
 def _imported(path: Path, name: str) -> ModuleType:
-    """Run the file as a module of its own, with its folder importable as for a script."""
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(f"fallline_task_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise TaskError(f"{path} is not a Python file; a task file ends in .py")
-    module = importlib.util.module_from_spec(spec)
     try:
         with seeded(DATA_SEED):
-            spec.loader.exec_module(module)
+            return run(path)
     except (Exception, SystemExit) as error:
-        raise TaskError(f"task {name}: {_last_line(error)}") from error
-    return module
+        raise TaskError(f"task {name}: {last_line(error)}") from error
 
 
 def _called(name: str, function: Callable[[], Task]) -> Task:
@@ -74,15 +65,7 @@ def _called(name: str, function: Callable[[], Task]) -> Task:
         with seeded(DATA_SEED):
             task = function()
     except (Exception, SystemExit) as error:
-        raise TaskError(f"task {name}: {_last_line(error)}") from error
+        raise TaskError(f"task {name}: {last_line(error)}") from error
     if not isinstance(task, Task):
         raise TaskError(f"task {name}: the function returned {type(task).__name__}; return a fallline.Task")
     return task
-
-
-def _last_line(error: BaseException) -> str:
-    """Return what went wrong and where, in one line."""
-    if isinstance(error, SyntaxError):  # says where itself
-        return f"{type(error).__name__}: {error}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
