@@ -11,7 +11,7 @@ from fallline.core.explain import explain, show_kernel
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.space import Range
+from fallline.core.space import Choice, Range
 from fallline.core.transform import Slot, per_tensor, transform
 from fallline.optimizers import (
     SGD,
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "EMA", "SAM", "SGD", "SWA", "Accumulate", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Entry",
-    "Frozen", "GradientRelease", "Hyperparameter", "Lookahead", "NAdam", "OffloadState", "Optimizer",
+    "EMA", "SAM", "SGD", "SWA", "Accumulate", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Choice",
+    "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lookahead", "NAdam", "OffloadState", "Optimizer",
     "Polyak", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "ScheduleFree", "Slot", "Task",
     "averaged", "chain", "compare", "explain", "follow_parameters", "functional", "gradients",
     "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register", "route", "save", "schedules",
