@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fallline.core.space import Choice, Dimension, Range, Space, holds
@@ -72,12 +73,13 @@ def inside(space: Space, settings: Mapping[str, Any]) -> bool:
 def parameters(
     space: Space, settings: Mapping[str, Any]
 ) -> "tuple[dict[str, Any], dict[str, BaseDistribution]]":
-    """Return a point of ``space`` as Optuna's parameters and their distributions."""
+    """Return settings as Optuna's parameters and their distributions, wider where a value lies outside."""
     values, distributions = {}, {}
-    for name in settings.keys() & space.keys():
-        key, each = label(name, space[name]), distribution(space[name])
-        values[key] = _clipped(each, _value(space[name], settings[name]))
-        distributions[key] = each
+    for name, dimension in space.items():
+        if name in settings:
+            key, each = label(name, dimension), distribution(_reaching(dimension, settings[name]))
+            values[key] = _clipped(each, _value(dimension, settings[name]))
+            distributions[key] = each
     return values, distributions
 
 
@@ -117,6 +119,12 @@ def _has(dimension: Dimension, setting: Any) -> bool:
     if isinstance(dimension, Choice):
         return setting in dimension.options
     return -ROUNDING <= dimension.fraction(setting) <= 1 + ROUNDING
+
+
+def _reaching(dimension: Dimension, setting: Any) -> Dimension:
+    if isinstance(dimension, Choice) or _has(dimension, setting):
+        return dimension
+    return replace(dimension, low=min(dimension.low, setting), high=max(dimension.high, setting))
 
 
 def _clipped(each: Any, value: Any) -> Any:
