@@ -1,14 +1,16 @@
 """The gate passes what is good enough, seldom anything else, and says which of the two it could not tell."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import exp, inf, log
 
 import numpy as np
 import pytest
 from scipy import stats
 
+import synthetic
 from fallline.compare import Comparison, ComparisonError, Spec
-from fallline.compare.gate import Gate, decide, gate, read_margin
+from fallline.compare.gate import Gate, decide, differences, gate, read_margin
 from fallline.core.errors import UnknownNameError
 from synthetic import failed, plan, trial
 
@@ -77,21 +79,69 @@ def test_the_luck_of_shared_seeds_does_not_count():
     assert decided(luck, [loss * factor for loss, factor in zip(luck, factors, strict=True)]).passed
 
 
+def by_studies(new: np.ndarray, **changes) -> Comparison:
+    """Return a comparison of "a", whose loss is 1, with "b", whose log losses are by study and seed."""
+    return synthetic.finals(np.exp(np.stack([np.zeros_like(new), new], axis=2)), **changes)
+
+
+@pytest.mark.parametrize(("folds", "variance"), [(None, 1.0), (5, 1 + 4 / 4)])
+def test_studies_are_tested_by_their_means(folds, variance):
+    new = np.random.default_rng(0).normal(0.0, 0.02, (4, 3)) + np.array([[-0.02], [0.0], [0.01], [0.02]])
+    answer = gate(by_studies(new, folds=folds), "a", "b", margin=0.05)
+    gaps = new.mean(axis=1)
+    t = (gaps.mean() - log(1.05)) / (gaps.std(ddof=1) * (variance / 4) ** 0.5)
+    assert answer.evidence.p == pytest.approx(stats.t.cdf(t, 3), rel=1e-9)
+    assert (answer.seeds, answer.studies) == (12, 4)
+    assert "over 12 shared final seeds of 4 studies" in answer.text
+    assert "luck of tuning and of the seed" in answer.text
+
+
+def test_the_luck_of_tuning_keeps_its_error_rate_over_studies_only():
+    """At the margin, with tuning that varies: seeds of one study pass often, studies 5 % of the time."""
+    rng, limit, rounds = np.random.default_rng(4), log(1.05), 2000
+    passed: dict[int, list[bool]] = {1: [], 4: []}
+    for studies, found in passed.items():
+        for _ in range(rounds):
+            gaps = limit + rng.normal(0, 0.05, (studies, 1)) + rng.normal(0, 0.01, (studies, 4))
+            tested = differences({(i, j): gap for (i, j), gap in np.ndenumerate(gaps)})
+            found.append(decide(tested, limit)[0] == "non-inferior")
+    assert np.mean(passed[1]) > 0.3
+    assert np.mean(passed[4]) <= 0.05 + 3 * (0.05 * 0.95 / rounds) ** 0.5
+
+
+def test_more_studies_are_asked_for_where_there_are_several():
+    answer = gate(by_studies(np.array([[0.03], [-0.03], [0.02]])), "a", "b", margin=0.05)
+    assert answer.outcome == "undecided"
+    more = answer.more
+    noun = "study" if more == 1 else "studies"
+    assert f"About {more} more {noun} would settle it" in answer.text
+    assert f"compare anew with {3 + more} studies" in answer.text
+
+
+def test_the_test_loss_is_judged_where_there_is_one():
+    valid = finals({"old": SHARED, "new": [1.3 * x for x in SHARED]})
+    tested = [replace(t, test_loss=0.2 + 0.001 * t.spec.seed) for t in valid.trials]
+    plan = replace(valid.plan, judged_by="test loss")
+    answer = gate(Comparison(plan, tested), "old", "new", 0.01)
+    assert answer.passed
+    assert "its test loss is 0 % higher" in answer.text
+
+
 def test_equal_results_pass_and_equally_worse_ones_do_not():
     assert decided(SHARED, SHARED).passed
     assert decided([0.2] * 3, [0.25] * 3).outcome == "inferior"
 
 
 @pytest.mark.parametrize("difference", [0.0, 0.005, 0.02])
-def test_more_seeds_settle_it_as_often_as_promised(difference):
+def test_more_settle_it_as_often_as_promised(difference):
     """Draw the seeds that the gate asks for: about four in five settle it, on the right side."""
     limit, spread = log(1.01), 0.02
     unit = np.array([-1.2, 0.9, -0.3, 0.6, 0.0])
     seen = difference + spread * (unit - unit.mean()) / unit.std(ddof=1)
     asked = decided(SHARED, [loss * exp(d) for loss, d in zip(SHARED, seen, strict=True)])
     assert asked.outcome == "undecided"
-    assert f"About {asked.more_seeds} more seeds would settle it with chance 80 %" in asked.text
-    n, rng = 5 + asked.more_seeds, np.random.default_rng(0)
+    assert f"About {asked.more} more seeds would settle it with chance 80 %" in asked.text
+    n, rng = 5 + asked.more, np.random.default_rng(0)
     assert f"compare anew with {n} seeds" in asked.text
     right = "non-inferior" if difference < limit else "inferior"
     settled = [decide(rng.normal(difference, spread, n), limit)[0] == right for _ in range(2000)]
@@ -100,7 +150,7 @@ def test_more_seeds_settle_it_as_often_as_promised(difference):
 
 def test_a_difference_at_the_margin_is_not_settled_by_any_number():
     answer = decided([0.2, 0.2, 0.2, 0.2], [0.2 * 1.01 * exp(d) for d in (0.01, -0.01, 0.02, -0.02)])
-    assert (answer.outcome, answer.more_seeds) == ("undecided", None)
+    assert (answer.outcome, answer.more) == ("undecided", None)
     assert "even 1000 seeds would not settle it" in answer.text
 
 
