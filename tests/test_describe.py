@@ -8,7 +8,7 @@ from rich.console import Console
 from fallline.core.entry import Entry
 from fallline.core.registry import find
 from fallline.core.space import Choice
-from fallline.describe import print_entry
+from fallline.describe import print_entry, print_list
 
 
 def shown(entry: Entry) -> str:
@@ -43,3 +43,9 @@ def test_brackets_choices_and_what_is_missing_are_shown():
         "mode = [/b]; searched among [/b], on\n"
         "It has no lr: nothing of it is searched unless a space file says so.\n"
     )
+
+
+def test_the_list_says_how_others_are_named():
+    console = Console(file=io.StringIO(), width=80)
+    print_list(console)
+    assert {"adamw", "torch.optim.Name", "my_file.py:Class"} <= set(console.file.getvalue().split())

@@ -24,7 +24,8 @@ REFERENCES = ("Source:", "References:", "Differs")
 
 def print_list(console: "Console") -> None:
     """Print every optimizer that can be compared, and every built-in task."""
-    optimizers = _grid(*((entry.name, entry.summary) for entry in entries().values()))
+    ours = ((entry.name, entry.summary) for entry in entries().values())
+    optimizers = _grid(*ours, ("torch.optim.Name", "torch's"), ("my_file.py:Class", "your own"))
     tasks = _grid(*((name, "built in") for name in BUILT_IN), ("my_file.py:make_task", "your own"))
     console.print("[bold]optimizers[/bold]", optimizers, "\n[bold]tasks[/bold]", tasks)
 
