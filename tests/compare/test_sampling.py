@@ -79,6 +79,11 @@ def test_spread_trials_put_one_into_each_part_of_the_range(name):
         assert sorted(int(fraction * 16) for fraction in fractions) == list(range(16))
 
 
+def test_another_seed_gives_other_trials():
+    for name in ("sobol", "halton", "random"):
+        assert sampler(name).ask(SPACE, 3, [], 0) != sampler(name).ask(SPACE, 3, [], 1)
+
+
 def test_random_trials_are_independent_of_each_other_and_uniform():
     from scipy.stats import kstest
 
