@@ -41,7 +41,7 @@ def measured(trials):
 
 
 def test_workers_and_one_process_give_identical_results():
-    serial = results(Serial(load(f"{SMALL}:blobs"), arms("sgd", "adam", "gd"), 0.5))
+    serial = results(Serial(load(f"{SMALL}:blobs"), job("blobs")))
     assert len(serial) == len(SPECS)
     assert measured(results(Pool(job("blobs"), 2))) == measured(serial)
 
@@ -54,7 +54,7 @@ def two_steps_of_the_first(spec, step, loss):
 def test_a_judge_stops_the_same_tuning_trials_in_workers_and_in_one_process():
     specs = SPECS + [replace(spec, stage="final") for spec in SPECS]
     task, names = load(f"{SMALL}:blobs"), arms("sgd", "adam", "gd")
-    serial = results(Serial(task, names, 0.5, judge=two_steps_of_the_first), specs)
+    serial = results(Serial(task, Job("", names, 0.5), two_steps_of_the_first), specs)
     for (arm, _, stage, index, _), trial in serial.items():
         stopped = stage == "tune" and index == 0 and arm != "gd"  # which makes two steps in all
         assert trial.status == ("pruned" if stopped else "ok")
@@ -76,7 +76,7 @@ def test_a_worker_that_dies_while_its_report_is_judged_is_replaced_and_its_trial
     trials = results(pool)
     assert {trial.status for trial in trials.values()} == {"ok"}
     assert len(trials) == len(SPECS)
-    whole = results(Serial(load(f"{SMALL}:blobs"), arms("sgd", "adam", "gd"), 0.5))
+    whole = results(Serial(load(f"{SMALL}:blobs"), job("blobs")))
     assert measured(trials) == measured(whole)
 
 

@@ -37,6 +37,7 @@ MANY = 4
 class Prepared:
     """A comparison ready to run, with the trials that are done already."""
 
+    request: Request
     task: Task
     job: Job
     plan: Plan
@@ -84,8 +85,9 @@ def prepare(request: Request) -> Prepared:
     else:
         plan = _new_plan(request, task, chosen, cost, workers, seconds)
     return Prepared(
+        request=request,
         task=task,
-        job=Job(portable(request.task, task) if workers else "", plan.arms, plan.epochs / task.epochs),
+        job=Job(portable(request.task, task) if workers else "", plan.arms, plan.epochs / task.total_epochs),
         plan=plan,
         cost=cost,
         training_seconds={e.name: cost.training_seconds(task, e, plan.epochs) for e in chosen},
@@ -126,9 +128,9 @@ def _new_plan(
     return Plan(
         task=task.name,
         metric_name=task.metric_name,
-        target=task.target,
-        target_name="" if task.target is None else f"validation loss <= {task.target:g}",
-        epochs=task.epochs * size.share,
+        target=task.target and task.target.value,
+        target_name=task.target.text if task.target else "",
+        epochs=task.total_epochs * size.share,
         arms={e.name: Arm(e.name, dict(e.fixed), space_of(e, size.trials)) for e in chosen},
         trials=size.trials,
         seeds=size.seeds,
@@ -161,7 +163,7 @@ def _size(
         )
     overhead = REPORT_SECONDS + (START_SECONDS if workers else 0.0) / cost.core_share
     available = request.started + seconds - overhead - monotonic()
-    one_round = rounds_seconds([cost.training_seconds(task, e, task.epochs) for e in chosen], workers)
+    one_round = rounds_seconds([cost.training_seconds(task, e, task.total_epochs) for e in chosen], workers)
     return budget.fitting(one_round, SAFETY * available, (request.trials, request.seeds, request.studies))
 
 
@@ -185,7 +187,7 @@ def _caveats(task: Task, chosen: list[Entry], size: budget.Size) -> list[str]:
     if size.trials < FULL_SPACE_TRIALS:
         caveats.append("with so few trials only the learning rate is tuned; the rest stays at its default")
     if size.share < 1:
-        caveats.append(f"the budget allows {size.share:.0%} of the task's {task.epochs:g} epochs")
+        caveats.append(f"the budget allows {size.share:.0%} of the task's {task.total_epochs:g} epochs")
     if any(entry.batch_size for entry in chosen):
         caveats.append("every training sees the same number of samples, so batch sizes differ in steps")
     return caveats

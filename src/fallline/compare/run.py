@@ -1,21 +1,27 @@
 """A comparison from start to end: plan, train, store, report."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fallline.compare.errors import ComparisonError
 from fallline.compare.files import write_whole
 from fallline.compare.lock import only_driver
+from fallline.compare.mirror import Mirror
 from fallline.compare.planning import Prepared, prepare
 from fallline.compare.pool import Pool
+from fallline.compare.pruning import Judge, pruner
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.request import Request
 from fallline.compare.schedule import Costs, Schedule, shortfalls
 from fallline.compare.serial import Serial
 from fallline.compare.store import Store
 from fallline.tasks.task import Task
+
+if TYPE_CHECKING:
+    from fallline.compare.ray_pool import RayPool
 
 Watch = Callable[[Iterator[Trial], Schedule], Iterator[Trial]]
 
@@ -33,21 +39,45 @@ def compare(
     resume: bool = False,
     quiet: bool = False,
     seed: int | None = None,
+    space: str | Path | Mapping[str, Any] | None = None,
+    scientific: Mapping[str, Sequence[Any]] | None = None,
+    sampler: str | None = None,
+    pruner: str | None = None,
+    until_settled: bool = False,
+    executor: str | None = None,
+    address: str | None = None,
+    storage: str | None = None,
 ) -> Comparison:
     """Tune every optimizer on a task with the same number of trials, and compare them on fresh seeds.
 
+    One *study* does that once. Several show also how much is the luck of tuning.
+
     Arguments:
         task: a built-in task's name, ``"my_file.py:make_task"`` or a `fallline.Task`.
-        optimizers: names as `fallline list` shows them, in a list or separated by commas; all by default.
-        trials: configurations tried for each optimizer; 8 by default, with a budget as many as fit.
+        optimizers: names as `fallline list` shows them, or of any class: ``"torch.optim.AdamW"``,
+            ``"my_file.py:MyOptimizer"``; in a list or separated by commas; all of ours by default.
+        trials: configurations tried for each optimizer in a study; 8 by default, with a budget what fits.
         seeds: fresh seeds that each tuned optimizer is judged on in a study; 3 by default.
-        studies: how often all of that is done, on seeds of its own; 3 by default, with a budget what fits.
+        studies: how often all of that is done, on seeds of its own; 3 by default, with a budget what fits,
+            and as many as a task with cross-validation has folds.
         budget: wall-clock limit such as ``"60s"``, ``"10min"`` or a number of seconds.
         workers: processes; one for each core by default, 0 to train in this process.
         out: folder for ``results.jsonl`` and ``report.html``; ``runs/<task>-<time>`` by default.
         resume: continue the comparison in ``out``; nothing finished is run again.
         quiet: print nothing.
         seed: where the seeds of all trainings are derived from; 0 by default.
+        space: search spaces that replace the published ones: a TOML or Python file, or a mapping
+            (`fallline.compare.space_file.read_space`).
+        scientific: settings of the optimizer, the training or the model whose levels are compared, such as
+            ``{"activation": ["relu", "tanh"]}``; the rest is tuned anew for each.
+        sampler: ``"sobol"`` (default), ``"halton"``, ``"random"``, ``"tpe"``, ``"gp"`` or ``"cmaes"``.
+        pruner: what stops poor tuning trials early: ``"none"`` (default), ``"median"``, ``"asha"``,
+            ``"hyperband"`` or ``"wilcoxon"``. What it stops depends on the order in which trials report.
+        until_settled: go on with more studies until no optimizer is left open beside the best.
+        executor: ``"processes"`` (default), ``"serial"`` or ``"ray"``.
+        address: of the Ray cluster, such as ``"auto"``; by default one is started on this machine.
+        storage: also write the trials to this Optuna storage, which `optuna-dashboard` opens:
+            ``"sqlite:///studies.db"``, ``"journal:studies.log"`` or any other database's URL.
 
     Returns:
         The plan, all trials and the step costs. Ctrl-C ends the comparison early, keeps what is done and
@@ -64,7 +94,10 @@ def compare(
         >>> [trial.valid_loss for trial in result.finals("adam")]
     """
     _refuse_unguarded_script()
-    request = Request(task, optimizers, trials, seeds, studies, budget, workers, out, resume, seed)
+    request = Request(
+        task, optimizers, trials, seeds, studies, budget, workers, out, resume, seed, space, scientific or {},
+        sampler, pruner, until_settled, executor, address, storage,
+    )  # fmt: skip
     return _quiet(request) if quiet else _shown(request)
 
 
@@ -104,15 +137,18 @@ def run(prepared: Prepared, watch: Watch) -> Comparison:
     store = prepared.store
     with only_driver(store.folder):
         _refuse_changed(prepared)
+        mirror = _mirror(prepared)
         store.open(prepared.plan, prepared.cost.step_microseconds)
         try:
-            _train(prepared, watch)
+            _train(prepared, watch, mirror)
             interrupted = False
         except KeyboardInterrupt:
             interrupted = True
+        finally:
+            problem = mirror.close() if mirror else None
         comparison = replace(read(store.folder), interrupted=interrupted)
         write_report(comparison, store.folder)
-    return comparison
+    return comparison if problem is None else _with_caveat(comparison, problem)
 
 
 def _refuse_changed(prepared: Prepared) -> None:
@@ -125,13 +161,31 @@ def _refuse_changed(prepared: Prepared) -> None:
         )
 
 
-def _train(prepared: Prepared, watch: Watch) -> None:
-    costs = Costs(prepared.training_seconds)
-    schedule = Schedule(prepared.plan, costs, prepared.done, prepared.deadline, prepared.growth)
-    with _executor(prepared) as executor:
+def _train(prepared: Prepared, watch: Watch, mirror: Mirror | None) -> None:
+    plan, costs, judge = prepared.plan, Costs(prepared.training_seconds), pruner(prepared.plan.pruner)
+    schedule = Schedule(plan, costs, prepared.done, prepared.deadline, prepared.growth)
+    with _executor(prepared, None if plan.pruner == "none" else judge.report) as executor:
         for trial in watch(executor.run(schedule.next, prepared.deadline), schedule):
             prepared.store.append(trial)
             schedule.finished(trial)
+            judge.finished(trial)
+            if mirror is not None:
+                mirror.add(trial)
+
+
+def _mirror(prepared: Prepared) -> Mirror | None:
+    """Return the Optuna storage that the user named, with what is finished; None without one."""
+    if prepared.request.storage is None:
+        return None
+    mirror = Mirror(prepared.request.storage, prepared.plan)
+    for trial in prepared.done:
+        mirror.add(trial)
+    return mirror
+
+
+def _with_caveat(comparison: Comparison, caveat: str) -> Comparison:
+    plan = comparison.plan
+    return replace(comparison, plan=replace(plan, caveats=[*plan.caveats, caveat]))
 
 
 def read(folder: str | Path) -> Comparison:
@@ -163,10 +217,16 @@ def write_report(comparison: Comparison, folder: str | Path) -> Path:
     return path
 
 
-def _executor(prepared: Prepared) -> Pool | Serial:
-    if prepared.plan.workers == 0:
-        return Serial(prepared.task, prepared.plan.arms, prepared.job.share)
-    return Pool(prepared.job, min(prepared.plan.workers, prepared.trainings))
+def _executor(prepared: Prepared, judge: Judge | None) -> "Pool | Serial | RayPool":
+    """Return what runs trainings; all have the same use and give the same results."""
+    request, workers = prepared.request, min(prepared.plan.workers, prepared.trainings)
+    if request.executor == "ray":
+        from fallline.compare.ray_pool import RayPool
+
+        return RayPool(prepared.job, request.workers, request.address, judge)
+    if workers == 0:
+        return Serial(prepared.task, prepared.job, judge)
+    return Pool(prepared.job, workers, judge)
 
 
 def _refuse_unguarded_script() -> None:

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 from fallline.compare.pruning import Judge
-from fallline.compare.records import Arm, Spec, Trial
+from fallline.compare.records import Spec, Trial
 from fallline.compare.trial import one_thread, run_trial
+from fallline.compare.worker import Job
 from fallline.tasks.task import Task
 
 
@@ -17,15 +17,8 @@ class Serial:
     The deadline is looked at between trainings: a training that has begun is finished.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        arms: dict[str, Arm],
-        share: float = 1.0,
-        checkpoints: Path | None = None,
-        judge: Judge | None = None,
-    ):
-        self.task, self.arms, self.share, self.checkpoints, self.judge = task, arms, share, checkpoints, judge
+    def __init__(self, task: Task, job: Job, judge: Judge | None = None):
+        self.task, self.job, self.judge = task, job, judge
 
     def __enter__(self) -> "Serial":
         return self
@@ -39,13 +32,7 @@ class Serial:
             yield self._trained(spec)
 
     def _trained(self, spec: Spec) -> Trial:
+        job, arm = self.job, self.job.arms[spec.arm]
         report = partial(self.judge, spec) if self.judge and spec.stage == "tune" else None
         with one_thread():
-            return run_trial(
-                self.task,
-                self.arms[spec.arm],
-                spec,
-                self.share,
-                report=report,
-                checkpoints=self.checkpoints,
-            )
+            return run_trial(self.task, arm, spec, job.share, report=report, checkpoints=job.checkpoints)
