@@ -1,13 +1,17 @@
 """Pruners: what they stop and what never, against the rules of the papers."""
 
 from math import inf, nan
+from pathlib import Path
 from statistics import median
 
 import pytest
 
 from fallline.compare.errors import ComparisonError
 from fallline.compare.pruning import PRUNERS, pruner
-from fallline.compare.records import Curve, Spec, Trial
+from fallline.compare.records import Arm, Curve, Spec, Trial
+from fallline.compare.serial import Serial
+from fallline.compare.worker import Job
+from fallline.tasks import load
 
 EVALUATIONS = 20
 
@@ -127,6 +131,32 @@ def test_a_loss_that_is_not_finite_stops_its_training_and_no_other(name, loss):
     assert not judge.report(spec(0), 10, loss)
     judge.finished(Trial(spec(0), "diverged", Curve(), 10, 1.0))
     assert train(judge, spec(1), falling(0.5)).status == "ok"
+
+
+@pytest.mark.parametrize("name", ["median", "asha", "hyperband"])
+def test_real_trainings_with_a_hopeless_rate_are_stopped_and_the_best_is_found_all_the_same(name):
+    rates = [0.1, 0.03, 0.3, 0.2, 1e-7, 0.15, 1e-6, 1e-8]
+
+    def trained(judge):
+        specs = [Spec("sgd", "tune", i, seed=5, settings={"lr": rate}) for i, rate in enumerate(rates)]
+        task, trials = load(f"{Path(__file__).with_name('small_task.py')}:blobs"), []
+        executor = Serial(task, Job("", {"sgd": Arm("sgd")}), judge.report)
+        for each in executor.run(lambda: specs.pop(0) if specs else None, None):
+            judge.finished(each)
+            trials.append(each)
+        return trials
+
+    whole, pruned = trained(pruner("none")), trained(pruner(name))
+    assert {each.status for each in whole} == {"ok"}
+    assert {rates[each.spec.index] for each in pruned if each.status == "pruned"} >= {1e-6, 1e-8}
+    assert best(pruned) == best(whole)
+    for mine, full in zip(pruned, whole, strict=True):  # a stopped training is the beginning of the whole one
+        assert mine.curve.valid_loss == full.curve.valid_loss[: len(mine.curve.step)]
+
+
+def best(trials):
+    good = [each for each in trials if each.valid_loss is not None]
+    return min((each.valid_loss, each.spec.index) for each in good)
 
 
 def folds(judge, index, losses):

@@ -56,7 +56,8 @@ def sampler(name: str) -> Sampler:
     ``"sobol"`` (Sobol 1967, scrambled as by Owen 1998) and ``"halton"`` (Halton 1960) spread trials evenly,
     ``"random"`` draws them independently (Bergstra and Bengio 2012). The others learn from trials that have
     finished: ``"tpe"`` (tree-structured Parzen estimator, Bergstra et al. 2011), ``"gp"`` (a Gaussian
-    process with expected improvement, Jones et al. 1998) and ``"cmaes"`` (Hansen 2016), all by Optuna.
+    process with expected improvement, Jones et al. 1998; it thinks for half a second) and ``"cmaes"``
+    (Hansen 2016), all by Optuna.
 
     Args:
         name: one of the names above.
