@@ -44,7 +44,8 @@ def plan(names=NAMES, trials=8, seeds=3, **changes) -> Plan:
 
 
 def arm(name: str, low: float | None = None, high: float | None = None) -> Arm:
-    """Return an arm whose learning rate is searched from ``low`` to ``high``."""
+    """Return an arm whose learning rate is searched from ``low`` to ``high``; a level may follow a comma."""
+    name = name.partition(",")[0]
     low, high = low or _rate(name) / 100, high or _rate(name) * 30
     fixed = {"momentum": 0.9} if name in ("momentum", "nesterov") else {}
     return Arm(name, fixed, {"lr": {"low": low, "high": high, "scale": "log"}})

@@ -51,6 +51,7 @@ def test_a_foreign_optimizer_is_written_as_its_package_does(name):
 def test_nothing_is_written_where_nothing_is_known():
     assert code(Arm("mine.py:Mine"), {"lr": 0.1}) == ""
     assert code(Arm("mine"), {"lr": 0.1}) == ""
+    assert code(Arm("import os; os.x"), {"lr": 0.1}) == ""
 
 
 def tied(**changes: dict) -> Comparison:

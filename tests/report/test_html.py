@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from math import inf
 
 import pytest
 
 from fallline.compare.records import Comparison
+from fallline.compare.survival import survival_curve
 from fallline.compare.verdict import judge
 from fallline.report.figures import _apart, _log_ticks, axis
 from fallline.report.html import page
@@ -132,6 +135,60 @@ def test_curves_are_medians_with_bands_for_six_and_can_be_drawn_over_steps(whole
     assert (line["x"][-1], line["customdata"][-1]) == (15, 690)
 
 
+def test_arrivals_are_one_minus_kaplan_and_meiers_curve():
+    of = comparison(["adam", "online-sgd", "gd"], studies=4)
+    lines = {trace["name"]: trace for trace in Page(page(of)).figure("arrivals")["data"]}
+    finals = of.finals("online-sgd")
+    times = [t.epochs_to_target for t in finals]
+    assert 0 < times.count(None) < len(times)
+    curve = survival_curve([inf if t is None else t for t in times], [t is not None for t in times])
+    line = lines["online-sgd"]
+    for time, surviving in zip(curve.times, curve.surviving, strict=True):
+        last = max(i for i, x in enumerate(line["x"]) if x <= time)
+        assert line["y"][last] == pytest.approx(1 - surviving)
+    assert (line["x"][-1], line["customdata"][-1]) == (15, 690)
+    assert "gd" not in lines
+
+
+def test_seeds_are_told_apart_by_study():
+    of = comparison(["adam", "sgd"], studies=3)
+    shown = Page(page(of))
+    ticks = [t for t in shown.figure("ranking")["data"] if t["marker"].get("symbol") == "line-ns"]
+    assert [len(trace["x"]) for trace in ticks] == [6, 6, 6]
+    assert len({trace["marker"]["line"]["color"] for trace in ticks}) == 3
+    for study, trace in enumerate(ticks):
+        assert sorted(trace["x"]) == sorted(t.loss for arm in ("adam", "sgd") for t in of.finals(arm, study))
+    assert "8 trials and 3 fresh seeds in each of 3 studies" in shown.text
+
+
+def test_the_table_has_places_and_chances_of_being_the_best(whole, whole_page):
+    assert "P(best)" in whole_page.text
+    cells = [(p.places.best, p.places.worst) for p in judge(whole).places]
+    assert all((f"{a}–{b}" if a < b else f"{a}") in whole_page.text for a, b in cells)
+
+
+def test_the_recommendation_is_shown_with_its_line(whole, whole_page):
+    chosen = judge(whole).recommendation
+    assert chosen.reason in whole_page.text.replace("\u00a0", " ")
+    assert chosen.code in whole_page.text
+
+
+def test_arms_are_called_so_when_they_are_not_just_optimizers():
+    of = comparison(["adam, dropout=0.2", "adam, dropout=0"])
+    plan = replace(of.plan, arms={name: replace(a, optimizer="adam") for name, a in of.plan.arms.items()})
+    text = Page(page(Comparison(plan, of.trials))).text
+    assert "2 arms, " in text
+    assert "adam, dropout=0.2" in text
+    assert "2 optimizers, " in Page(page(comparison(["adam", "sgd"]))).text
+
+
+def test_tests_losses_are_named(whole):
+    tested = [replace(t, test_loss=t.valid_loss) for t in whole.trials]
+    text = Page(page(Comparison(replace(whole.plan, judged_by="test loss"), tested))).text
+    assert "The test loss of each tuned optimizer" in text
+    assert "has the lowest test loss" in text
+
+
 def test_missed_targets_are_told(trouble_page):
     missed = trouble_page.figure("target")["data"][-1]
     assert dict(zip(missed["y"], missed["text"], strict=True))["gd"] == "3 of 3 missed"
@@ -150,6 +207,8 @@ def test_bowls_show_every_tuning_trial(whole, whole_page):
         Comparison(plan(), []),
         comparison(["adam"]),
         comparison(["adam", "sgd"], seeds=1),
+        comparison(["adam", "sgd"], studies=2),
+        Comparison(plan(["adam", "sgd"], studies=3), comparison(["adam", "sgd"]).trials),
         comparison(["adam", "sgd"], target=None, target_name=""),
         Comparison(plan(["adam"]), comparison(["adam"]).trials[:3]),
     ],

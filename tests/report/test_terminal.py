@@ -33,7 +33,9 @@ def searched_widely(whole) -> Comparison:
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_never_wider_than_80_columns(whole, trouble, searched_widely, width):
-    for of in (whole, trouble, searched_widely, comparison(["adam"], seeds=1), Comparison(plan(), [])):
+    arms = comparison([f"{o}, dropout={x}" for o in ("adamw", "momentum") for x in (0, 0.25)], studies=3)
+    few = comparison(["adam"], seeds=1), Comparison(plan(), []), arms
+    for of in (whole, trouble, searched_widely, *few):
         assert max(len(line) for line in printed(of, width).splitlines()) <= 80
 
 

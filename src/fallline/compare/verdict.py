@@ -191,6 +191,8 @@ def _cheapest(places: list[Place], comparison: Comparison) -> str:
     state = {o: max(t.state_bytes for t in comparison.finals(o)) for o in rivals}
     small = min(state, key=lambda o: (state[o], o != fast))
     cheap = f"{fast} has the cheapest step ({number(costs[fast])} µs)"
+    if len(set(state.values())) == 1:
+        return f"Of those that may be best, {cheap}; their states are equally large ({size(state[small])})."
     owner = "" if small == fast else f"{small} "
     return f"Of those that may be best, {cheap} and {owner}the smallest state ({size(state[small])})."
 

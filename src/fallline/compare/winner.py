@@ -143,8 +143,9 @@ def code(arm: Arm, settings: Mapping[str, Any]) -> str:
     entry = entries().get(arm.optimizer)
     given = {name: x for name, x in {**arm.fixed, **settings}.items() if name not in TRAINING}
     if entry is None:
-        module, _, name = arm.optimizer.replace(":", ".").rpartition(".")
-        return _call(f"{module}.{name}", given) if module and ".py" not in arm.optimizer else ""
+        path = arm.optimizer.replace(":", ".")
+        known = "." in path and ".py" not in path and all(map(str.isidentifier, path.split(".")))
+        return _call(path, given) if known else ""
     taken = _taken(entry)
     given = {name: x for name, x in {**entry.fixed, **given}.items() if name in taken}
     made = getattr(entry.make, "__name__", "")

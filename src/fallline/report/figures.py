@@ -22,7 +22,7 @@ GREY = "#8b919c"
 INK = "#5b6270"
 RED = "#d0492f"
 ROW_HEIGHT = 27
-LEGEND = {"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "traceorder": "reversed"}
+LEGEND = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "traceorder": "reversed"}
 
 
 def figure_of(traces: list[dict[str, Any]], height: int, **layout: Any) -> "go.Figure":

@@ -33,8 +33,8 @@ def verdict_section(comparison: Comparison, verdict: Verdict) -> str:
     box = f'<section class="warnings"><h2>Warnings</h2><ul>{warnings}</ul></section>' if warnings else ""
     what = "optimizers" if heading(comparison) == "optimizer" else "arms"
     return (
-        f'<header><p class="task">{len(plan.arms)} {what}, {design(comparison)} '
-        f"of {plan.epochs:.3g} epochs</p>"
+        f'<header><p class="task">{len(plan.arms)} {what}, {design(comparison)}, '
+        f"{plan.epochs:.3g} epochs a training</p>"
         f"<h1>Optimizers on {escape(plan.task)}</h1>"
         f'<p class="lead">{prose(verdict.headline)}</p></header>'
         f'<ul class="findings">{findings}</ul>{_recommended(verdict)}{box}'
@@ -60,13 +60,13 @@ def results(table: list[Row], comparison: Comparison) -> str:
     """Return the table of all results."""
     metric = comparison.plan.metric_name
     share = is_share(metric, table)
-    heads = ["#", heading(comparison), "verdict", comparison.plan.judged_by, "places", "P(best)"]
+    heads = ["#", heading(comparison), "verdict", comparison.plan.judged_by, "P(best)"]
     heads += [f"{metric}{' %' if share else ''}", "epochs", "steps", "µs/step", "state", "tuned settings"]
     body = "".join(_result(row, share) for row in table)
     about = (
-        "Small: 95 % interval. Places: those that are possible, all at once with 95 % confidence. P(best): "
-        "how often the mean is the lowest in a bootstrap. Epochs and steps: median to the target with its "
-        "interval, or how many runs reached it."
+        "Small: 95 % interval; below the place, those that are possible, all at once with 95 % confidence. "
+        "P(best): how often the mean is the lowest in a bootstrap. Epochs and steps: median to the target "
+        "with its interval, or how many runs reached it."
     )
     return section("All results", about, _table(heads, body))
 
@@ -84,11 +84,10 @@ def _named(is_name: bool) -> str:
 
 def _result(row: Row, share: bool) -> str:
     cells = [
-        _cell(str(row.rank or "–")),
+        f"<td>{row.rank or '–'}<br><small>{places_text(row)}</small></td>",
         _cell(row.arm, "name"),
         f'<td><span class="mark {row.standing}">{escape(standing_text(row))}</span></td>',
         _interval(row.loss),
-        _cell(places_text(row)),
         _cell("" if row.p_best is None else f"{row.p_best:.2f}"),
         _interval(row.metric, share),
         _time(row, row.epochs),
@@ -177,7 +176,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("Task", plan.task),
         ("Target", plan.target_name or "none"),
         ("Judged by", f"{plan.judged_by} on fresh seeds"),
-        ("Budget", f"{design(comparison)} of {plan.epochs:g} epochs; limit: {budget}"),
+        ("Budget", f"{design(comparison)}, {plan.epochs:g} epochs a training; limit: {budget}"),
         *([("Folds", f"{plan.folds}; each study tests on another one")] if plan.folds else []),
         *([("Looks", f"at most {plan.looks}, each at {5 / plan.looks:.2g} %")] if plan.looks > 1 else []),
         (

@@ -92,7 +92,7 @@ def arrivals(comparison: Comparison, table: list[Row]) -> "go.Figure":
         yaxis=share,
         meta=axes,
         showlegend=True,
-        legend=LEGEND,
+        legend={**LEGEND, "y": -0.28},
     )
 
 
