@@ -54,6 +54,18 @@ def test_edges_are_counted_by_study():
     assert "in 2 of 3 studies" in caution(Comparison(of.plan, mixed), "edge")
 
 
+def test_a_range_that_moved_is_told_and_no_longer_an_edge():
+    """Four trials fall towards the highest rate; those beyond it find the best inside the range."""
+    of = tuned([0.5, 0.4, 0.3, 0.2, 0.1, 0.15, 0.3, 0.4], [0.02, 0.1, 1.0, 8.0, 30.0, 50.0, 90.0, 100.0])
+    told = [c for c in judge(of).caveats if "moved during the search" in c]
+    assert told == [
+        "The range of the learning rate moved during the search: adam (the highest rate was the best)."
+    ]
+    assert caution(of, "edge") == ""
+    still = Comparison(of.plan, of.trials[:4])
+    assert "high end" in caution(still, "edge")
+
+
 def test_pruned_trials_are_no_divergences():
     whole = trial(Spec("adam", "tune", 0, 2, {"lr": 0.1}), 0.1)
     stopped = pruned(whole)

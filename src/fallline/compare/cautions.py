@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
+from fallline.compare.adaptation import base_space, spaces
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.sensitivity import tuning_losses
 from fallline.compare.statistics import Pair
 from fallline.compare.wording import listing, setting
-from fallline.core.space import Range, dimension
+from fallline.core.space import Range
 
 #: Fewer tuning trials than this say nothing about settings, edges or divergences.
 ENOUGH_TRIALS = 4
@@ -98,12 +99,11 @@ def _edges(comparison: Comparison, arm: str) -> str:
 
 
 def _edge(comparison: Comparison, arm: str, study: int) -> str:
-    best, space = best_tuning(comparison, arm, study), comparison.plan.arms[arm].space
+    best = best_tuning(comparison, arm, study)
     tried = [t for t in comparison.tuning(arm, study) if t.status != "failed"]
     if best is None or len(tried) < ENOUGH_TRIALS:
         return ""
-    ranges = {name: bounds for name, ends in space.items() if isinstance(bounds := dimension(ends), Range)}
-    for name, bounds in ranges.items():
+    for name, bounds in _searched(comparison, arm, study).items():
         others = [t.spec.settings[name] for t in tried if name in t.spec.settings]
         value = best.spec.settings.get(name)
         if value is None:
@@ -114,6 +114,19 @@ def _edge(comparison: Comparison, arm: str, study: int) -> str:
         if fraction > 1 - EDGE or (name == "lr" and value == max(others)):
             return f"{name} {setting(value)}, high end"
     return ""
+
+
+def _searched(comparison: Comparison, arm: str, study: int) -> dict[str, Range]:
+    """Return the ranges that one study searched, those that moved from their lowest to their highest end."""
+    of, trials = comparison.plan.arms[arm], comparison.plan.trials
+    found: dict[str, Range] = {}
+    for _, space, _ in spaces(base_space(of), comparison.tuning(arm, study), trials):
+        for name, bounds in space.items():
+            if isinstance(bounds, Range):
+                before = found.get(name, bounds)
+                low, high = min(before.low, bounds.low), max(before.high, bounds.high)
+                found[name] = replace(bounds, low=low, high=high)
+    return found
 
 
 def many_diverged(comparison: Comparison) -> Caution | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import exp, inf
 from statistics import mean
 
+from fallline.compare.adaptation import moves
 from fallline.compare.cautions import Caution, cautions
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.standings import (
@@ -228,6 +229,7 @@ def _caveats(of: Judged, pairs: int, comparison: Comparison) -> list[str]:
         f"Losses are {means}, over final runs on fresh seeds; tuning runs are not counted.",
         *([holm] if pairs else []),
         f"Tuned with {tuned_with(comparison)}; what was not searched stayed at its fixed value.",
+        *_moved(comparison),
         *_pruned(comparison),
     ]
 
@@ -250,6 +252,15 @@ def _luck(of: Judged, comparison: Comparison) -> str:
     )
 
 
+def _moved(comparison: Comparison) -> list[str]:
+    """Tell which learning rates were searched elsewhere than planned, and why."""
+    reasons: dict[str, dict[str, None]] = {}
+    for move in moves(comparison):
+        reasons.setdefault(move.why, {})[move.arm] = None
+    told = "; ".join(f"{listing(list(arms))} ({why})" for why, arms in reasons.items())
+    return [f"The range of the learning rate moved during the search: {told}."] if told else []
+
+
 def _pruned(comparison: Comparison) -> list[str]:
     tuning = [t for arm in comparison.plan.arms for t in comparison.tuning(arm)]
     stopped = sum(t.status == "pruned" for t in tuning)
@@ -262,10 +273,10 @@ def _all(pairs: int) -> str:
 
 
 def tuned_with(comparison: Comparison) -> str:
-    """Return how many tuning trials each arm had in each study, such as '8 trials each'."""
+    """Return how many tuning trials each arm had, such as '8 trials each'."""
     plan = comparison.plan
     counts = [len(comparison.tuning(arm)) for arm in plan.arms]
     done, planned = min(counts, default=0), plan.trials * plan.studies
-    each = plan.trials if done == planned else done
-    in_all = f" in each of {plan.studies} studies" if plan.studies > 1 and done == planned else ""
-    return f"{plural(each, 'trial')} each{in_all}" + (f" of {planned} planned" if done < planned else "")
+    if done < planned:
+        return f"{plural(done, 'trial')} each of {planned} planned"
+    return f"{plural(plan.trials, 'trial')} each" + (" in every study" if plan.studies > 1 else "")
