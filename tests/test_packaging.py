@@ -38,7 +38,7 @@ ARROWS = {
 #: What of `compare` a report may know: records and what follows from them, nothing that runs.
 RESULTS = {
     "records", "statistics", "standings", "ranks", "survival", "sensitivity", "rate_response", "cautions",
-    "verdict", "winner", "wording",
+    "resampling", "verdict", "winner", "wording",
 }  # fmt: skip
 
 #: Slow to import and not needed to train; they load on first use.

@@ -2,9 +2,11 @@
 
 from math import inf
 
+import numpy as np
 import pytest
 
 from fallline.compare.sensitivity import best_of, tuning_losses
+from fallline.compare.statistics import mean_interval
 from fallline.compare.verdict import judge
 from fallline.report.summary import rows
 from synthetic import comparison
@@ -28,6 +30,16 @@ def test_rows_of_a_troubled_comparison(trouble):
     assert (table["momentum"].standing, table["momentum"].rank) == ("unsteady", None)
     assert table["gd"].steps.time == inf
     assert table["nadam"].settings
+
+
+def test_metrics_over_studies_have_the_interval_of_the_study_means():
+    of = comparison(["adam", "sgd"], studies=12, between=0.5)
+    (row, *_) = rows(of, judge(of))
+    means = [np.mean([t.metric for t in of.finals(row.arm, study)]) for study in range(12)]
+    exact, pooled = mean_interval(means), mean_interval([t.metric for t in of.finals(row.arm)])
+    assert row.metric.mean == pytest.approx(exact.mean)
+    assert row.metric.high - row.metric.low == pytest.approx(exact.high - exact.low, rel=0.1)
+    assert pooled.high - pooled.low < 0.75 * (row.metric.high - row.metric.low)
 
 
 def test_shares_end_at_one():

@@ -28,13 +28,14 @@ from fallline.compare.wording import duration, excess, last_line, listing, numbe
 class Verdict:
     """What a comparison says: ``places`` from best to worst, sentences with evidence, reasons to doubt.
 
-    ``unit`` says over what losses repeat: studies, or the seeds of the only one. ``recommendation`` is None
-    as long as nothing is ranked.
+    ``unit`` says over what losses repeat: studies, or the seeds of the only one; ``overlap`` is that of the
+    studies' training data. ``recommendation`` is None as long as nothing is ranked.
     """
 
     places: list[Place]
     scale: Scale
     unit: Unit
+    overlap: float
     headline: str
     sentences: list[str]
     cautions: list[Caution]
@@ -62,6 +63,7 @@ def judge(comparison: Comparison) -> Verdict:
         places,
         of.scale,
         of.unit,
+        of.overlap,
         _headline(places, comparison, of.unit),
         [s for s in _sentences(places, comparison, of) if s],
         cautions(comparison, pairs),

@@ -7,6 +7,7 @@ from fallline.compare.cautions import best_tuning
 from fallline.compare.ranks import RankSet
 from fallline.compare.rate_response import Response
 from fallline.compare.records import Comparison, Trial
+from fallline.compare.resampling import two_level_interval
 from fallline.compare.sensitivity import response
 from fallline.compare.standings import Place, Standing, epochs_to_target, steps_to_target
 from fallline.compare.statistics import Interval, mean_interval
@@ -68,7 +69,7 @@ def _row(comparison: Comparison, place: Place, rank: int | None, verdict: Verdic
         p_best=place.p_best,
         loss=place.loss,
         ratio=_ratio(place, verdict),
-        metric=metric_interval(finals, comparison.plan.metric_name),
+        metric=metric_interval(finals, comparison.plan.metric_name, verdict.overlap),
         steps=steps_to_target(finals) if comparison.plan.target is not None else None,
         epochs=epochs_to_target(finals) if comparison.plan.target is not None else None,
         reached=sum(t.steps_to_target is not None for t in finals),
@@ -90,12 +91,17 @@ def _ratio(place: Place, verdict: Verdict) -> float | None:
     return place.loss.mean / best.mean
 
 
-def metric_interval(finals: list[Trial], name: str) -> Interval | None:
-    """Return the mean metric of the final runs with its interval, which ends where an accuracy must end."""
-    values = [t.metric for t in finals if t.metric is not None]
+def metric_interval(finals: list[Trial], name: str, overlap: float = 0.0) -> Interval | None:
+    """Return the mean metric of the final runs with its interval, which ends where an accuracy must end.
+
+    With several studies it covers both levels of luck; ``overlap`` is that of their training data.
+    """
+    cells = {(t.spec.study, t.spec.seed): t.metric for t in finals if t.metric is not None}
+    values = list(cells.values())
     if not values:
         return None
-    interval = mean_interval(values)
+    several = len({study for study, _ in cells}) > 1
+    interval = two_level_interval(cells, overlap=overlap) if several else mean_interval(values)
     if interval.ends is None or "accuracy" not in name.lower() or min(values) < 0 or max(values) > 1:
         return interval
     return replace(interval, low=max(0.0, interval.ends[0]), high=min(1.0, interval.ends[1]))
