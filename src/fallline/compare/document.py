@@ -1,6 +1,6 @@
 """A comparison, or its plan, as one JSON document: the verdict, the ranking and what they came from."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
@@ -35,9 +35,10 @@ def document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _row(row: Any) -> dict[str, Any]:
-    """Return a row without the points of its curve over the learning rate."""
-    good = row.response and row.response.good
-    return {**asdict(replace(row, response=None)), "good": good and asdict(good)}
+    """Return a row with the good learning rates, without the points of the curve that they come from."""
+    known = asdict(row)
+    curve = known.pop("response")
+    return {**known, "good": curve and curve["good"]}
 
 
 def plan_document(prepared: Prepared) -> dict[str, Any]:
