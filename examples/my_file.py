@@ -15,4 +15,4 @@ def make_task():
     inputs = torch.randn(1000, 2, generator=generator)
     targets = (inputs.prod(dim=1) > 0).long()  # no straight line separates the two classes
     train, valid = (inputs[:800], targets[:800]), (inputs[800:], targets[800:])
-    return Task("same sign", make_model, train, valid, batch_size=32, epochs=5)
+    return Task(make_model, train, valid, name="same sign", epochs=5)

@@ -18,10 +18,10 @@ def blobs() -> Task:
     centers = torch.tensor([[0.0, 2.0], [2.0, -1.0], [-2.0, -1.0]])
     inputs = centers[targets] + 0.8 * torch.randn(150, 2, generator=generator)
     return Task(
-        "blobs",
         lambda: nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3)),
         (inputs[:120], targets[:120]),
         (inputs[120:], targets[120:]),
+        name="blobs",
         batch_size=10,
         epochs=4,
         target=0.5,

@@ -82,7 +82,7 @@ def model():
     return torch.nn.Linear(2, 3)
 
 x, y = torch.randn(30, 2), torch.arange(30) % 3
-task = fallline.Task("mine", model, (x, y), (x, y), epochs=1)
+task = fallline.Task(model, (x, y), (x, y), name="mine", epochs=1)
 register(Entry("mine", torch.optim.SGD, {"lr": Range(1e-3, 1e-1)}, "my own"))
 """
 

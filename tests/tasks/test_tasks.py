@@ -1,5 +1,6 @@
 """The built-in tasks, batches, and loading the user's own."""
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from fallline.core.errors import UnknownNameError
 from fallline.tasks import Task, TaskError, load
-from fallline.tasks.batches import in_order, shuffled
+from fallline.tasks.batches import Batches, in_order
 
 SMALL = Path(__file__).parent.parent / "compare" / "small_task.py"
 
@@ -41,7 +42,7 @@ def tensors(count=23):
 @pytest.mark.parametrize("as_dataset", [False, True], ids=["tensors", "dataset"])
 def test_an_epoch_visits_every_sample_once_with_its_own_target(as_dataset):
     data = TensorDataset(*tensors()) if as_dataset else tensors()
-    batches = list(shuffled(data, 5, torch.Generator().manual_seed(1)))
+    batches = list(islice(Batches(data, 5, seed=1), 5))
     assert [len(y) for _, y in batches] == [5, 5, 5, 5, 3]
     assert all(torch.equal(x.squeeze(1).long(), y) for x, y in batches)
     order = torch.cat([y for _, y in batches])
@@ -49,9 +50,9 @@ def test_an_epoch_visits_every_sample_once_with_its_own_target(as_dataset):
     assert torch.equal(order.sort().values, torch.arange(23))
 
 
-def test_the_order_is_the_generators(monkeypatch):
+def test_the_order_is_the_seeds(monkeypatch):
     def order(seed):
-        return torch.cat([y for _, y in shuffled(tensors(), 2, torch.Generator().manual_seed(seed))])
+        return torch.cat([y for _, y in islice(Batches(tensors(), 2, seed), 12)])
 
     whole = order(1)
     assert not torch.equal(whole, order(2))
@@ -77,7 +78,7 @@ def test_make_task_need_not_be_named_and_neighbours_can_be_imported(tmp_path):
         "import torch, fallline, neighbour_of_a_task\n"
         "data = torch.zeros(4, 2), torch.zeros(4).long()\n"
         "def make_task():\n"
-        "    return fallline.Task('mine', lambda: torch.nn.Linear(2, 2), data, data,"
+        "    return fallline.Task(lambda: torch.nn.Linear(2, 2), data, data,"
         " epochs=neighbour_of_a_task.EPOCHS)\n"
     )
     assert load(str(file)).epochs == 3
@@ -116,7 +117,7 @@ def test_a_file_that_does_not_import_is_a_task_error(tmp_path):
 def test_a_task_put_together_wrongly_is_refused(changes, message):
     arguments = {"model": lambda: nn.Linear(1, 2), "train": tensors(), "valid": tensors(), **changes}
     with pytest.raises(TaskError, match=message):
-        Task("wrong", **arguments)
+        Task(**arguments)
 
 
 def test_unseeded_random_data_is_the_same_each_time_the_task_is_made(tmp_path):
@@ -127,7 +128,7 @@ def test_unseeded_random_data_is_the_same_each_time_the_task_is_made(tmp_path):
         "def make_task():\n"
         "    y = torch.tensor(np.random.randint(0, 2, 8))\n"
         "    order = random.sample(range(8), 8)\n"
-        "    return Task('random', lambda: torch.nn.Linear(2, 2), (x[order], y), (x, y))\n"
+        "    return Task(lambda: torch.nn.Linear(2, 2), (x[order], y), (x, y))\n"
     )
     torch.manual_seed(3)
     expected = torch.Generator().manual_seed(3)

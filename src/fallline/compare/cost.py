@@ -10,11 +10,11 @@ from statistics import mean, median
 
 import torch
 
-from fallline.compare.trial import WARM_UP, evaluation_steps, measured, one_thread, step_batch
+from fallline.compare.trial import WARM_UP, evaluation_steps, one_thread, step_batch
 from fallline.core.registry import Entry
 from fallline.core.space import middle
-from fallline.tasks.batches import shuffled
-from fallline.tasks.task import Task, sample_count
+from fallline.tasks.batches import Batches, steps_per_epoch
+from fallline.tasks.task import Task
 
 #: Steps per measurement, enough that reading the clock does not count; one alone if it takes this long.
 STEPS, LONG_STEP_SECONDS = 5, 1e-3
@@ -40,8 +40,8 @@ class Cost:
 
     def training_seconds(self, task: Task, entry: Entry, epochs: float) -> float:
         """Return how long one training of ``entry`` takes in a worker."""
-        steps_per_epoch = -(-sample_count(task.train) // step_batch(task, entry))
-        at = evaluation_steps(steps_per_epoch, epochs)
+        in_epoch = steps_per_epoch(task.train, step_batch(task, entry)) or task.steps_per_epoch
+        at = evaluation_steps(in_epoch, epochs)
         step = self.pass_seconds[entry.name] + self.step_microseconds.get(entry.name, 0.0) / 1e6
         return (at[-1] * step + len(at) * self.evaluation_seconds) / self.core_share
 
@@ -103,7 +103,7 @@ def _steppers(task: Task, entries: list[Entry]) -> dict[str, Callable[[], object
 
 def _parameters(task: Task) -> list[torch.nn.Parameter]:
     with suppress(Exception):
-        parameters = list(task.model().parameters())
+        parameters = list(task.new_model().parameters())
         for parameter in parameters:
             parameter.grad = torch.randn_like(parameter)
         return parameters
@@ -114,18 +114,18 @@ def _pass_seconds(task: Task, batch: int) -> float:
     """Return the seconds of a forward and backward pass over ``batch`` samples."""
     seen = []
     with suppress(Exception):
-        model = task.model()
-        inputs, targets = next(shuffled(task.train, batch, torch.Generator().manual_seed(0)))
+        model, data = task.new_model(), task.fold(0).train
+        one = next(Batches(data, batch, seed=0))
         while len(seen) < PASSES and sum(seen) < PASSES_SECONDS:
-            seen.append(_timed(lambda: task.loss(model(inputs), targets).backward()))
+            seen.append(_timed(lambda: task.loss_on(model, one).backward()))
     return median(seen[len(seen) // 3 :]) if seen else 0.0
 
 
 def _evaluation_seconds(task: Task) -> float:
     """Return the seconds of an evaluation: the validation set and as many training samples."""
     with suppress(Exception):
-        model = task.model()
-        return 2 * _timed(lambda: measured(task, model, task.valid))
+        model, data = task.new_model(), task.fold(0).valid
+        return 2 * _timed(lambda: task.evaluated(model, data))
     return 0.0
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fallline.tasks.data import Data, in_memory, leaves, sample_count
+from fallline.tasks.losses import WeightedSum
 from fallline.tasks.seeding import seeded
-from fallline.tasks.task import Data, Task, sample_count
+from fallline.tasks.settings import TRAINING
+from fallline.tasks.task import Task
 
 #: Of each part of the data, about this many bytes are read, in so many blocks from beginning to end.
 READ_BYTES, BLOCKS = 2_000_000, 16
@@ -20,10 +23,17 @@ def of_task(task: Task) -> str:
     """Return a short code that changes with the task's model, sizes, loss, metric or settings."""
     shapes = {}
     with suppress(Exception):  # a model that raises is told by its trials
-        shapes = {name: tuple(value.shape) for name, value in task.model().state_dict().items()}
-    sizes = sample_count(task.train), sample_count(task.valid), task.batch_size, task.epochs, task.target
-    names = getattr(task.loss, "__name__", type(task.loss).__name__), task.metric_name
-    return _code([repr((shapes, sizes, names)).encode()])
+        shapes = {name: tuple(value.shape) for name, value in task.new_model().state_dict().items()}
+    sizes = [sample_count(getattr(task, part)) for part in task.parts]
+    settings = [getattr(task, name) for name in (*TRAINING, "cv", "target", "search")]
+    names = [_name(task.loss), _name(task.training_step), _name(task.evaluation), *task.metric_names]
+    return _code([repr((shapes, sizes, settings, names)).encode()])
+
+
+def _name(function: Any) -> str:
+    if isinstance(function, WeightedSum):
+        return ", ".join(f"{weight} {name}" for name, (weight, _) in function.parts.items())
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def of_data(task: Task) -> str:
@@ -32,17 +42,18 @@ def of_data(task: Task) -> str:
     Of large data it reads evenly spread samples, so it may miss a change of a few. Of a ``Dataset`` whose
     samples are random, such as augmented images, it knows the shapes and types only.
     """
-    return _code(part for data in (task.train, task.valid) for part in _content(data))
+    return _code(part for name in task.parts for part in _content(getattr(task, name)))
 
 
 def _content(data: Data) -> Iterator[bytes]:
-    if isinstance(data, (tuple, list)):
-        for part in data:
-            yield from _blocks(torch.as_tensor(part))
+    if in_memory(data):
+        for tensor in leaves(data):
+            yield from _blocks(tensor)
         return
-    kinds, values = _samples(data)
+    dataset = getattr(data, "dataset", data)  # a loader's
+    kinds, values = _samples(dataset)
     yield repr(kinds).encode()
-    if values == _samples(data)[1]:
+    if values == _samples(dataset)[1]:
         yield from values
 
 

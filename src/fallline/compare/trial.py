@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from math import ceil, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from fallline.compare.records import Arm, Curve, Spec, Trial
 from fallline.core.registry import Entry, find
 from fallline.core.space import dimension, middle
-from fallline.tasks.batches import Batches, endless, in_order
+from fallline.tasks.batches import Batches
 from fallline.tasks.seeding import seeded
-from fallline.tasks.task import Data, Task, sample_count
+from fallline.tasks.task import Task, sample_count
 
 #: Takes the step and the validation loss there, and says whether to go on.
 Report = Callable[[int, float], bool]
@@ -26,8 +26,6 @@ Report = Callable[[int, float], bool]
 EVALUATIONS = 20
 #: Steps before anything is timed: compilation, allocation of state, and Lookahead's synchronisation (k = 5).
 WARM_UP = 6
-#: The smallest batch worth an evaluation's forward pass.
-EVALUATION_BATCH = 1024
 
 
 def run_trial(
@@ -62,7 +60,7 @@ def run_trial(
     started = time.perf_counter()
     with seeded(spec.seed):
         try:
-            training = Training(task, arm, spec.settings, spec.seed, share * task.epochs)
+            training = Training(task, arm, spec.settings, spec.seed, share * task.total_epochs)
         except Exception:
             return Trial(
                 spec, "failed", Curve(), 0, time.perf_counter() - started, error=traceback.format_exc()
@@ -75,23 +73,22 @@ def warm_up(task: Task, arm: Arm) -> None:
     """Make steps on a throwaway model, so that no trial pays for just-in-time compilation."""
     settings = middle({name: dimension(each) for name, each in arm.space.items()})
     with seeded(0), suppress(Exception):
-        Training(task, arm, settings, seed=0, epochs=task.epochs).advance(WARM_UP)
+        Training(task, arm, settings, seed=0, epochs=task.total_epochs).advance(WARM_UP)
 
 
 class Training:
     """One model, its optimizer and its batches, with the curve measured so far."""
 
     def __init__(self, task: Task, arm: Arm, settings: dict[str, Any], seed: int, epochs: float):
-        self.task = task
-        self.model = task.model()
+        self.task = task = task.fold(0)
+        self.model = task.new_model()
         self.parameters = list(self.model.parameters())
         entry = find(arm.optimizer)
         self.optimizer = entry.build(self.parameters, **{**arm.fixed, **settings})
         batch_size = step_batch(task, entry)
-        self.steps_per_epoch = ceil(sample_count(task.train) / batch_size)
+        self.batches = Batches(task.train, batch_size, seed)
+        self.steps_per_epoch = self.batches.steps_per_epoch or task.steps_per_epoch
         self.evaluate_at = evaluation_steps(self.steps_per_epoch, epochs)
-        # The order of batches has its own generator: dropout in one model must not change it.
-        self.batches: Batches = endless(task.train, batch_size, torch.Generator().manual_seed(seed))
         self.step = 0
         self.curve = Curve()
 
@@ -115,9 +112,9 @@ class Training:
 
     def advance(self, steps: int) -> None:
         """Make ``steps`` optimizer steps."""
-        model, loss, step, parameters = self.model, self.task.loss, self.optimizer.step, self.parameters
-        for inputs, targets in islice(self.batches, steps):
-            loss(model(inputs), targets).backward()
+        model, loss_on, step, parameters = self.model, self.task.loss_on, self.optimizer.step, self.parameters
+        for batch in islice(self.batches, steps):
+            loss_on(model, batch).backward()
             step()
             for parameter in parameters:
                 parameter.grad = None
@@ -125,24 +122,25 @@ class Training:
 
     def evaluate(self) -> str | None:
         """Add a point to the curve; return what is wrong when a loss is not finite."""
-        train, _ = measured(self.task, self.model, self.task.train, sample_count(self.task.valid))
-        valid, metric = measured(self.task, self.model, self.task.valid)
+        train, _ = self.task.evaluated(self.model, self.task.train, sample_count(self.task.valid))
+        valid, metrics = self.task.evaluated(self.model, self.task.valid)
         if not (isfinite(train) and isfinite(valid)):
             return f"training loss {train}, validation loss {valid} at step {self.step}"
-        if not isfinite(metric):
-            raise ValueError(
-                f"the metric {self.task.metric_name} returned {metric}; it must be a finite number"
-            )
+        for name, value in metrics.items():
+            if not isfinite(value):
+                raise ValueError(f"the metric {name} returned {value}; it must be a finite number")
         point = self.step, self.step / self.steps_per_epoch, train, valid
         for name, value in zip(("step", "epoch", "train_loss", "valid_loss"), point, strict=True):
             getattr(self.curve, name).append(value)
-        self.curve.metrics.setdefault(self.task.metric_name, []).append(metric)
+        for name, value in metrics.items():
+            self.curve.metrics.setdefault(name, []).append(value)
         return None
 
     def _best(self) -> dict[str, Any]:
         curve, target = self.curve, self.task.target
         best = min(range(len(curve.step)), key=curve.valid_loss.__getitem__)
-        hits = [i for i, loss in enumerate(curve.valid_loss) if target is not None and loss <= target]
+        seen = [{name: values[i] for name, values in curve.metrics.items()} for i in range(len(curve.step))]
+        hits = [i for i, point in enumerate(seen) if target and target.reached(curve.valid_loss[i], point)]
         return {
             "valid_loss": curve.valid_loss[best],
             "metrics": {name: values[best] for name, values in curve.metrics.items()},
@@ -153,7 +151,7 @@ class Training:
 
 def step_batch(task: Task, entry: Entry) -> int:
     """Return how many samples one step of ``entry`` sees on ``task``."""
-    count = sample_count(task.train)
+    count = sample_count(task.train) or task.batch_size
     wanted = count if entry.batch_size == "all" else entry.batch_size or task.batch_size
     return min(wanted, count)
 
@@ -162,16 +160,6 @@ def evaluation_steps(steps_per_epoch: int, epochs: float) -> list[int]:
     """Return the steps after which to evaluate, the last step among them."""
     total = max(1, round(epochs * steps_per_epoch))
     return sorted({max(1, round(total * i / EVALUATIONS)) for i in range(1, EVALUATIONS + 1)})
-
-
-@torch.no_grad()
-def measured(task: Task, model: torch.nn.Module, data: Data, limit: int | None = None) -> tuple[float, float]:
-    """Return loss and metric over the first ``limit`` samples of ``data`` (default all)."""
-    model.eval()
-    parts = [(model(x), y) for x, y in in_order(data, max(EVALUATION_BATCH, task.batch_size), limit)]
-    model.train()
-    outputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
-    return float(task.loss(outputs, targets)), float(task.metric(outputs, targets))
 
 
 def state_bytes(optimizer: Any) -> int:

@@ -1,6 +1,6 @@
-"""What can be trained: the built-in tasks, and the adapter for the user's own."""
+"""What can be trained: the built-in tasks, and the adapters for the user's own."""
 
 from fallline.tasks.load import BUILT_IN, load
-from fallline.tasks.task import Data, Task, TaskError, accuracy
+from fallline.tasks.task import Data, Target, Task, TaskError, accuracy
 
-__all__ = ["BUILT_IN", "Data", "Task", "TaskError", "accuracy", "load"]
+__all__ = ["BUILT_IN", "Data", "Target", "Task", "TaskError", "accuracy", "load"]

@@ -1,47 +1,118 @@
 """Batches of a task's data: in-memory tensors without a DataLoader, anything else with one."""
 
 from collections.abc import Iterator
+from itertools import count, islice, repeat
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from fallline.tasks.task import Data, sample_count
+from fallline.tasks.data import Batch, Data, Tree, each, in_memory, is_stream, leaves, sample_count
+from fallline.tasks.errors import TaskError
+from fallline.tasks.loading import Loading, loading
+from fallline.tasks.seeding import derived
 
 #: Samples gathered at once: many small batches share one gather, and memory stays bounded.
 BLOCK = 8192
 
-Batches = Iterator[tuple[Tensor, Tensor]]
+
+class Batches:
+    """The shuffled batches of epoch after epoch, without end; the last one of an epoch may be smaller.
+
+    The order of an epoch is a function of ``(seed, epoch)`` alone, whatever else draws random numbers, and
+    what the samples of a Dataset draw is the same in any number of loading processes. So starting at any step
+    is the same as having come there; only a stream has to be read up to it.
+
+    Arguments:
+        data: tensors, a Dataset, or a DataLoader, whose sampler gives the order if it is a special one.
+        batch_size: samples of a batch.
+        seed: what the order is derived from.
+        step: how many batches are over already.
+
+    Raises:
+        TaskError: a stream has no samples.
+
+    Example:
+        >>> batches = Batches((torch.arange(4.0), torch.arange(4)), batch_size=3, seed=0)
+        >>> [len(inputs) for inputs, targets in islice(batches, 4)], batches.steps_per_epoch
+        ([3, 1, 3, 1], 2)
+    """
+
+    def __init__(self, data: Data, batch_size: int, seed: int, step: int = 0):
+        self.steps_per_epoch = steps_per_epoch(data, batch_size)
+        epoch, first = divmod(step, self.steps_per_epoch or 1)
+        if in_memory(data):
+            self._batches = _from_memory(data, batch_size, seed, epoch, first)
+        elif is_stream(data):
+            self._batches = islice(_from_stream(loading(data), batch_size, seed), step, None)
+        else:
+            self._batches = loading(data).endless(batch_size, seed, epoch, first)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
 
 
-def endless(data: Data, batch_size: int, generator: torch.Generator) -> Batches:
-    """Yield the shuffled batches of epoch after epoch; the last one of an epoch may be smaller."""
-    while True:
-        yield from shuffled(data, batch_size, generator)
+def steps_per_epoch(data: Data, batch_size: int) -> int | None:
+    """Return how many batches an epoch has; None for a stream."""
+    if is_stream(data):
+        return None
+    if not in_memory(data):
+        return loading(data).steps_per_epoch(batch_size)
+    return -(-(sample_count(data) or 0) // batch_size)
 
 
-def shuffled(data: Data, batch_size: int, generator: torch.Generator) -> Batches:
-    """Yield the batches of one epoch in the order that ``generator`` draws."""
-    if not isinstance(data, (tuple, list)):
-        yield from DataLoader(data, batch_size, shuffle=True, generator=generator)
-    elif batch_size >= len(data[0]):
-        yield data
-    else:
-        yield from _gathered(*data, batch_size, generator)
+def in_order(data: Data, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+    """Yield the first ``limit`` samples (default all) in their own order.
+
+    A DataLoader's own batch size counts, as far as it has one.
+    """
+    if in_memory(data):
+        yield from _pieces(each(lambda tensor: tensor[:limit], data), batch_size)
+        return
+    source = loading(data)
+    size = source.batch_size or batch_size
+    yield from _limited(source.stream(size, 0), limit) if is_stream(data) else source.in_order(size, limit)
 
 
-def in_order(data: Data, batch_size: int, limit: int | None = None) -> Batches:
-    """Yield the first ``limit`` samples (default all) in their own order."""
-    count = min(limit or sample_count(data), sample_count(data))
-    if not isinstance(data, (tuple, list)):
-        yield from DataLoader(torch.utils.data.Subset(data, range(count)), batch_size)
-    else:
-        inputs, targets = data
-        yield from zip(inputs[:count].split(batch_size), targets[:count].split(batch_size), strict=True)
+def _from_memory(data: Data, batch_size: int, seed: int, epoch: int, first: int) -> Iterator[Batch]:
+    samples = sample_count(data) or 0
+    if batch_size >= samples:
+        yield from repeat(data)
+    for number in count(epoch):
+        generator = torch.Generator().manual_seed(derived(seed, number))
+        order = torch.randperm(samples, generator=generator)[first * batch_size :]
+        for block in order.split(batch_size * max(1, BLOCK // batch_size)):
+            yield from _pieces(each(lambda tensor, at=block: tensor.index_select(0, at), data), batch_size)
+        first = 0
 
 
-def _gathered(inputs: Tensor, targets: Tensor, batch_size: int, generator: torch.Generator) -> Batches:
-    order = torch.randperm(len(inputs), generator=generator)
-    for block in order.split(batch_size * max(1, BLOCK // batch_size)):
-        x, y = inputs.index_select(0, block), targets.index_select(0, block)
-        yield from zip(x.split(batch_size), y.split(batch_size), strict=True)
+def _pieces(data: Tree, batch_size: int) -> Iterator[Batch]:
+    """Yield ``data`` in pieces of ``batch_size``."""
+    pieces = zip(*(leaf.split(batch_size) for leaf in leaves(data)), strict=True)
+    if isinstance(data, tuple) and all(isinstance(leaf, Tensor) for leaf in data):
+        yield from pieces  # they have the form already, and this is the loop of a small model's training
+        return
+    for piece in pieces:
+        leaf = iter(piece)
+        yield each(lambda _, rest=leaf: next(rest), data)
+
+
+def _from_stream(source: Loading, batch_size: int, seed: int) -> Iterator[Batch]:
+    for epoch in count():
+        batch = None
+        for batch in source.stream(batch_size, derived(seed, epoch)):
+            yield batch
+        if batch is None:
+            raise TaskError("train yielded no batch; an IterableDataset must yield samples at each iteration")
+
+
+def _limited(batches: Iterator[Batch], limit: int | None) -> Iterator[Batch]:
+    if limit is None:
+        yield from batches
+        return
+    while limit > 0 and (batch := next(batches, None)) is not None:
+        size = len(next(leaves(batch)))
+        yield batch if size <= limit else each(lambda tensor, end=limit: tensor[:end], batch)
+        limit -= size

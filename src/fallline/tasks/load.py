@@ -2,13 +2,15 @@
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from fallline.core.errors import UnknownNameError, suggestion
 from fallline.core.python_file import last_line, run, split
+from fallline.tasks.errors import TaskError
 from fallline.tasks.seeding import seeded
-from fallline.tasks.task import Task, TaskError
+from fallline.tasks.task import Task, default_name
 
 #: Built-in tasks: the module whose ``make_task`` returns each; imported when asked for.
 BUILT_IN = {"digits": "fallline.tasks.digits"}
@@ -68,4 +70,15 @@ def _called(name: str, function: Callable[[], Task]) -> Task:
         raise TaskError(f"task {name}: {last_line(error)}") from error
     if not isinstance(task, Task):
         raise TaskError(f"task {name}: the function returned {type(task).__name__}; return a fallline.Task")
-    return task
+    return task if task.name != default_name(task.model) else replace(task, name=_name_of(name))
+
+
+def _name_of(loaded: str) -> str:
+    """Return what a task without a name is called: as its function, or as the file of a `make_task`.
+
+    >>> _name_of("spam.py:make_mails"), _name_of("spam.py:make_task")
+    ('mails', 'spam')
+    """
+    file, _, function = loaded.rpartition(":")
+    short = function.removeprefix("make_").removesuffix("_task")
+    return Path(file or loaded).stem if short == "task" or not file else short

@@ -14,7 +14,10 @@ def seeded(seed: int) -> Iterator[None]:
 
     Example:
         >>> with seeded(1):
-        ...     model = make_model()
+        ...     first = torch.rand(1)
+        >>> with seeded(1):
+        ...     bool(torch.rand(1) == first)
+        True
     """
     python, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
@@ -26,3 +29,12 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(legacy)
+
+
+def derived(seed: int, *numbers: int) -> int:
+    """Return a seed of 64 bits for each combination of ``seed`` and ``numbers``, unrelated to the others.
+
+    >>> derived(1, 2) == derived(2, 1)
+    False
+    """
+    return int(np.random.SeedSequence([seed % 2**64, *numbers]).generate_state(1, np.uint64)[0])
