@@ -1,8 +1,8 @@
 """What is compared: each optimizer at each level of the scientific parameters, over one space."""
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from inspect import signature
 from itertools import product
 from math import prod
 from typing import Any
@@ -15,6 +15,7 @@ from fallline.core.entry import MISSING, Entry
 from fallline.core.errors import suggestion
 from fallline.core.registry import find
 from fallline.core.space import Choice, Range
+from fallline.tasks.settings import TRAINING, model_arguments
 from fallline.tasks.task import Task
 
 #: More arms than this are a mistake: each costs as much as tuning an optimizer.
@@ -48,6 +49,9 @@ def arms_of(
         UnknownNameError: an optimizer that does not exist.
 
     Example:
+        >>> import torch
+        >>> data = torch.zeros(8, 2), torch.zeros(8).long()
+        >>> task = Task(lambda: torch.nn.Linear(2, 2), data, data)
         >>> arms = arms_of("sgd,adamw", task, trials=8, scientific={"batch_size": [16, 32]})
         >>> list(arms)
         ['sgd, batch_size=16', 'sgd, batch_size=32', 'adamw, batch_size=16', 'adamw, batch_size=32']
@@ -75,6 +79,7 @@ def arms_of(
 def name_of(optimizer: str | Callable[..., Any]) -> str:
     """Return the name under which a worker process, too, finds the optimizer.
 
+    >>> import torch
     >>> name_of("adamw"), name_of(torch.optim.AdamW)
     ('adamw', 'torch.optim.adamw:AdamW')
     """
@@ -130,7 +135,7 @@ class _Recipe:
         ordered = {name: varied[name] for name in sorted(varied, key=lambda name: name != "lr")}
         space = settled(ordered, self._standing(entry, fixed), f"{self.file.source}: {entry.name}")
         certain = {name for name, each in space.items() if not each.when}
-        _refuse_missing(entry, {*fixed, *certain})
+        self._refuse_missing(entry, {*fixed, *certain})
         return Arm(
             entry.name,
             {name: value for name, value in fixed.items() if name not in certain},
@@ -139,9 +144,13 @@ class _Recipe:
 
     def refuse_unknown(self, chosen: Sequence[Entry]) -> None:
         """Raise ComparisonError for a setting that neither the task nor an optimizer takes."""
-        for name, each in {**self._nuisance, **self.file.optimizers.get(ALL, {})}.items():
-            if not self._task_takes(name, each) and not any(name in entry.settings for entry in chosen):
+        own = {setting for entry in chosen for setting in entry.settings}
+        for name, each in self._nuisance.items():
+            if name not in own and not self._task_takes(name, each):
                 raise ComparisonError(f"{self.file.source}: {self._unknown(name, chosen)}")
+        for name in self.file.optimizers.get(ALL, {}).keys() - own:
+            hint = suggestion(name, own)
+            raise ComparisonError(f"{self.file.source}: [optimizers.all] {name}: no optimizer has it{hint}")
         for name, options in self.levels.items():
             if self._task_takes(name, Choice(options)):
                 _refuse_own_batches(name, chosen)
@@ -168,7 +177,8 @@ class _Recipe:
         }
 
     def _task_takes(self, name: str, each: Any) -> bool:
-        return any(name not in self.task.given({name: value})[1] for value in extremes(each))
+        rests = [self.task.given({name: value})[1] for value in extremes(each)]
+        return any(name not in rest for rest in rests)
 
     def _refuse_shared(self, entry: Entry, own: Mapping[str, Any]) -> None:
         for name, each in {**entry.fixed, **own}.items():
@@ -180,13 +190,32 @@ class _Recipe:
 
     def _standing(self, entry: Entry, fixed: Mapping[str, Any]) -> dict[str, Any]:
         """Return what every setting is that is not searched."""
-        training = {each.name: getattr(self.task, each.name) for each in fields(self.task)}
-        model = {name: each.default for name, each in _arguments(self.task).items()}
-        defaults = {**training, **model, **entry.settings}
+        training = {name: getattr(self.task, name) for name in TRAINING}
+        defaults = {**training, **self._model, **entry.settings}
         return {**{name: value for name, value in defaults.items() if value is not MISSING}, **fixed}
 
+    @property
+    def _model(self) -> dict[str, Any]:
+        """The model's arguments with their defaults."""
+        arguments = model_arguments(self.task.model)
+        return {name: signature(self.task.model).parameters[name].default for name in arguments}
+
+    def _refuse_missing(self, entry: Entry, known: set[str]) -> None:
+        sources = (
+            ("model", self._model, "[task]"),
+            (entry.name, entry.settings, f'[optimizers."{entry.name}"]'),
+        )
+        for what, settings, section in sources:
+            missing = [name for name, default in settings.items() if default is MISSING and name not in known]
+            if missing:
+                raise ComparisonError(
+                    f"{what} needs {', '.join(missing)}, which nobody gives; say it in a space file: "
+                    f"{section} {missing[0]} = ..."
+                )
+
     def _unknown(self, name: str, chosen: Sequence[Entry]) -> str:
-        known = {*_arguments(self.task), *(setting for entry in chosen for setting in entry.settings)}
+        own = {setting for entry in chosen for setting in entry.settings}
+        known = {*TRAINING, *self._model, *own}
         names = ", ".join(entry.name for entry in chosen)
         return f"{name!r} is a setting of neither training, model nor {names}{suggestion(name, known)}"
 
@@ -195,20 +224,7 @@ def _varies(each: Any) -> bool:
     return isinstance(each, (Range, Choice))
 
 
-def _arguments(task: Task) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(task.model).parameters
-
-
 def _refuse_own_batches(name: str, chosen: Sequence[Entry]) -> None:
     own = [entry.name for entry in chosen if name == "batch_size" and entry.batch_size]
     if own:
         raise ComparisonError(f"scientific: {', '.join(own)} has a batch size of its own; leave it out")
-
-
-def _refuse_missing(entry: Entry, known: set[str]) -> None:
-    missing = [name for name, default in entry.settings.items() if default is MISSING and name not in known]
-    if missing:
-        raise ComparisonError(
-            f"optimizer {entry.name!r} needs {', '.join(missing)}, which nobody gives; "
-            f'say it in a space file: [optimizers."{entry.name}"] {missing[0]} = ...'
-        )
