@@ -121,6 +121,15 @@ def test_a_study_that_lacks_an_arm_does_not_count():
     assert {study for study, _ in left.cells["a"]} == {0}
 
 
+def test_a_study_without_a_shared_seed_does_not_count():
+    whole = finals(losses(np.random.default_rng(8), 3, 2, [0.0, 0.1]))
+    lost = {("a", 0), ("b", 1)}
+    kept = [t for t in whole.trials if t.spec.study != 1 or (t.spec.arm, t.spec.seed % 100) not in lost]
+    found = judged(Comparison(whole.plan, kept))
+    assert {study for study, _ in found.cells["a"]} == {0, 2}
+    assert judge(Comparison(whole.plan, kept)).unit == "study"
+
+
 def test_the_luck_of_tuning_is_a_caveat_only_where_it_is_not_covered():
     several = judge(comparison(["adam", "sgd"], studies=3))
     assert "cover both the luck of tuning and that of the seed" in several.caveats[0]

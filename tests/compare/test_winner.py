@@ -1,5 +1,6 @@
 """The recommendation picks by the ground that decides, says what it costs, and its line of Python runs."""
 
+import doctest
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,16 @@ import pytest
 import torch
 
 import fallline
+from fallline.compare import winner
 from fallline.compare.records import Arm, Comparison
 from fallline.compare.verdict import judge
 from fallline.compare.winner import best_settings, code
 from fallline.core.registry import entries
 from synthetic import comparison, finals
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(winner).failed == 0
 
 
 def runs(line: str, names: dict | None = None):

@@ -94,12 +94,11 @@ def _unscaled(interval: Interval, scale: Scale) -> Interval:
 def judged(comparison: Comparison) -> Judged:
     """Return the final losses to compare: of all complete studies, of the fullest if there are fewer than 2.
 
-    Arms of which a final run diverged are left out. A study is complete when every other arm has a result.
+    Arms of which a final run diverged are left out. A study is complete when all others share a seed of it.
     """
     scale, losses = loss_scale(comparison), final_losses(comparison)
-    complete = (
-        set.intersection(*({study for study, _ in cells} for cells in losses.values())) if losses else set()
-    )
+    shared = set.intersection(*map(set, losses.values())) if losses else set()
+    complete = {study for study, _ in shared}
     several = len(complete) > 1
     kept = complete if several else _fullest(losses)
     cells = {arm: {cell: x for cell, x in of.items() if cell[0] in kept} for arm, of in losses.items()}
