@@ -1,11 +1,13 @@
 """Pruners: what they stop and what never, against the rules of the papers."""
 
+import doctest
 from math import inf, nan
 from pathlib import Path
 from statistics import median
 
 import pytest
 
+from fallline.compare import pruning
 from fallline.compare.errors import ComparisonError
 from fallline.compare.pruning import PRUNERS, pruner
 from fallline.compare.records import Arm, Curve, Spec, Trial
@@ -187,3 +189,7 @@ def test_wilcoxon_goes_on_where_either_may_be_better_and_where_folds_differ():
 def test_an_unknown_pruner_is_refused_with_the_names_there_are():
     with pytest.raises(ComparisonError, match="unknown pruner 'medium'; use one of none, median, asha"):
         pruner("medium")
+
+
+def test_the_examples_run():
+    assert doctest.testmod(pruning).failed == 0

@@ -1,5 +1,6 @@
 """Samplers are pure functions of what was tried; those that learn come nearer to the optimum."""
 
+import doctest
 import json
 import logging
 import random
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch.quasirandom import SobolEngine
 
+from fallline.compare import sampling
 from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Curve, Spec, Trial
 from fallline.compare.sampling import SAMPLERS, sampler, values
@@ -58,7 +60,7 @@ def distance(name, seed, trials=20):
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_those_that_learn_come_nearer_to_the_optimum_of_a_quadratic_than_an_even_spread(name):
-    seeds = range(7)
+    seeds = range(3 if name == "gp" else 15)  # a Gaussian process is slow, and far ahead
     even = median(distance("sobol", seed) for seed in seeds)
     assert median(distance(name, seed) for seed in seeds) < 0.75 * even
 
@@ -96,7 +98,7 @@ def test_random_trials_are_independent_of_each_other_and_uniform():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_conditions_whole_numbers_and_choices_are_kept(name):
     done = []
-    for index in range(24):
+    for index in range(14):
         settings = sampler(name).ask(CONDITIONAL, index, done, 1)
         assert 1e-4 <= settings["lr"] <= 1
         assert settings["batch_size"] in range(4, 65)
@@ -108,18 +110,20 @@ def test_conditions_whole_numbers_and_choices_are_kept(name):
     assert {trial.spec.settings["schedule"] for trial in done} == {"constant", "step", None}
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_another_process_gives_the_same_answer_whatever_was_asked_before(name):
+def answers(indices):
+    tried = history(CONDITIONAL, 12)
+    return {name: [sampler(name).ask(CONDITIONAL, i, tried, 5) for i in indices] for name in SAMPLERS}
+
+
+def test_another_process_gives_the_same_answers_whatever_was_asked_before():
     code = (
-        "import json, sys, torch\n"
-        "from tests.compare.test_sampling import CONDITIONAL, history, sampler\n"
+        "import json, torch\n"
+        "from tests.compare.test_sampling import answers\n"
         "torch.manual_seed(99), torch.rand(5)\n"
-        f"answers = [sampler({name!r}).ask(CONDITIONAL, i, history(CONDITIONAL, 12), 5) for i in (14, 12)]\n"
-        "print(json.dumps(answers))\n"
+        "print(json.dumps(answers([14, 12])))\n"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = [sampler(name).ask(CONDITIONAL, i, history(CONDITIONAL, 12), 5) for i in (12, 14)]
-    assert json.loads(output.stdout) == here[::-1]
+    assert json.loads(output.stdout) == {name: asked[::-1] for name, asked in answers([12, 14]).items()}
     assert output.stderr == ""
 
 
@@ -135,7 +139,7 @@ def test_trials_that_run_at_the_same_time_differ(name):
 def test_where_trainings_diverge_is_avoided(name):
     """Above lr = 0.01 all diverge, below nothing matters: whoever is not told draws half of them above."""
     space, done = {"lr": Range(1e-4, 1e0)}, []
-    for index in range(24):
+    for index in range(20):
         settings = sampler(name).ask(space, index, done, 2)
         loss = 1.0 if settings["lr"] < 0.01 else None
         done.append(tried(index, settings, loss, "ok" if loss else "diverged"))
@@ -191,3 +195,7 @@ def test_an_unknown_sampler_is_refused_with_the_names_there_are(monkeypatch):
     monkeypatch.setitem(sys.modules, "cmaes", None)
     with pytest.raises(ComparisonError, match="pip install cmaes"):
         sampler("cmaes")
+
+
+def test_the_examples_run():
+    assert doctest.testmod(sampling).failed == 0

@@ -16,6 +16,7 @@ from torch.quasirandom import SobolEngine
 from fallline.compare.distributions import inside, parameters, quiet, suggested
 from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Trial
+from fallline.compare.trial import one_thread
 from fallline.core.space import Space, point
 
 if TYPE_CHECKING:  # Optuna takes 0.3 s to import
@@ -56,8 +57,8 @@ def sampler(name: str) -> Sampler:
     ``"sobol"`` (Sobol 1967, scrambled as by Owen 1998) and ``"halton"`` (Halton 1960) spread trials evenly,
     ``"random"`` draws them independently (Bergstra and Bengio 2012). The others learn from trials that have
     finished: ``"tpe"`` (tree-structured Parzen estimator, Bergstra et al. 2011), ``"gp"`` (a Gaussian
-    process with expected improvement, Jones et al. 1998; it thinks for half a second) and ``"cmaes"``
-    (Hansen 2016), all by Optuna.
+    process with expected improvement, Jones et al. 1998; it takes some tenths of a second) and
+    ``"cmaes"`` (Hansen 2016), all by Optuna.
 
     Args:
         name: one of the names above.
@@ -141,7 +142,7 @@ class Learning:
         known = sorted((t for t in tried if inside(space, t.spec.settings)), key=lambda t: t.spec.index)
         if not space or len(known) < STARTUP:
             return SAMPLERS["sobol"].ask(space, index, tried, seed)
-        with quiet():
+        with quiet(), one_thread():
             study = self._study(_derived(seed, len(tried)))
             for trial, value in zip(known, values(known), strict=True):
                 self.tell(study, space, trial, value)
