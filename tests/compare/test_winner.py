@@ -49,9 +49,15 @@ def test_decay_rates_near_one_are_not_rounded_to_one():
 
 @pytest.mark.parametrize("name", ["torch.optim.AdamW", "torch.optim:AdamW"])
 def test_a_foreign_optimizer_is_written_as_its_package_does(name):
-    line = code(Arm(name), {"lr": 0.0031622, "beta1": 0.8})
+    line = code(Arm(name), {"lr": 0.0031622, "beta1": 0.8, "dropout": 0.1, "batch_size": 16})
     assert line == "torch.optim.AdamW(model.parameters(), lr=0.00316, betas=(0.8, 0.999))"
     assert type(runs(line)) is torch.optim.AdamW
+
+
+def test_another_package_is_not_imported_to_read_a_result(tmp_path, monkeypatch):
+    (tmp_path / "loud_package.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert code(Arm("loud_package.Loud"), {"lr": 0.1}) == "loud_package.Loud(model.parameters(), lr=0.1)"
 
 
 def test_nothing_is_written_where_nothing_is_known():

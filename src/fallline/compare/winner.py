@@ -1,6 +1,7 @@
 """Which of the arms that may be the best to use, with which settings, and the line of Python for it."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, inf, log10
@@ -13,7 +14,7 @@ from fallline.compare.records import Arm, Comparison
 from fallline.compare.sensitivity import response
 from fallline.compare.standings import Place, epochs_to_target, loss_scale, on_scale, steps_to_target
 from fallline.compare.wording import listing, number, setting, size
-from fallline.core.registry import Entry, entries
+from fallline.core.registry import entries
 
 #: Settings of the training itself, whatever the optimizer.
 TRAINING = ("batch_size", "schedule", "warmup", "clip", "patience", "precision", "epochs", "max_steps")
@@ -143,10 +144,8 @@ def code(arm: Arm, settings: Mapping[str, Any]) -> str:
     entry = entries().get(arm.optimizer)
     given = {name: x for name, x in {**arm.fixed, **settings}.items() if name not in TRAINING}
     if entry is None:
-        path = arm.optimizer.replace(":", ".")
-        known = "." in path and ".py" not in path and all(map(str.isidentifier, path.split(".")))
-        return _call(path, given) if known else ""
-    taken = _taken(entry)
+        return _foreign(arm.optimizer.replace(":", "."), given)
+    taken = _taken(entry.make) | set(entry.space) | set(entry.fixed)
     given = {name: x for name, x in {**entry.fixed, **given}.items() if name in taken}
     made = getattr(entry.make, "__name__", "")
     if getattr(fallline, made, None) is entry.make:
@@ -154,9 +153,23 @@ def code(arm: Arm, settings: Mapping[str, Any]) -> str:
     return _call(f"fallline.core.registry.find({arm.optimizer!r}).build", given, nest=False)
 
 
-def _taken(entry: Entry) -> set[str]:
-    """Return the flat settings that the optimizer of ``entry`` takes."""
-    names = set(inspect.signature(entry.make).parameters) | set(entry.space) | set(entry.fixed)
+def _foreign(path: str, given: dict[str, Any]) -> str:
+    """Return the call of another package's optimizer; what it takes is known if it was imported before.
+
+    It is not imported for this: reading a result must not run anybody's code.
+    """
+    if "." not in path or ".py" in path or not all(map(str.isidentifier, path.split("."))):
+        return ""
+    module, _, name = path.rpartition(".")
+    target = getattr(sys.modules.get(module), name, None)
+    taken = _taken(target) if callable(target) else {"**"}
+    return _call(path, {name: x for name, x in given.items() if name in taken or "**" in taken})
+
+
+def _taken(make: Callable[..., Any]) -> set[str]:
+    """Return the flat settings that an optimizer takes, with "**" among them if it takes any."""
+    parameters = inspect.signature(make).parameters
+    names = {"**" if each.kind is each.VAR_KEYWORD else name for name, each in parameters.items()}
     return names | ({"beta1", "beta2"} if "betas" in names else set())
 
 
