@@ -135,9 +135,10 @@ def test_tensorboard_has_curves_and_settings_of_every_trial(trouble, tmp_path):
 @pytest.fixture
 def some(trouble) -> Comparison:
     """A few trials of each outcome, with test data, two metrics and two studies."""
+    first, *_ = trouble.trials
+    pruned = replace(first, spec=replace(first.spec, seed=1), status="pruned", valid_loss=None)
     by_status = {t.status: t for t in trouble.trials}
-    last = trouble.trials[-3:]
-    return with_test_data(replace(trouble, trials=[*by_status.values(), *last]))
+    return with_test_data(replace(trouble, trials=[pruned, *by_status.values(), *trouble.trials[-3:]]))
 
 
 @pytest.mark.filterwarnings("ignore:.*noload.*")  # MLflow's models on SQLAlchemy 2.1
@@ -157,7 +158,7 @@ def test_mlflow_has_curves_settings_and_outcome_of_every_trial(some, tmp_path, m
     assert len(runs) == len(some.trials)
     for trial in some.trials:
         run = runs[run_name(trial)]
-        assert run.info.status == {"ok": "FINISHED"}.get(trial.status, "FAILED")
+        assert run.info.status == {"ok": "FINISHED", "pruned": "KILLED"}.get(trial.status, "FAILED")
         assert run.info.end_time - run.info.start_time == pytest.approx(1000 * trial.seconds, abs=1)
         assert run.data.params == {name: str(value) for name, value in settings_of(some, trial).items()}
         assert run.data.tags["outcome"] == trial.status
@@ -179,7 +180,7 @@ def test_wandb_has_curves_settings_and_outcome_of_every_trial(some, tmp_path, mo
     assert len(runs) == len(some.trials)
     for trial in some.trials:
         run = runs[run_name(trial)]
-        assert (run["group"], run["exit"]) == (trial.spec.arm, 0 if trial.status == "ok" else 1)
+        assert (run["group"], run["exit"]) == (trial.spec.arm, 0 if trial.status in ("ok", "pruned") else 1)
         expected = {**settings_of(some, trial), "outcome": trial.status, "study": trial.spec.study}
         assert expected.items() <= run["config"].items()
         assert [row["_step"] for row in run["history"]] == trial.curve.step
