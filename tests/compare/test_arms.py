@@ -33,7 +33,7 @@ def model(activation="relu", dropout=0.0, kind="dense", kernel=3):
     return nn.Linear(2, 2)
 
 
-def shrunk(strength=0.1):
+def shrunk(k=2):
     return nn.Linear(2, 2)
 
 
@@ -43,6 +43,11 @@ def made(model=model, **others) -> Task:
 
 
 TASK = made()
+
+
+class Outer:
+    class Inner(torch.optim.SGD):
+        """Named in a class."""
 
 
 def spaces(optimizers, task=TASK, trials=MANY, **asked):
@@ -187,6 +192,8 @@ def test_classes_are_named_so_that_another_process_finds_them():
         fallline.SGD,
         fallline.Adam,
     ]
+    assert list(arms) == ["torch.optim.Adam", "fallline.SGD", "adam"]
+    assert find(name_of(Outer.Inner)).make is Outer.Inner
     with pytest.raises(ComparisonError, match="cannot be named in another process; define it in a module"):
         name_of(lambda params, lr: torch.optim.SGD(params, lr))
 
@@ -230,8 +237,12 @@ def test_an_optimizer_may_need_what_the_file_gives(tmp_path):
         ({"optimizers": " , "}, "no optimizer named"),
         ({"optimizers": []}, "no optimizer named"),
         (
-            {"task": made(shrunk), "optimizers": "proximal-sgd"},
-            "'strength' is a setting both of the task and",
+            {
+                "task": made(shrunk),
+                "optimizers": "lookahead",
+                "space": {"optimizers": {"lookahead": {"k": [3, 5]}}},
+            },
+            "'k' is a setting both of the task and",
         ),
         (
             {"space": {"task": {"kernel": {"options": [3, 5], "when": {"knid": "conv"}}}}},

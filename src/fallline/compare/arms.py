@@ -1,9 +1,10 @@
 """What is compared: each optimizer at each level of the scientific parameters, over one space."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 from typing import Any
 
@@ -77,20 +78,22 @@ def arms_of(
 
 
 def name_of(optimizer: str | Callable[..., Any]) -> str:
-    """Return the name under which a worker process, too, finds the optimizer.
+    """Return the name under which a worker process, too, finds the optimizer; a class's is the shortest.
 
     >>> import torch
     >>> name_of("adamw"), name_of(torch.optim.AdamW)
-    ('adamw', 'torch.optim.adamw:AdamW')
+    ('adamw', 'torch.optim.AdamW')
     """
     if isinstance(optimizer, str):
         return optimizer.strip()
     if isinstance(optimizer, Entry):
         return optimizer.name
-    name = f"{getattr(optimizer, '__module__', '')}:{getattr(optimizer, '__qualname__', '')}"
+    module, name = getattr(optimizer, "__module__", ""), getattr(optimizer, "__qualname__", "<")
     if not callable(optimizer) or "<" in name:
         raise ComparisonError(f"{optimizer!r} cannot be named in another process; define it in a module")
-    return name
+    packages = accumulate(module.split("."), "{}.{}".format)
+    public = (each for each in packages if getattr(sys.modules.get(each), name, None) is optimizer)
+    return f"{next(public, module)}{'.' if '.' not in name else ':'}{name}"
 
 
 def _chosen(optimizers: str | Iterable[str | Callable[..., Any]]) -> list[Entry]:

@@ -39,8 +39,9 @@ class Job:
 
     @property
     def in_script(self) -> bool:
-        """Whether the task is made of functions of the script that runs, which workers then must import."""
-        return isinstance(self.task, bytes) and b"__main__" in self.task
+        """Whether task or optimizers are made in the script that runs, which workers then must import."""
+        own = any(arm.optimizer.startswith(("__main__.", "__main__:")) for arm in self.arms.values())
+        return own or (isinstance(self.task, bytes) and b"__main__" in self.task)
 
     def load(self) -> Task:
         """Return the task, whose file may have registered optimizers; raise if one of them is unknown."""
