@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from fallline.tasks.errors import TaskError
 from fallline.tasks.seeding import seeded
@@ -20,13 +20,6 @@ Batch = Any
 def in_memory(data: Data) -> bool:
     """Say whether ``data`` is tensors, rather than something that tensors are read from."""
     return isinstance(data, (Tensor, tuple, list, dict))
-
-
-def as_tensors(data: Any) -> Any:
-    """Return the tensors of a `TensorDataset`, and a list of tensors as a tuple; anything else as it is."""
-    if type(data) is TensorDataset:
-        return data.tensors
-    return tuple(data) if isinstance(data, list) else data
 
 
 def is_stream(data: Data) -> bool:
@@ -120,6 +113,8 @@ def check_data(part: str, data: Any) -> None:
             raise TaskError(
                 f"{part} is {type(data).__name__}; give tensors (inputs, targets), a Dataset or a DataLoader"
             )
+    elif isinstance(data, DataLoader) and data.batch_sampler is None:
+        raise TaskError(f"{part} is a DataLoader without batches; give it a batch_size")
     elif not hasattr(data, "__len__"):
         raise TaskError(f"{part} has no length; a Dataset needs __len__, or must be an IterableDataset")
     if sample_count(data) == 0:

@@ -8,9 +8,17 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
-from fallline.tasks.data import Data
+from fallline.tasks.data import Data, subset
 from fallline.tasks.seeding import derived, seeded
 
 #: What is taken over from a DataLoader as it is.
@@ -32,6 +40,12 @@ class Loading:
     drop_last: bool = False
     sampler: Any = None
     batch_sampler: Any = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it adds nothing to the dataset but the size of batches and who loads them."""
+        special = self.sampler is not None or self.batch_sampler is not None
+        return self.collate is default_collate and not (special or self.batched or self.drop_last)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Return how many batches of ``batch_size`` an epoch has."""
@@ -62,18 +76,15 @@ class Loading:
 
     def _orders(self, batch_size: int, seed: int, epoch: int, step: int) -> Iterator["Order"]:
         for number in count(epoch):
-            generator = torch.Generator().manual_seed(derived(seed, number))
-            order = [] if self._special else torch.randperm(len(self.dataset), generator=generator).tolist()
-            batches = self._epoch(order, batch_size, derived(seed, number), number)
+            epoch_seed = derived(seed, number)
+            generator = torch.Generator().manual_seed(epoch_seed)
+            order = torch.randperm(len(self.dataset), generator=generator).tolist()
+            batches = self._epoch(order, batch_size, epoch_seed, number)
             if self.drop_last:
                 batches = [batch for batch in batches if len(batch) == batch_size]
             for index in range(step, len(batches)):
                 yield derived(seed, number, index), batches[index]
             step = 0
-
-    @property
-    def _special(self) -> bool:
-        return self.sampler is not None or self.batch_sampler is not None
 
     def _epoch(self, order: Sequence[int], batch_size: int, seed: int, epoch: int = 0) -> list[list[int]]:
         """Return the indices of an epoch's batches: ``order`` in pieces, unless a special sampler says."""
@@ -129,6 +140,24 @@ def loading(data: Data) -> Loading:
         data.sampler if data.batch_size and not _usual(data.sampler) else None,
         data.batch_sampler if type(data.batch_sampler) not in (BatchSampler, type(None)) else None,
     )
+
+
+def as_tensors(data: Any) -> Any:
+    """Return the tensors that ``data`` consists of, if it is no more than that; else ``data`` itself."""
+    if isinstance(data, list):
+        return tuple(data)
+    if isinstance(data, DataLoader):
+        source = loading(data)
+        return _held(source.dataset) or data if source.plain else data
+    return _held(data) or data if isinstance(data, (TensorDataset, Subset)) else data
+
+
+def _held(dataset: Any) -> tuple[torch.Tensor, ...] | None:
+    if type(dataset) is TensorDataset:
+        return dataset.tensors
+    if type(dataset) is Subset and (tensors := _held(dataset.dataset)):
+        return subset(tensors, list(dataset.indices))  # pyright: ignore[reportReturnType]
+    return None
 
 
 def _usual(sampler: Any) -> bool:

@@ -21,7 +21,7 @@ OPTIMIZER = frozenset(
     {
         "lr", "weight_decay", "momentum", "dampening", "nesterov", "betas", "beta1", "beta2", "beta3", "eps",
         "alpha", "centered", "amsgrad", "rho", "lr_decay", "initial_accumulator_value", "momentum_decay",
-        "decoupled_weight_decay", "maximize",
+        "decoupled_weight_decay", "maximize", "strength",
     }
 )  # fmt: skip
 

@@ -13,7 +13,6 @@ from fallline.tasks.batches import steps_per_epoch
 from fallline.tasks.data import (
     Batch,
     Data,
-    as_tensors,
     check_data,
     first_sample,
     inputs_and_targets,
@@ -25,6 +24,7 @@ from fallline.tasks.errors import TaskError
 from fallline.tasks.evaluation import evaluated, loss_of
 from fallline.tasks.folds import parts
 from fallline.tasks.forward import answer, doubled, precisely
+from fallline.tasks.loading import as_tensors, loading
 from fallline.tasks.losses import Metric, WeightedSum, accuracy, as_loss, as_metrics, inferred
 from fallline.tasks.settings import (
     PRECISIONS,
@@ -129,14 +129,22 @@ class Task:
             self._settle("epochs", EPOCHS)
         check_training(self)
         check_search(self.search, self.model)
-        self._check_stream()
+        self._check_loader()
         self._settle_judgement()
 
     def _settle(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
     def _loader_batch_size(self) -> int:
-        return (isinstance(self.train, DataLoader) and self.train.batch_size) or BATCH_SIZE
+        if not isinstance(self.train, DataLoader):
+            return BATCH_SIZE
+        return self.train.batch_size or self._sampled_batch_size() or BATCH_SIZE
+
+    def _sampled_batch_size(self) -> int | None:
+        """Return the mean size of the batches that a batch sampler of the loader's own decides on."""
+        if not isinstance(self.train, DataLoader) or (sampler := loading(self.train).batch_sampler) is None:
+            return None
+        return -(-(sample_count(self.train) or 0) // len(sampler))
 
     def _check_parts(self) -> None:
         if self.cv is None and self.valid is None:
@@ -146,17 +154,18 @@ class Task:
         if self.valid is not None or self.test is not None:
             raise TaskError("cv divides train into folds; leave valid and test out")
         if not isinstance(self.cv, int) or self.cv < 3:
-            raise TaskError(
-                f"cv must be at least 3, folds to train on, to choose and to judge by; got {self.cv!r}"
-            )
+            raise TaskError(f"cv must be at least 3: to train on, to choose by, to judge by; got {self.cv!r}")
         if is_stream(self.train) or isinstance(self.train, DataLoader):
             raise TaskError("cv cannot divide a loader or a stream; give train as tensors or as a Dataset")
         if (sample_count(self.train) or 0) < self.cv:
-            raise TaskError(
-                f"cv={self.cv} needs at least as many samples; train has {sample_count(self.train)}"
-            )
+            raise TaskError(f"cv={self.cv} needs as many samples; train has {sample_count(self.train)}")
 
-    def _check_stream(self) -> None:
+    def _check_loader(self) -> None:
+        sampled = self._sampled_batch_size()
+        if sampled and (self.batch_size != sampled or "batch_size" in self.search):
+            raise TaskError("train's batch_sampler decides on the batches; leave one of them out")
+        if steps_per_epoch(self.train, self.batch_size) == 0:
+            raise TaskError("train has no whole batch, and drop_last leaves out the rest; lower batch_size")
         if is_stream(self.train) and self.max_steps is None:
             raise TaskError("train is an IterableDataset, whose length is unknown; give max_steps")
         if is_stream(self.train) and self.epochs is not None:
@@ -164,10 +173,9 @@ class Task:
 
     def _settle_judgement(self) -> None:
         for name in ("training_step", "evaluation"):
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                raise TaskError(
-                    f"{name} must be a function of the model and its data, got {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise TaskError(f"{name} must be a function of the model and its data, got {value!r}")
         if self.loss is not None or self.training_step is None:
             self._settle("loss", as_loss(self.loss or inferred))
         if self.evaluation is not None:
