@@ -12,8 +12,8 @@ from fallline.compare.anatomy import Anatomy, Architecture, Kind
 About = Literal[
     "optimizer", "learning rate", "schedule", "clipping", "weight decay", "batch size", "memory", "data"
 ]
-#: How well a piece of advice is supported: found again and again, usually right, or a habit of good sense.
-Confidence = Literal["well supported", "often right", "a guess"]
+#: How well a piece of advice is supported: found again and again, or usually right.
+Confidence = Literal["well supported", "often right"]
 
 #: From so many parameters on, memory decides as much as speed.
 LARGE = 100_000_000

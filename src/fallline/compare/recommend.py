@@ -180,11 +180,8 @@ def _proposal_lines(each: Proposal) -> list[str]:
 
 
 def _advice_lines(each: Advice) -> list[str]:
-    return _wrapped(f"{each.about}: {each.advice}; {_because(each)}")
-
-
-def _because(each: Advice) -> str:
-    return f"{each.reason} ({each.confidence}: {each.source})"
+    about = "" if each.about == "optimizer" else f"{each.about}: "
+    return _wrapped(f"{about}{each.advice}; {each.reason} ({each.confidence}: {each.source})")
 
 
 def _wrapped(line: str, indent: str = "  ") -> list[str]:
