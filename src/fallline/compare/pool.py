@@ -7,7 +7,6 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -17,11 +16,10 @@ from types import ModuleType
 
 from fallline.compare.errors import ComparisonError
 from fallline.compare.pruning import Judge
-from fallline.compare.records import Curve, Spec, Trial
+from fallline.compare.records import Spec, Trial
+from fallline.compare.retries import Retries
 from fallline.compare.worker import Job, Report, serve
 
-#: How often a trial is started before its dying worker counts as its own fault.
-ATTEMPTS = 2
 #: Workers that may be killed before their first trial, in all, before the comparison is given up.
 START_DEATHS = 3
 
@@ -91,8 +89,7 @@ class Pool:
 
     def __init__(self, job: Job, workers: int, judge: Judge | None = None):
         self.job, self.judge = replace(job, reports=judge is not None), judge
-        self._again: deque[Spec] = deque()
-        self._deaths: Counter[tuple] = Counter()
+        self._retries = Retries()
         self._start_deaths = 0
         self.workers: list[Worker] = []
         try:
@@ -122,7 +119,7 @@ class Pool:
         """Give every idle worker something to do; say whether there is anything to wait for."""
         for worker in self.workers:
             if worker.ready and worker.spec is None:
-                spec = self._again.popleft() if self._again else next_spec()
+                spec = self._retries.next(next_spec)
                 if spec is None:
                     return any(other.spec for other in self.workers)
                 worker.assign(spec)
@@ -150,13 +147,8 @@ class Pool:
         if not dead.ready:
             self._count_start_death(dead, cause)
         self.workers[self.workers.index(dead)] = Worker(self.job)
-        if spec is not None:
-            self._deaths[spec.key] += 1
-            if self._deaths[spec.key] < ATTEMPTS:
-                self._again.append(spec)
-            else:
-                reason = f"the worker process was {cause}, {ATTEMPTS} times; is there enough memory?"
-                yield Trial(spec, "failed", Curve(), steps=0, seconds=0.0, error=reason)
+        if spec is not None and (trial := self._retries.died(spec, cause)):
+            yield trial
 
     def _count_start_death(self, dead: Worker, cause: str) -> None:
         """Give up if it will happen again: at once unless it was killed, and then after a few times."""
