@@ -1,6 +1,8 @@
 """What things cost: measured in turns, and no failure escapes."""
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +10,19 @@ from pathlib import Path
 import pytest
 
 from fallline.compare.cost import core_share, interleaved, measure
+from fallline.compare.memory import PROCESS_BYTES
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trial import run_trial
-from fallline.core.registry import Entry, find
+from fallline.core.registry import Entry, find, register
 from fallline.tasks import load
 
 SMALL = Path(__file__).with_name("small_task.py")
+
+
+def arms(*names):
+    """Return arms over the whole published spaces."""
+    spaces = {name: {key: each.to_json() for key, each in find(name).space.items()} for name in names}
+    return {name: Arm(name, {}, space) for name, space in spaces.items()}
 
 
 def test_calls_are_measured_in_turns_and_in_microseconds():
@@ -30,14 +39,14 @@ def test_calls_are_measured_in_turns_and_in_microseconds():
 
 def test_an_estimate_is_the_size_of_a_real_training():
     task = replace(load(f"{SMALL}:slow"), epochs=2)
-    cost = measure(task, [find("sgd"), find("online-sgd")])
+    cost = measure(task, arms("sgd", "online-sgd"))
     start = time.perf_counter()
     run_trial(task, Arm("sgd"), Spec("sgd", "tune", 0, 0, {"lr": 0.1}))
     real = time.perf_counter() - start
-    estimate = cost.training_seconds(task, find("sgd"), 2) * cost.core_share
+    estimate = cost.training_seconds("sgd") * cost.core_share
     assert estimate > 24 * 0.005
     assert real / 4 < estimate < 4 * real  # both on the same machine, as busy as it is
-    assert cost.training_seconds(task, find("online-sgd"), 2) > 240 * 0.005
+    assert cost.training_seconds("online-sgd") > 240 * 0.005
 
 
 def test_more_workers_than_cores_share_them():
@@ -51,11 +60,57 @@ def test_an_optimizer_that_fails_has_no_step_cost():
         raise RuntimeError("never")
 
     blobs = load(f"{SMALL}:blobs")
-    cost = measure(blobs, [find("sgd"), Entry("fails", fails, {}, "")])
-    assert set(cost.step_microseconds) == {"sgd"}
-    assert cost.training_seconds(blobs, Entry("fails", fails, {}, ""), 1) > 0
+    register(Entry("fails", fails, {}, ""))
+    cost = measure(blobs, arms("sgd", "fails"))
+    assert set(cost.step_microseconds) == set(cost.memory_bytes) == {"sgd"}
+    assert cost.training_seconds("fails") == 0
 
 
 @pytest.mark.parametrize("task", ["unlucky", "impossible"])
 def test_a_task_that_raises_can_be_measured(task):
-    assert measure(load(f"{SMALL}:{task}"), [find("sgd")]).evaluation_seconds >= 0
+    assert measure(load(f"{SMALL}:{task}"), arms("sgd")).training_seconds("sgd") >= 0
+
+
+WIDE = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+from fallline import Task
+
+def wide(inputs=1024, width=4096, batch_size=64, samples=4096):
+    x, y = torch.randn(samples, inputs), torch.randint(0, 10, (samples,))
+    layers = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)]
+    return Task(
+        lambda: nn.Sequential(*layers), (x, y), (x[:64], y[:64]), batch_size=batch_size, max_steps=2
+    )
+
+def many():
+    return wide(inputs=64, width=512, batch_size=16384, samples=20000)
+"""
+PEAK = """
+import re, sys, torch
+torch.set_num_threads(1)
+from fallline.compare.memory import PROCESS_BYTES
+from fallline.compare.records import Arm, Spec
+from fallline.compare.trial import run_trial
+from fallline.tasks import load
+
+task, name = load(sys.argv[1]), sys.argv[2]
+trial = run_trial(task, Arm(name), Spec(name, "tune", 0, 0, {"lr": 1e-3}))
+assert trial.status == "ok", trial.error
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of a process from /proc")
+@pytest.mark.parametrize(("task", "name"), [("wide", "sgd"), ("wide", "adam"), ("many", "torch.optim.AdamW")])
+def test_memory_is_what_a_process_takes_at_its_peak(tmp_path, task, name):
+    """Within a quarter, and of what the process takes anyway too: 350 MiB hide much."""
+    (tmp_path / "wide.py").write_text(WIDE)
+    named = f"{tmp_path}/wide.py:{task}"
+    needed = measure(load(named), arms(name)).memory_bytes[name]
+    child = subprocess.run([sys.executable, "-c", PEAK, named, name], capture_output=True, text=True)
+    peak = 1024 * int(child.stdout)
+    print(f"needed {needed / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB")
+    assert needed == pytest.approx(peak, rel=0.25)
+    assert needed - PROCESS_BYTES == pytest.approx(peak - PROCESS_BYTES, rel=0.4)

@@ -1,26 +1,30 @@
-"""What a comparison will cost: optimizer steps timed interleaved in one process, seconds of a training."""
+"""What a comparison will cost: optimizer steps timed in turns in one process, seconds and memory."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from statistics import mean, median
+from typing import Any
 
-import torch
+from torch.nn.utils import clip_grad_norm_
 
-from fallline.compare.trial import WARM_UP, evaluation_steps, one_thread, step_batch
-from fallline.core.registry import Entry
-from fallline.core.space import middle
-from fallline.tasks.batches import Batches, steps_per_epoch
+from fallline.compare.memory import needed_bytes
+from fallline.compare.records import Arm, Spec
+from fallline.compare.training import Training, evaluation_steps
+from fallline.compare.trial import WARM_UP, one_thread, state_bytes
+from fallline.core.registry import find
+from fallline.core.space import dimension, middle
+from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
 
 #: Steps per measurement, enough that reading the clock does not count; one alone if it takes this long.
 STEPS, LONG_STEP_SECONDS = 5, 1e-3
 #: Measurements of each optimizer, and the seconds after which no new round of them begins.
 ROUNDS, ROUNDS_SECONDS = 31, 1.5
-#: Forward and backward passes timed for each batch size, and likewise.
+#: Forward and backward passes timed for each batch size and model, and likewise.
 PASSES, PASSES_SECONDS = 15, 0.3
 #: Seconds for which the machine is probed for cores that are free, and what keeps a core busy meanwhile.
 PROBE_SECONDS, PROBE_BYTES = 0.3, bytes(1 << 18)
@@ -28,37 +32,117 @@ PROBE_SECONDS, PROBE_BYTES = 0.3, bytes(1 << 18)
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds per optimizer step, without the forward and backward pass, and the parts of a training.
+    """What a training of each arm takes: microseconds per optimizer step, seconds of the passes, memory.
 
-    ``core_share`` is how much of a core each worker gets on this machine now.
+    All of it is measured with the settings in the middle of the arm's space. ``step_microseconds`` is without
+    the forward and backward pass, ``evaluation_seconds`` of one evaluation. ``memory_bytes`` is the peak of
+    one training in a process of its own. ``core_share`` is how much of a core each worker gets now.
     """
 
     step_microseconds: dict[str, float]
     pass_seconds: dict[str, float]
-    evaluation_seconds: float
+    evaluation_seconds: dict[str, float]
+    steps: dict[str, int]
+    memory_bytes: dict[str, int] = field(default_factory=dict)
     core_share: float = 1.0
 
-    def training_seconds(self, task: Task, entry: Entry, epochs: float) -> float:
-        """Return how long one training of ``entry`` takes in a worker."""
-        in_epoch = steps_per_epoch(task.train, step_batch(task, entry)) or task.steps_per_epoch
-        at = evaluation_steps(in_epoch, epochs)
-        step = self.pass_seconds[entry.name] + self.step_microseconds.get(entry.name, 0.0) / 1e6
-        return (at[-1] * step + len(at) * self.evaluation_seconds) / self.core_share
+    def training_seconds(self, arm: str, share: float = 1.0) -> float:
+        """Return how long one training of ``arm``, ``share`` of the task's length, takes in a worker."""
+        at = evaluation_steps(share * self.steps.get(arm, 0))
+        step = self.pass_seconds.get(arm, 0.0) + self.step_microseconds.get(arm, 0.0) / 1e6
+        return (at[-1] * step + len(at) * self.evaluation_seconds.get(arm, 0.0)) / self.core_share
 
 
-def measure(task: Task, entries: Iterable[Entry], workers: int = 1) -> Cost:
-    """Time the task's passes and every optimizer's step on one thread, and what ``workers`` will get.
+def measure(task: Task, arms: Mapping[str, Arm], workers: int = 1) -> Cost:
+    """Measure what a training of each arm takes on one thread, and how much of a core each worker gets.
 
-    What fails here takes no time and has no step cost; why it fails is then told by the trials.
+    What fails here takes no time, no memory and has no step cost; why it fails is then told by the trials.
     """
-    entries = list(entries)
-    batches = {entry.name: step_batch(task, entry) for entry in entries}
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        passes = {batch: _pass_seconds(task, batch) for batch in set(batches.values())}
-        evaluation = _evaluation_seconds(task)
-        steps = interleaved(_steppers(task, entries))
-    by_name = {name: passes[batch] for name, batch in batches.items()}
-    return Cost(steps, by_name, evaluation, core_share(workers))
+    with one_thread(), seeded(0):
+        pilots = _pilots(task, arms)
+        setups = {id(pilot.training): _measured(pilot.training, task) for pilot in pilots.values()}
+        steps = interleaved({name: step for name, pilot in pilots.items() if (step := _warmed_up(pilot))})
+    of = {name: setups[id(pilot.training)] for name, pilot in pilots.items()}
+    return Cost(
+        step_microseconds=steps,
+        pass_seconds={name: setup.pass_seconds for name, setup in of.items()},
+        evaluation_seconds={name: setup.evaluation_seconds for name, setup in of.items()},
+        steps={name: pilot.training.evaluate_at[-1] for name, pilot in pilots.items()},
+        memory_bytes={name: of[name].bytes + state_bytes(pilots[name].optimizer) for name in steps},
+        core_share=core_share(workers),
+    )
+
+
+@dataclass(frozen=True)
+class _Pilot:
+    """An arm's optimizer, on the parameters of a training that all arms with its model and data share."""
+
+    training: Training
+    optimizer: Any
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What a training takes besides the steps of its optimizer."""
+
+    pass_seconds: float
+    evaluation_seconds: float
+    bytes: int
+
+
+def _pilots(task: Task, arms: Mapping[str, Arm]) -> dict[str, _Pilot]:
+    """Build each arm's optimizer; the models are as many as the settings of tasks and models differ."""
+    trainings: dict[str, Training] = {}
+    pilots = {}
+    for name, arm in arms.items():
+        with suppress(Exception):
+            settings = middle({key: dimension(each) for key, each in arm.space.items()})
+            every = {**arm.fixed, **settings}
+            _, own = task.given(every)
+            entry = find(arm.optimizer)
+            shared = repr((entry.batch_size, sorted(item for item in every.items() if item[0] not in own)))
+            if shared in trainings:
+                optimizer = entry.build(trainings[shared].parameters, **own)
+            else:
+                trainings[shared] = Training(task, arm, Spec(name, "tune", 0, 0, settings))
+                optimizer = trainings[shared].optimizer
+            pilots[name] = _Pilot(trainings[shared], optimizer)
+    return pilots
+
+
+def _measured(training: Training, task: Task) -> _Setup:
+    """Measure a pass, an evaluation and the memory of both; leave a gradient for the steps of optimizers."""
+    seconds, evaluation, needed = 0.0, 0.0, 0
+    with suppress(Exception):
+        needed = needed_bytes(training, task)
+        seconds = _pass_seconds(training)
+        evaluation = _timed(training.evaluate)
+    return _Setup(seconds, evaluation, needed)
+
+
+def _pass_seconds(training: Training) -> float:
+    """Return the seconds of a forward and a backward pass over a batch, and of clipping the gradient."""
+    batch, clip = next(training.batches), training.task.clip
+
+    def make() -> None:
+        for parameter in training.parameters:
+            parameter.grad = None
+        training.task.loss_on(training.model, batch).backward()
+        if clip is not None:
+            clip_grad_norm_(training.parameters, clip)
+
+    seen = []
+    while len(seen) < PASSES and sum(seen) < PASSES_SECONDS:
+        seen.append(_timed(make))
+    return median(seen[len(seen) // 3 :])
+
+
+def _warmed_up(pilot: _Pilot) -> Callable[[], object] | None:
+    with suppress(Exception):
+        for _ in range(WARM_UP):
+            pilot.optimizer.step()
+        return pilot.optimizer.step
+    return None
 
 
 def core_share(workers: int) -> float:
@@ -86,47 +170,6 @@ def interleaved(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
         if time.perf_counter() - started > ROUNDS_SECONDS:
             break
     return {name: median(times) * 1e6 for name, times in seen.items()}
-
-
-def _steppers(task: Task, entries: list[Entry]) -> dict[str, Callable[[], object]]:
-    """Return each optimizer's step, warmed up, over the same parameters with their gradients in place."""
-    steps = {}
-    parameters = _parameters(task)
-    for entry in entries:
-        with suppress(Exception):
-            step = entry.build(parameters, **middle(entry.space)).step
-            for _ in range(WARM_UP):
-                step()
-            steps[entry.name] = step
-    return steps
-
-
-def _parameters(task: Task) -> list[torch.nn.Parameter]:
-    with suppress(Exception):
-        parameters = list(task.new_model().parameters())
-        for parameter in parameters:
-            parameter.grad = torch.randn_like(parameter)
-        return parameters
-    return []
-
-
-def _pass_seconds(task: Task, batch: int) -> float:
-    """Return the seconds of a forward and backward pass over ``batch`` samples."""
-    seen = []
-    with suppress(Exception):
-        model, data = task.new_model(), task.fold(0).train
-        one = next(Batches(data, batch, seed=0))
-        while len(seen) < PASSES and sum(seen) < PASSES_SECONDS:
-            seen.append(_timed(lambda: task.loss_on(model, one).backward()))
-    return median(seen[len(seen) // 3 :]) if seen else 0.0
-
-
-def _evaluation_seconds(task: Task) -> float:
-    """Return the seconds of an evaluation: the validation set and as many training samples."""
-    with suppress(Exception):
-        model, data = task.new_model(), task.fold(0).valid
-        return 2 * _timed(lambda: task.evaluated(model, data))
-    return 0.0
 
 
 def _timed(call: Callable[[], object], repeats: int = 1) -> float:

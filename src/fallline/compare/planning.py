@@ -78,7 +78,7 @@ def prepare(request: Request) -> Prepared:
     seconds = None if request.budget is None else budget.seconds(request.budget)
     workers = _cores() if request.workers is None else request.workers
     chosen = _chosen(request.optimizers, stored.plan if stored else None)
-    cost = measure(task, chosen, workers)
+    cost = measure(task, _arms(chosen, FULL_SPACE_TRIALS), workers)
     if stored:
         _refuse_another(request, stored.plan, task, chosen)
         plan = replace(stored.plan, workers=workers, budget_seconds=seconds)
@@ -87,10 +87,10 @@ def prepare(request: Request) -> Prepared:
     return Prepared(
         request=request,
         task=task,
-        job=Job(portable(request.task, task) if workers else "", plan.arms, plan.epochs / task.total_epochs),
+        job=Job(portable(request.task, task) if workers else "", plan.arms, plan.share),
         plan=plan,
         cost=cost,
-        training_seconds={e.name: cost.training_seconds(task, e, plan.epochs) for e in chosen},
+        training_seconds={name: cost.training_seconds(name, plan.share) for name in plan.arms},
         store=store,
         done=stored.trials if stored else [],
         resumes=stored is not None,
@@ -131,7 +131,7 @@ def _new_plan(
         target=task.target and task.target.value,
         target_name=task.target.text if task.target else "",
         epochs=task.total_epochs * size.share,
-        arms={e.name: Arm(e.name, dict(e.fixed), space_of(e, size.trials)) for e in chosen},
+        arms=_arms(chosen, size.trials),
         trials=size.trials,
         seeds=size.seeds,
         studies=size.studies,
@@ -163,7 +163,7 @@ def _size(
         )
     overhead = REPORT_SECONDS + (START_SECONDS if workers else 0.0) / cost.core_share
     available = request.started + seconds - overhead - monotonic()
-    one_round = rounds_seconds([cost.training_seconds(task, e, task.total_epochs) for e in chosen], workers)
+    one_round = rounds_seconds([cost.training_seconds(entry.name) for entry in chosen], workers)
     return budget.fitting(one_round, SAFETY * available, (request.trials, request.seeds, request.studies))
 
 
@@ -175,6 +175,10 @@ def _growth(request: Request, plan: Plan, seconds: float | None) -> Growth:
     return Growth(
         studies=plan.studies if request.studies else studies, seeds=plan.seeds if request.seeds else seeds
     )
+
+
+def _arms(chosen: list[Entry], trials: int) -> dict[str, Arm]:
+    return {entry.name: Arm(entry.name, dict(entry.fixed), space_of(entry, trials)) for entry in chosen}
 
 
 def space_of(entry: Entry, trials: int) -> dict[str, dict]:

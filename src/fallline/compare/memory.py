@@ -1,0 +1,111 @@
+"""The memory that one training needs, measured on a single step of it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from fallline.compare.training import Training
+from fallline.tasks.data import leaves, sample_count
+from fallline.tasks.evaluation import BATCH
+from fallline.tasks.task import Task
+
+#: What a worker process takes before it has a model: resident memory (VmRSS) on Linux after it has imported
+#: torch (218 MiB) and fallline (4), and made the first step of an optimizer, which loads Numba (125).
+PROCESS_BYTES = 350 << 20
+
+Storages = dict[int, int]
+
+
+def needed_bytes(training: Training, task: Task) -> int:
+    """Return the bytes that ``training`` of ``task`` takes at its peak, without its optimizer's state.
+
+    On a CPU: the process, the data, the parameters, and what is larger of the gradients with the tensors
+    saved for the backward pass and the widest layer of an evaluation. On a GPU: what is allocated there.
+    """
+    data = [(each.train, each.valid, each.test) for each in (task, training.task)]
+    kept = storages([data, training.model.state_dict()])
+    device = next((parameter.device for parameter in training.parameters), torch.device("cpu"))
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) + _allocated_in_passes(training, device)
+    return PROCESS_BYTES + sum(kept.values()) + _taken_in_passes(training, kept)
+
+
+def _taken_in_passes(training: Training, kept: Storages) -> int:
+    batch = next(training.batches)
+    with _saved_for_backward() as saved, _widest_layer(training.model) as widest:
+        training.task.loss_on(training.model, batch).backward()
+    passing = saved | storages([batch, [parameter.grad for parameter in training.parameters]])
+    in_step = sum(size for at, size in passing.items() if at not in kept)
+    return max(in_step, max(widest, default=0) * BATCH // (sample_count(batch) or 1))
+
+
+def _allocated_in_passes(training: Training, device: torch.device) -> int:
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    training.task.loss_on(training.model, next(training.batches)).backward()
+    training.task.evaluated(training.model, training.task.valid)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def storages(tree: Any) -> Storages:
+    """Return the address and the bytes of each piece of memory in a tree of tensors, arrays and datasets."""
+    found: Storages = {}
+    _collect(tree, found, set())
+    return found
+
+
+def _collect(tree: Any, found: Storages, seen: set[int]) -> None:
+    if isinstance(tree, Tensor):
+        memory = tree.untyped_storage()
+        found[memory.data_ptr()] = memory.nbytes()
+    elif isinstance(tree, np.ndarray):
+        found[tree.ctypes.data] = tree.nbytes
+    elif id(tree) not in seen:
+        seen.add(id(tree))
+        for branch in _branches(tree):
+            _collect(branch, found, seen)
+
+
+def _branches(tree: Any) -> Iterator[Any]:
+    """Yield what a container holds; of numbers and text, which a dataset may have many of, nothing."""
+    if isinstance(tree, (Dataset, DataLoader)):
+        yield from vars(tree).values()
+    elif isinstance(tree, Mapping):
+        yield from tree.values()
+    elif isinstance(tree, (list, tuple)):
+        yield from (branch for branch in tree if not isinstance(branch, (int, float, str)))
+
+
+@contextmanager
+def _saved_for_backward() -> Iterator[Storages]:
+    """Collect the memory that the graph of the block keeps."""
+    found: Storages = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        found.update(storages(tensor))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield found
+
+
+@contextmanager
+def _widest_layer(model: nn.Module) -> Iterator[list[int]]:
+    """Collect the bytes of inputs and outputs of each module without modules of its own."""
+    found: list[int] = []
+
+    def note(_: nn.Module, inputs: Any, outputs: Any) -> None:
+        found.append(sum(each.nbytes for each in leaves([inputs, outputs]) if isinstance(each, Tensor)))
+
+    innermost = [module for module in model.modules() if not any(module.children())]
+    handles = [module.register_forward_hook(note) for module in innermost]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,179 @@
+"""A training that is killed, for real, ends as if nothing had happened."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from interrupted import ARM, SPEC, task
+
+from fallline.compare.checkpoint import Checkpoint, file_name, random_state, set_random_state
+from fallline.compare.records import Arm, Spec
+from fallline.compare.trial import run_trial
+from fallline.core.registry import Entry, register
+
+SCRIPT = Path(__file__).with_name("interrupted.py")
+STEPS = 72
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return run_trial(task(), ARM, SPEC)
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """Return what a process left that was killed before step 40."""
+    folder = tmp_path_factory.mktemp("left")
+    killed(folder, 40)
+    return (folder / file_name(SPEC)).read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path, left):
+    """Return a folder with what the killed process left."""
+    (tmp_path / file_name(SPEC)).write_bytes(left)
+    return tmp_path
+
+
+def trained(folder, own=None, **more):
+    return run_trial(own or task(), more.pop("arm", ARM), more.pop("spec", SPEC), checkpoints=folder, **more)
+
+
+def killed(folder, step):
+    """Train in a process of its own that kills itself before ``step`` more steps."""
+    child = subprocess.run([sys.executable, SCRIPT, str(folder), str(step)], capture_output=True, text=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+
+
+def outcome(trial):
+    """All that must not depend on how often the training was killed."""
+    return replace(trial, seconds=0.0)
+
+
+def test_a_training_killed_at_any_step_goes_on_to_the_same_result(tmp_path, undisturbed):
+    assert (undisturbed.status, undisturbed.steps) == ("ok", STEPS)
+    for step in (6, 9, 31):  # within the first epoch; between two evaluations; after half of the training
+        killed(tmp_path, step)
+        assert list(tmp_path.iterdir()) == [tmp_path / file_name(SPEC)]
+    trial = trained(tmp_path)
+    assert outcome(trial) == outcome(undisturbed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_does_go_on_and_does_not_begin_anew(folder, undisturbed):
+    reported = []
+    trained(folder, report=lambda step, loss: reported.append(step) or True)
+    assert reported == [step for step in undisturbed.curve.step[:-1] if step >= 39]
+
+
+@pytest.mark.long
+def test_kills_at_any_moment_also_while_it_saves_change_nothing(tmp_path, undisturbed):
+    moments, path = random.Random(0), tmp_path / file_name(SPEC)
+    for _ in range(4):
+        before = saved_at(path)
+        child = subprocess.Popen([sys.executable, SCRIPT, str(tmp_path)], stdout=subprocess.PIPE)
+        while child.poll() is None and saved_at(path) == before:
+            time.sleep(0.001)
+        time.sleep(0.05 * moments.random())
+        child.kill()
+        child.communicate()
+    assert outcome(trained(tmp_path)) == outcome(undisturbed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def saved_at(path):
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def test_the_seconds_before_the_kill_count(folder):
+    saved = Checkpoint(folder, task(), ARM, SPEC).load()
+    assert trained(folder).seconds > saved["seconds"] > 0
+
+
+def test_a_damaged_checkpoint_is_removed_and_the_training_begins_anew(folder, left, undisturbed):
+    path = folder / file_name(SPEC)
+    content = bytearray(left)
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert Checkpoint(folder, task(), ARM, SPEC).load() is None
+    assert not path.exists()
+    path.write_bytes(content)
+    assert outcome(trained(folder)) == outcome(undisturbed)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"arm": Arm("momentum", {"momentum": 0.8})},
+        {"spec": replace(SPEC, settings={"lr": 0.01})},
+        {"own": replace(task(), batch_size=6)},
+        {"own": replace(task(), valid=(torch.zeros(3, 2), torch.arange(3)))},
+        {"share": 0.5},
+    ],
+    ids=["arm", "settings", "batch size", "data", "share"],
+)
+def test_a_checkpoint_of_another_training_is_not_gone_on_from(folder, other):
+    options = {"own": task(), "arm": ARM, "spec": SPEC, "share": 1.0, **other}
+    file = Checkpoint(folder, *options.values())
+    assert file.path.exists()
+    assert file.load() is None
+    assert not file.path.exists()
+
+
+def test_every_trial_has_a_file_of_its_own():
+    keys = [("a b", "tune", 0, 1), ("a-b", "tune", 0, 1), ("a-b", "final", 0, 1), ("a-b", "tune", 0, 11)]
+    keys += [("a-b", "tune", 1, 1), ("x/" * 200 + "my_file.py:Own, dropout=0.2", "tune", 0, 1)]
+    names = [file_name(Spec(*key, {})) for key in keys]
+    assert len(set(names)) == len(names)
+    assert all("/" not in name and len(name) < 128 for name in names)
+
+
+def test_a_folder_that_cannot_be_written_to_costs_no_training(tmp_path, undisturbed):
+    (tmp_path / "file").touch()
+    trial = trained(tmp_path / "file" / "folder", checkpoint_seconds=0.0)
+    assert outcome(trial) == outcome(undisturbed)
+
+
+class Unsaved(torch.optim.SGD):
+    """An optimizer whose state has no place in a file."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "made": lambda: None}
+
+
+def test_a_state_that_cannot_be_saved_costs_no_training(tmp_path):
+    register(Entry("unsaved", Unsaved, {}, "keeps a function"))
+    spec = replace(SPEC, arm="unsaved")
+    trial = trained(tmp_path, arm=Arm("unsaved"), spec=spec, checkpoint_seconds=0.0)
+    assert (trial.status, trial.steps) == ("ok", STEPS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_written_before_it_is_time(tmp_path):
+    trained(tmp_path / "never", checkpoint_seconds=60.0)
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_training_that_failed_or_was_pruned_leaves_nothing(tmp_path):
+    assert trained(tmp_path, report=lambda *_: False, checkpoint_seconds=0.0).status == "pruned"
+    failing = replace(task(), model=lambda: torch.nn.Linear(3, 3))
+    assert trained(tmp_path, failing).status == "failed"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_numbers_go_on_where_they_were():
+    def draw():
+        return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.gauss(0, 1), torch.randn(1).item()
+
+    draw()
+    state = random_state()
+    expected = [draw(), draw()]
+    set_random_state(state)
+    assert [draw(), draw()] == expected
