@@ -11,15 +11,18 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
+from typing import Any
 
 import fallline
 from fallline.compare.errors import ComparisonError
 from fallline.compare.worker import Job
 from fallline.core.registry import entries, find, register
+from fallline.core.transform import Transform
 from fallline.tasks.task import Task
 
 #: Packages whose versions a result depends on.
@@ -28,13 +31,11 @@ DECISIVE = ("fallline", "torch")
 
 def packed(job: Job, task: Task) -> bytes:
     """Return ``job`` with ``task`` and the optimizers that its file registered, for `unpacked` elsewhere."""
-    from ray.cloudpickle import cloudpickle
-
     own = [find(arm.optimizer) for arm in job.arms.values()]
     modules = users_modules()
     with _by_value(modules):
         try:
-            content = cloudpickle.dumps((own, replace(job, task=cloudpickle.dumps(task))))
+            content = _dumps((own, replace(job, task=_dumps(task))))
         except Exception as error:
             raise ComparisonError(
                 f"task {task.name!r} cannot be sent to other machines ({error}); make what cannot be pickled "
@@ -86,6 +87,28 @@ def _by_value(modules: list[ModuleType]) -> Iterator[None]:
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def _dumps(content: Any) -> bytes:
+    """Pickle by value what cloudpickle does, and the user's transforms, which pickle themselves by name."""
+    from ray.cloudpickle import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):
+        dispatch_table = {
+            **cloudpickle.Pickler.dispatch_table,
+            Transform: _reduced,
+            MappingProxyType: lambda proxy: (MappingProxyType, (dict(proxy),)),
+        }
+
+    file = BytesIO()
+    Pickler(file).dump(content)
+    return file.getvalue()
+
+
+def _reduced(transform: Transform) -> tuple[Any, ...]:
+    if transform.rule.__module__.startswith("fallline."):
+        return transform.__reduce__()
+    return Transform, tuple(getattr(transform, field.name) for field in fields(transform))
 
 
 def _sources(job: Job, modules: list[ModuleType]) -> dict[str, str]:

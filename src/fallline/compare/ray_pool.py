@@ -110,7 +110,7 @@ class RayPool:
     at the driver's version. A worker is asked for with one CPU, and with a share of a GPU if the task's model
     is on one; what the cluster cannot hold yet waits until nodes are added. If a node or a process dies, its
     running trial alone is lost, and is tried again elsewhere; a process that dies twice under the same trial
-    on a node that lives fails it. Results are those of `Serial`; another kind of processor may round otherwise.
+    on a node that lives fails it. Results are those of `Serial`; other processors may round otherwise.
 
     Arguments:
         job: what to train. ``job.checkpoints`` must be a folder that all machines share, or None.

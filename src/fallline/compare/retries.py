@@ -33,7 +33,7 @@ class Retries:
         self._again.append(spec)
 
     def died(self, spec: Spec, cause: str) -> Trial | None:
-        """Note that the worker of ``spec`` was ``cause``; return the failed trial unless it is tried again."""
+        """Note that the worker of ``spec`` was ``cause``; return the failed trial, None to try again."""
         self._deaths[spec.key] += 1
         if self._deaths[spec.key] < ATTEMPTS:
             self.again(spec)
