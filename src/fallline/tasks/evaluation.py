@@ -11,7 +11,7 @@ from fallline.tasks.data import Batch, Data, each, leaves
 from fallline.tasks.errors import TaskError
 from fallline.tasks.forward import Answer, answer, doubled, precisely
 from fallline.tasks.losses import WeightedSum, inferred
-from fallline.tasks.seeding import seeded
+from fallline.tasks.seeding import torch_seeded
 
 if TYPE_CHECKING:
     from fallline.tasks.task import Task
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Result = tuple[float, dict[str, float]]
 #: The smallest batch worth an evaluation's forward pass.
 BATCH = 1024
-#: What an evaluation draws at random, such as the noise of a diffusion model, is the same each time.
+#: What an evaluation draws from torch, such as the noise of a diffusion model, is the same each time.
 SEED = 0
 
 
@@ -32,7 +32,7 @@ def evaluated(
     was_training = model.training
     model.eval()
     try:
-        with seeded(SEED), precisely(task.precision, model):
+        with torch_seeded(SEED), precisely(task.precision, model):
             batches = in_order(data, max(BATCH, task.batch_size), limit)
             if task.precision == "float64":
                 batches = map(doubled, batches)

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from fallline.tasks.data import Data, subset
-from fallline.tasks.seeding import derived, seeded
+from fallline.tasks.seeding import cpu_seeded, derived
 
 #: What is taken over from a DataLoader as it is.
 OPTIONS = ("num_workers", "timeout", "worker_init_fn", "multiprocessing_context", "prefetch_factor")
@@ -88,7 +88,7 @@ class Loading:
 
     def _epoch(self, order: Sequence[int], batch_size: int, seed: int, epoch: int = 0) -> list[list[int]]:
         """Return the indices of an epoch's batches: ``order`` in pieces, unless a special sampler says."""
-        with seeded(seed):
+        with cpu_seeded(seed):
             if self.batch_sampler is not None:
                 return [list(batch) for batch in _restarted(self.batch_sampler, epoch)]
             indices = list(order if self.sampler is None else _restarted(self.sampler, epoch))
@@ -119,7 +119,7 @@ class Fetch:
     def __getitem__(self, order: Order) -> Any:
         seed, indices = order
         many = getattr(self.dataset, "__getitems__", None)
-        with seeded(seed):
+        with cpu_seeded(seed):
             return self.collate(many(indices) if many else [self.dataset[index] for index in indices])
 
     def __len__(self) -> int:

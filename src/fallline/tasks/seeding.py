@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and `random`, and put back afterwards what they were going to draw.
+    """Seed torch on all devices, numpy and `random`; put back afterwards what the CPU was going to draw.
 
     Example:
         >>> with seeded(1):
@@ -19,16 +19,34 @@ def seeded(seed: int) -> Iterator[None]:
         ...     bool(torch.rand(1) == first)
         True
     """
-    python, legacy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+    with cpu_seeded(seed):
         torch.manual_seed(seed)
-        try:
+        yield
+
+
+@contextmanager
+def cpu_seeded(seed: int) -> Iterator[None]:
+    """Do likewise without the devices, whose seeding takes a quarter of a millisecond."""
+    python, legacy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        with torch_seeded(seed):
             yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+
+
+@contextmanager
+def torch_seeded(seed: int) -> Iterator[None]:
+    """Do likewise for what torch draws on the CPU alone, in microseconds."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 def derived(seed: int, *numbers: int) -> int:
