@@ -4,11 +4,14 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fallline.core.errors import FalllineError
+
+if TYPE_CHECKING:
+    from fallline.compare.request import Request
 
 #: The exit code of a program that Ctrl-C ended: 128 and the signal's number.
 INTERRUPTED = 130
@@ -31,41 +34,121 @@ def main() -> None:
         sys.exit(2)
 
 
+TaskName = Annotated[str, typer.Argument(help="A built-in task, or my_file.py:make_task.")]
+Trials = Annotated[int | None, typer.Option(help="Tuning trials of each optimizer in a study (8).")]
+Seeds = Annotated[int | None, typer.Option(help="Fresh seeds for each tuned optimizer in a study (3).")]
+Studies = Annotated[int | None, typer.Option(help="How often to tune and judge anew (3).")]
+Budget = Annotated[str | None, typer.Option(help="Wall-clock limit: 60s, 10min, 1h.")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes; 0: none (number of cores).")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the results (runs/TASK-TIME).")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the comparison in --out.")]
+Seed = Annotated[int | None, typer.Option(help="Where all seeds are derived from (0).")]
+Space = Annotated[Path | None, typer.Option(help="Search spaces of your own: a TOML or Python file.")]
+Sampler = Annotated[str | None, typer.Option(help="sobol, halton, random, tpe, gp or cmaes (sobol).")]
+Pruner = Annotated[str | None, typer.Option(help="none, median, asha, hyperband or wilcoxon (none).")]
+Executor = Annotated[str | None, typer.Option(help="processes, serial or ray (processes).")]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto.")]
+Storage = Annotated[str | None, typer.Option(help="Also write to this Optuna storage (for its dashboard).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
 @app.command()
 def compare(
-    task: Annotated[str, typer.Argument(help="A built-in task, or my_file.py:make_task.")],
-    optimizers: Annotated[str | None, typer.Option(help="Names separated by commas; all by default.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Tuning trials of each optimizer (8).")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Fresh seeds for each tuned optimizer (3).")] = None,
-    studies: Annotated[int | None, typer.Option(help="How often to tune and judge anew (3).")] = None,
-    budget: Annotated[str | None, typer.Option(help="Wall-clock limit: 60s, 10min, 1h.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes; 0: none (number of cores).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results (runs/TASK-TIME).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the comparison in --out.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Where all seeds are derived from (0).")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")
+    task: TaskName,
+    optimizers: Annotated[
+        str | None, typer.Option(help="Names, separated by commas, or classes: torch.optim.AdamW (all).")
+    ] = None,
+    trials: Trials = None,
+    seeds: Seeds = None,
+    studies: Studies = None,
+    budget: Budget = None,
+    workers: Workers = None,
+    out: Out = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    space: Space = None,
+    scientific: Annotated[
+        list[str] | None, typer.Option(help="Compare levels: activation=relu,tanh (repeatable).")
+    ] = None,
+    sampler: Sampler = None,
+    pruner: Pruner = None,
+    until_settled: Annotated[
+        bool, typer.Option("--until-settled", help="Go on until nobody is left open beside the best.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the result only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    executor: Executor = None,
+    address: Address = None,
+    storage: Storage = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tune every optimizer on TASK with equal effort, and rank them on fresh seeds."""
+    from fallline.compare.request import Request
+    from fallline.compare.space_file import read_levels
+
+    request = Request(
+        task, optimizers, trials, seeds, studies, budget, workers, out, resume, seed, space,
+        dict(map(read_levels, scientific or [])), sampler, pruner, until_settled, executor, address, storage,
+    )  # fmt: skip
+    _run(request, dry_run, yes, quiet, as_json)
+
+
+@app.command()
+def tune(
+    task: TaskName,
+    optimizer: Annotated[str, typer.Option(help="A name from `fallline list`, or a class.")],
+    trials: Trials = 24,
+    seeds: Seeds = 5,
+    studies: Studies = 1,
+    budget: Budget = None,
+    workers: Workers = None,
+    out: Out = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    space: Space = None,
+    sampler: Sampler = None,
+    pruner: Pruner = None,
+    executor: Executor = None,
+    address: Address = None,
+    storage: Storage = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tune one OPTIMIZER on TASK, and judge its settings on fresh seeds beside its defaults."""
+    from fallline.compare.request import Request
+
+    request = Request(
+        task, optimizer, trials, seeds, studies, budget, workers, out, resume, seed, space,
+        sampler=sampler, pruner=pruner, executor=executor, address=address, storage=storage,
+        beside_defaults=True,
+    )  # fmt: skip
+    _run(request, dry_run, yes, quiet, as_json)
+
+
+def _run(request: "Request", dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
+    """Plan, ask, run and print the result; the exit code says whether there is one."""
     from rich.console import Console
 
     from fallline.compare.document import document, plan_document
     from fallline.compare.planning import prepare
     from fallline.compare.progress import print_plan
-    from fallline.compare.request import Request
     from fallline.compare.run import run_shown
     from fallline.report.terminal import print_report
 
-    request = Request(task, optimizers, trials, seeds, studies, budget, workers, out, resume, seed)
     messages = Console(stderr=True, quiet=quiet)
     with redirect_stdout(sys.stderr):  # what a task prints is not part of the result
         prepared = prepare(request)
-        comparison = None if dry_run else run_shown(prepared, messages)
-    if comparison is None:
+        agreed = (lambda: True) if yes or quiet else _wanted
+        comparison = None if dry_run else run_shown(prepared, messages, agreed)
+    if dry_run:
         _print_json(plan_document(prepared)) if as_json else print_plan(prepared, Console())
+    if comparison is None:
         return
     if as_json:
         _print_json({**document(comparison), "folder": str(prepared.store.folder)})
@@ -75,6 +158,13 @@ def compare(
         raise typer.Exit(INTERRUPTED)
     if not any(trial.status == "ok" for trial in comparison.trials):
         raise typer.Exit(1)
+
+
+def _wanted() -> bool:
+    """Ask whether to start, if there is somebody to answer."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    return typer.confirm("Start?", default=True, err=True)
 
 
 def _print_json(document: dict[str, Any]) -> None:

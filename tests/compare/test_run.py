@@ -137,6 +137,23 @@ def test_resuming_a_finished_comparison_runs_nothing(finished):
     assert by_key(resumed) == by_key(comparison)
 
 
+def test_fewer_seeds_than_there_are_cannot_be_resumed(finished):
+    with pytest.raises(ComparisonError, match="holds a comparison with 2 seeds; ask for as many or more"):
+        compare(BLOBS, NAMES, out=finished[0], resume=True, seeds=1, workers=0, quiet=True)
+
+
+def test_a_comparison_goes_on_with_more_seeds_and_studies_and_keeps_what_it_has(tmp_path):
+    folder = tmp_path / "run"
+    first = quick(out=folder)
+    before = (folder / "results.jsonl").read_bytes()
+    more = compare(BLOBS, out=folder, resume=True, seeds=3, studies=2, workers=0, quiet=True)
+    assert (folder / "results.jsonl").read_bytes().startswith(before)
+    assert (more.plan.seeds, more.plan.studies) == (3, 2)
+    assert {key: value for key, value in by_key(more).items() if key in by_key(first)} == by_key(first)
+    whole = quick(out=tmp_path / "whole", seeds=3, studies=2)
+    assert by_key(more) == by_key(whole), "as if it had been asked for at once"
+
+
 def test_a_folder_in_use_is_refused_without_resume(finished):
     with pytest.raises(ComparisonError, match=r"already holds a comparison; add --resume"):
         quick(out=finished[0])

@@ -4,24 +4,29 @@ import os
 import pickle
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from time import monotonic
 
-from fallline.compare import budget, fingerprint
+from fallline.compare import budget, fingerprint, settling
+from fallline.compare.arms import arms_of
 from fallline.compare.cost import Cost, measure
 from fallline.compare.errors import ComparisonError
 from fallline.compare.files import check_room
 from fallline.compare.lock import refuse_second_driver
-from fallline.compare.records import Arm, Plan, Trial
+from fallline.compare.records import Arm, Comparison, Plan, Trial
 from fallline.compare.request import Request
-from fallline.compare.schedule import Growth, makespan
+from fallline.compare.resuming import refuse_another, resumed
+from fallline.compare.sampling import sampler
+from fallline.compare.schedule import FEWEST_STUDIES, Growth, makespan
 from fallline.compare.store import Store
 from fallline.compare.worker import Job
-from fallline.core.registry import FULL_SPACE_TRIALS, Entry, entries, find
+from fallline.core.registry import FULL_SPACE_TRIALS, entries, find
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 
@@ -29,6 +34,8 @@ from fallline.tasks.task import Task
 START_SECONDS, REPORT_SECONDS = 4.0, 2.5
 #: Share of the time left that a plan may take by the pilot's measure: workers share memory and caches.
 SAFETY = 0.85
+#: Share of the memory that is free now which trainings may take.
+MEMORY_SHARE = 0.9
 #: Rounds over which the time of one is averaged.
 MANY = 4
 
@@ -42,12 +49,20 @@ class Prepared:
     job: Job
     plan: Plan
     cost: Cost
-    training_seconds: dict[str, float]
     store: Store
     done: list[Trial]
     resumes: bool
     deadline: float | None
     growth: Growth
+
+    def delayed(self, seconds: float) -> "Prepared":
+        """Return the same, to end later: time in which somebody was asked is no part of the budget."""
+        return self if self.deadline is None else replace(self, deadline=self.deadline + seconds)
+
+    @property
+    def training_seconds(self) -> dict[str, float]:
+        """How long one training of each arm takes in a worker, as far as the pilot knows."""
+        return {name: self.cost.training_seconds(name, self.plan.share) for name in self.plan.arms}
 
     @property
     def trainings(self) -> int:
@@ -76,21 +91,26 @@ def prepare(request: Request) -> Prepared:
     if stored is None:
         store.check_free()
     seconds = None if request.budget is None else budget.seconds(request.budget)
-    workers = _cores() if request.workers is None else request.workers
-    chosen = _chosen(request.optimizers, stored.plan if stored else None)
-    cost = measure(task, _arms(chosen, FULL_SPACE_TRIALS), workers)
+    arms = _arms(request, task, request.trials or FULL_SPACE_TRIALS, stored)
+    cost = measure(task, arms, _workers(request))
+    workers, note = _fitting_memory(request, cost)
     if stored:
-        _refuse_another(request, stored.plan, task, chosen)
-        plan = replace(stored.plan, workers=workers, budget_seconds=seconds)
+        refuse_another(request, stored.plan, task, arms)
+        plan = resumed(request, stored.plan, workers, seconds)
     else:
-        plan = _new_plan(request, task, chosen, cost, workers, seconds)
+        plan = _new_plan(request, task, arms, cost, workers, seconds)
+    plan = replace(plan, caveats=[*plan.caveats, *note])
     return Prepared(
         request=request,
         task=task,
-        job=Job(portable(request.task, task) if workers else "", plan.arms, plan.share),
+        job=Job(
+            portable(request.task, task) if workers else "",
+            plan.arms,
+            share=plan.share,
+            checkpoints=store.checkpoints.absolute(),
+        ),
         plan=plan,
         cost=cost,
-        training_seconds={name: cost.training_seconds(name, plan.share) for name in plan.arms},
         store=store,
         done=stored.trials if stored else [],
         resumes=stored is not None,
@@ -112,40 +132,52 @@ def portable(named: str | Task, task: Task) -> bytes | str:
         ) from None
 
 
-def _chosen(names: str | Sequence[str] | None, stored: Plan | None) -> list[Entry]:
-    if isinstance(names, str):
-        names = [name.strip() for name in names.split(",") if name.strip()]
-    names = names if names is not None else list(stored.arms) if stored else list(entries())
-    if not names:
-        raise ComparisonError("no optimizer named; `fallline list` shows them all")
-    return [find(name) for name in dict.fromkeys(names)]
+def _arms(request: Request, task: Task, trials: int, stored: Comparison | None = None) -> dict[str, Arm]:
+    """Return what is compared: what was asked for, or else what is resumed, or everything."""
+    if stored and not (request.optimizers or request.space or request.scientific):
+        return stored.plan.arms
+    names = list(entries()) if request.optimizers is None else request.optimizers
+    arms = arms_of(names, task, trials, space=request.space, scientific=request.scientific)
+    if request.beside_defaults:
+        return {**arms, **dict(map(_at_defaults, arms.values()))}
+    return arms
+
+
+def _at_defaults(arm: Arm) -> tuple[str, Arm]:
+    """Return the arm's optimizer as it comes, with nothing to search."""
+    return f"{arm.optimizer}, defaults", Arm(arm.optimizer, dict(find(arm.optimizer).fixed))
 
 
 def _new_plan(
-    request: Request, task: Task, chosen: list[Entry], cost: Cost, workers: int, seconds: float | None
+    request: Request, task: Task, arms: Mapping[str, Arm], cost: Cost, workers: int, seconds: float | None
 ) -> Plan:
-    size = _size(request, task, chosen, cost, workers, seconds)
+    size = _size(request, task, arms, cost, workers, seconds)
+    arms = _arms(request, task, size.trials)
+    sampling = request.sampler or "sobol"
     return Plan(
         task=task.name,
         metric_name=task.metric_name,
-        target=task.target and task.target.value,
-        target_name=task.target.text if task.target else "",
+        target=None if task.target is None else task.target.value,
+        target_name="" if task.target is None else task.target.text,
         epochs=task.total_epochs * size.share,
-        arms=_arms(chosen, size.trials),
+        share=size.share,
+        arms=arms,
         trials=size.trials,
         seeds=size.seeds,
         studies=size.studies,
-        share=size.share,
+        folds=task.cv,
+        looks=settling.LOOKS if request.until_settled else 1,
+        judged_by="validation loss" if task.test is None and task.cv is None else "test loss",
+        sampler=sampling,
+        pruner=request.pruner or "none",
+        lag=max(0, ceil(workers / len(arms)) - 1) if sampler(sampling).adaptive else 0,
         workers=workers,
         budget_seconds=seconds,
-        versions={
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "fallline": version("fallline"),
-        },
+        versions={name: version(name) for name in ("torch", "fallline")}
+        | {"python": platform.python_version()},
         machine=f"{platform.machine()}, {_cores()} cores, {platform.system()}",
         started=datetime.now().astimezone().isoformat(timespec="seconds"),
-        caveats=_caveats(task, chosen, size),
+        caveats=_caveats(task, arms, size),
         seed=request.seed or 0,
         fingerprint=fingerprint.of_task(task),
         data_fingerprint=fingerprint.of_data(task),
@@ -153,87 +185,71 @@ def _new_plan(
 
 
 def _size(
-    request: Request, task: Task, chosen: list[Entry], cost: Cost, workers: int, seconds: float | None
+    request: Request, task: Task, arms: Mapping[str, Arm], cost: Cost, workers: int, seconds: float | None
 ) -> budget.Size:
+    studies = task.cv or request.studies or (FEWEST_STUDIES if request.until_settled else None)
     if seconds is None:
         return budget.Size(
             request.trials or budget.DEFAULT_TRIALS,
             request.seeds or budget.DEFAULT_SEEDS,
-            request.studies or budget.DEFAULT_STUDIES,
+            studies or budget.DEFAULT_STUDIES,
         )
     overhead = REPORT_SECONDS + (START_SECONDS if workers else 0.0) / cost.core_share
-    available = request.started + seconds - overhead - monotonic()
-    one_round = rounds_seconds([cost.training_seconds(entry.name) for entry in chosen], workers)
-    return budget.fitting(one_round, SAFETY * available, (request.trials, request.seeds, request.studies))
+    available = SAFETY * (request.started + seconds - overhead - monotonic())
+    one_round = rounds_seconds([cost.training_seconds(name) for name in arms], workers)
+    return budget.fitting(one_round, available, (request.trials, request.seeds, studies))
 
 
 def _growth(request: Request, plan: Plan, seconds: float | None) -> Growth:
-    """Return what may be added: with a budget what fits, otherwise nothing."""
+    """Return what may be added: with a budget what fits, until settled what it takes, otherwise nothing."""
+    if request.until_settled:
+        return Growth(
+            looks=settling.looks(plan.studies), is_settled=lambda done: settling.is_settled(plan, done)
+        )
     if seconds is None:
         return Growth()
     _, seeds, studies = budget.LADDER[0]
     return Growth(
-        studies=plan.studies if request.studies else studies, seeds=plan.seeds if request.seeds else seeds
+        studies=plan.studies if request.studies or plan.folds else studies,
+        seeds=plan.seeds if request.seeds else seeds,
     )
 
 
-def _arms(chosen: list[Entry], trials: int) -> dict[str, Arm]:
-    return {entry.name: Arm(entry.name, dict(entry.fixed), space_of(entry, trials)) for entry in chosen}
+def _workers(request: Request) -> int:
+    if request.executor == "serial":
+        return 0
+    return _cores() if request.workers is None else request.workers
 
 
-def space_of(entry: Entry, trials: int) -> dict[str, dict]:
-    """Return the searched ranges of ``entry`` as the plan stores them."""
-    return {name: each.to_json() for name, each in entry.searched(trials).items()}
+def _fitting_memory(request: Request, cost: Cost) -> tuple[int, list[str]]:
+    """Return how many workers the memory allows, and a note if they are fewer than the cores, or too many."""
+    workers, largest = _workers(request), max(cost.memory_bytes.values(), default=0)
+    allowed = int(MEMORY_SHARE * free_memory() // largest) if largest else workers
+    if max(1, workers) <= allowed or request.executor == "ray":
+        return workers, []
+    needs = f"a training needs about {largest / 1e9:.1f} GB and {free_memory() / 1e9:.1f} GB are free"
+    if request.workers is not None or workers == 0 or allowed == 0:
+        return workers, [f"{needs}: it may not fit"]
+    return allowed, [f"{needs}, so there are {allowed} instead of {workers} workers"]
 
 
-def _caveats(task: Task, chosen: list[Entry], size: budget.Size) -> list[str]:
+def free_memory() -> float:
+    """Return the bytes that new processes may take; infinite where the system does not say."""
+    with suppress(OSError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * float(lines["MemAvailable"].split()[0])
+    return float("inf")
+
+
+def _caveats(task: Task, arms: Mapping[str, Arm], size: budget.Size) -> list[str]:
     caveats = []
     if size.trials < FULL_SPACE_TRIALS:
         caveats.append("with so few trials only the learning rate is tuned; the rest stays at its default")
     if size.share < 1:
-        caveats.append(f"the budget allows {size.share:.0%} of the task's {task.total_epochs:g} epochs")
-    if any(entry.batch_size for entry in chosen):
+        caveats.append(f"the budget allows {size.share:.0%} of the length that the task asks for")
+    if any(find(arm.optimizer).batch_size for arm in arms.values()):
         caveats.append("every training sees the same number of samples, so batch sizes differ in steps")
     return caveats
-
-
-def _refuse_another(request: Request, stored: Plan, task: Task, chosen: list[Entry]) -> None:
-    """Raise unless the folder's comparison is the one asked for; what was not asked for is taken from it."""
-    asked = {
-        "task": (task.name, stored.task),
-        "task's model or settings": (fingerprint.of_task(task), stored.fingerprint),
-        "task's data": (fingerprint.of_data(task), stored.data_fingerprint),
-        "optimizers": ([entry.name for entry in chosen], list(stored.arms)),
-        "search spaces": (
-            {e.name: space_of(e, stored.trials) for e in chosen},
-            {name: arm.space for name, arm in stored.arms.items()},
-        ),
-        "seed": (stored.seed if request.seed is None else request.seed, stored.seed),
-        "trials": (_asked(request.trials, stored.trials, stored), stored.trials),
-        "seeds": (_asked(request.seeds, stored.seeds, stored), stored.seeds),
-    }
-    for what, (now, then) in asked.items():
-        if now != then:
-            raise ComparisonError(
-                f"{request.out} holds a different comparison: its {what} {_are(what)} {_short(then)}, "
-                f"not {_short(now)}; choose another --out"
-            )
-
-
-def _asked(wanted: int | None, stored: int, plan: Plan) -> int:
-    """Return the number asked for; under a budget it was an upper bound."""
-    if wanted is None or (plan.budget_seconds is not None and wanted >= stored):
-        return stored
-    return wanted
-
-
-def _are(what: str) -> str:
-    return "are" if what.endswith("s") else "is"
-
-
-def _short(value: object) -> str:
-    text = ", ".join(value) if isinstance(value, (list, dict)) else str(value)
-    return text if len(text) < 60 else text[:57] + "..."
 
 
 def _default_folder(task: Task) -> Path:

@@ -11,6 +11,7 @@ from rich.text import Text
 from fallline.compare.planning import Prepared
 from fallline.compare.records import Comparison, Plan, Trial
 from fallline.compare.schedule import Schedule
+from fallline.compare.wording import duration, size
 
 
 def print_plan(prepared: Prepared, console: Console) -> None:
@@ -18,7 +19,7 @@ def print_plan(prepared: Prepared, console: Console) -> None:
     plan, task = prepared.plan, prepared.task
     rows = Table.grid(padding=(0, 2))
     rows.add_row("task", Text(f"{plan.task}: {task.summary}" if task.summary else plan.task))
-    rows.add_row("optimizers", ", ".join(plan.arms))
+    rows.add_row(*_compared(plan))
     rows.add_row("tuning", f"{plan.trials} trial{_s(plan.trials)} each: {_searched(plan)}")
     rows.add_row("verdict", f"the best of each again on {plan.seeds} fresh seed{_s(plan.seeds)}")
     rows.add_row("studies", _studies(prepared))
@@ -38,6 +39,13 @@ def print_outcome(comparison: Comparison, folder: Path, console: Console) -> Non
         share = f"{len(errors)} of {len(comparison.trials)} trainings failed"
         console.print(f"[red]{share}[/red], first {errors[0].spec.arm}:", Text(first))
     console.print(Text(f"{folder}: results.jsonl, report.html", "dim"))
+
+
+def _compared(plan: Plan) -> tuple[str, Text]:
+    """Return what the arms are, and their names."""
+    if all(name == arm.optimizer for name, arm in plan.arms.items()):
+        return "optimizers", Text(", ".join(plan.arms))
+    return "arms", Text("; ".join(plan.arms))
 
 
 def _studies(prepared: Prepared) -> str:
@@ -63,22 +71,19 @@ def _cost(prepared: Prepared) -> str:
     return (
         f"{prepared.trainings} trainings{done}: about {duration(prepared.seconds)} with "
         f"{plan.workers or 'no'} worker{_s(plan.workers)}{limit}; "
-        f"one takes {span} s" + (f" ({max(each, key=each.__getitem__)})" if fast != slow else "")
+        f"one takes {span} s"
+        + (f" ({max(each, key=each.__getitem__)})" if fast != slow else "")
+        + _memory(prepared)
     )
+
+
+def _memory(prepared: Prepared) -> str:
+    largest = max(prepared.cost.memory_bytes.values(), default=0)
+    return f" and at most {size(largest)} of memory" if largest else ""
 
 
 def _s(count: float) -> str:
     return "" if count == 1 else "s"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time as ``45 s``, ``3:20 min`` or ``2:05 h``."""
-    whole = max(0, round(seconds))
-    if whole < 100:
-        return f"{whole} s"
-    if whole < 6000:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
 
 
 class TimeLeft(ProgressColumn):

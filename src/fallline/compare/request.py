@@ -37,6 +37,7 @@ class Request:
     executor: str | None = None
     address: str | None = None
     storage: str | None = None
+    beside_defaults: bool = False
     started: float = field(default_factory=monotonic)
 
     def __post_init__(self):

@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from fallline.compare.errors import ComparisonError
@@ -21,6 +22,8 @@ from fallline.compare.store import Store
 from fallline.tasks.task import Task
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fallline.compare.ray_pool import RayPool
 
 Watch = Callable[[Iterator[Trial], Schedule], Iterator[Trial]]
@@ -111,15 +114,22 @@ def _shown(request: Request) -> Comparison:
     from fallline.report.terminal import print_report
 
     comparison = run_shown(prepare(request), Console(stderr=True))
+    assert comparison is not None
     print_report(comparison, Console())
     return comparison
 
 
-def run_shown(prepared: Prepared, console) -> Comparison:
-    """Print the plan and run it behind a progress bar, both on ``console``."""
+def run_shown(
+    prepared: Prepared, console: "Console", agreed: Callable[[], bool] = lambda: True
+) -> Comparison | None:
+    """Print the plan, and if it is ``agreed`` to run it behind a progress bar; both on ``console``."""
     from fallline.compare.progress import print_outcome, print_plan, watched
 
     print_plan(prepared, console)
+    asked = monotonic()
+    if not agreed():
+        return None
+    prepared = prepared.delayed(monotonic() - asked)
     comparison = run(
         prepared, lambda trials, schedule: watched(trials, schedule, prepared.trainings, console)
     )
