@@ -131,8 +131,8 @@ def lr_range(
         True
 
     Source: Smith 2017, https://arxiv.org/abs/1506.01186; smoothing and stopping as in Howard and Gugger 2020,
-    https://arxiv.org/abs/2002.04688. Differs from both: many seeds with their quartiles, since one seed's
-    answer can be off by a decade.
+    https://arxiv.org/abs/2002.04688. Differs from both: the quartiles over many seeds say how far the answer
+    of one can be trusted.
     """
     _check(seeds=(seeds, 1), steps=(steps, 10))
     entry = find(optimizer)
