@@ -1,5 +1,6 @@
 """Batches: orders that depend on seed and epoch alone, from tensors, datasets, loaders and streams."""
 
+import multiprocessing
 import random
 from itertools import islice
 
@@ -117,6 +118,24 @@ def test_noise_is_the_same_in_any_number_of_processes_and_leaves_the_caller_s_al
     assert all(map(torch.equal, here, two))
     assert torch.rand(1) == expected
     assert not torch.equal(here[0], values(Batches(loaders[0], 4, seed=6), 1)[0])
+
+
+def sent(connection):
+    loader = DataLoader(Numbers(noisy=True), batch_size=4, num_workers=1)
+    connection.send([each(torch.Tensor.tolist, batch) for batch in islice(Batches(loader, 4, seed=5), 8)])
+
+
+def test_a_worker_that_may_start_no_processes_loads_the_same_itself():
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=sent, args=(theirs,), daemon=True)
+    process.start()
+    expected = [
+        each(torch.Tensor.tolist, batch) for batch in islice(Batches(Numbers(noisy=True), 4, seed=5), 8)
+    ]
+    theirs.close()
+    assert ours.recv() == expected
+    process.join()
 
 
 def test_a_sampler_with_a_generator_of_its_own_does_not_go_on_from_where_it_was():
