@@ -12,7 +12,7 @@ import pytest
 from fallline.compare.cost import core_share, interleaved, measure
 from fallline.compare.memory import PROCESS_BYTES
 from fallline.compare.records import Arm, Spec
-from fallline.compare.trial import run_trial
+from fallline.compare.trial import one_thread, run_trial
 from fallline.core.registry import Entry, find, register
 from fallline.tasks import load
 
@@ -40,9 +40,8 @@ def test_calls_are_measured_in_turns_and_in_microseconds():
 def test_an_estimate_is_the_size_of_a_real_training():
     task = replace(load(f"{SMALL}:slow"), epochs=2)
     cost = measure(task, arms("sgd", "online-sgd"))
-    start = time.perf_counter()
-    run_trial(task, Arm("sgd"), Spec("sgd", "tune", 0, 0, {"lr": 0.1}))
-    real = time.perf_counter() - start
+    with one_thread():
+        real = run_trial(task, Arm("sgd"), Spec("sgd", "tune", 0, 0, {"lr": 0.1})).seconds
     estimate = cost.training_seconds("sgd") * cost.core_share
     assert estimate > 24 * 0.005
     assert real / 4 < estimate < 4 * real  # both on the same machine, as busy as it is
@@ -92,7 +91,7 @@ import re, sys, torch
 torch.set_num_threads(1)
 from fallline.compare.memory import PROCESS_BYTES
 from fallline.compare.records import Arm, Spec
-from fallline.compare.trial import run_trial
+from fallline.compare.trial import one_thread, run_trial
 from fallline.tasks import load
 
 task, name = load(sys.argv[1]), sys.argv[2]
@@ -111,6 +110,5 @@ def test_memory_is_what_a_process_takes_at_its_peak(tmp_path, task, name):
     needed = measure(load(named), arms(name)).memory_bytes[name]
     child = subprocess.run([sys.executable, "-c", PEAK, named, name], capture_output=True, text=True)
     peak = 1024 * int(child.stdout)
-    print(f"needed {needed / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB")
     assert needed == pytest.approx(peak, rel=0.25)
-    assert needed - PROCESS_BYTES == pytest.approx(peak - PROCESS_BYTES, rel=0.4)
+    assert needed - PROCESS_BYTES == pytest.approx(peak - PROCESS_BYTES, rel=0.3)
