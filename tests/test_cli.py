@@ -215,7 +215,7 @@ def many(tmp_path_factory) -> Path:
     """A folder with 10,020 recorded trials, the last line torn."""
     made = comparison(trials=640, seeds=28)
     store = Store(tmp_path_factory.mktemp("runs") / "many")
-    store.open(made.plan, made.step_microseconds)
+    store.open(made.plan, made.step_microseconds, {})
     lines = [json.dumps(trial.to_json()) for trial in made.trials]
     store.results_file.write_text("\n".join(lines) + '\n{"spec": {"opt')
     return store.folder
@@ -245,7 +245,7 @@ def test_report_says_the_same_as_the_comparison_did(fallline, tmp_path):
 def test_report_of_an_unfinished_comparison_says_what_is_missing(fallline, tmp_path):
     whole = comparison(["sgd", "adam"])
     store = Store(tmp_path / "cut")
-    store.open(whole.plan, whole.step_microseconds)
+    store.open(whole.plan, whole.step_microseconds, {})
     for trial in whole.trials[:9]:
         store.append(trial)
     code, out, _ = fallline("report", store.folder)

@@ -18,7 +18,7 @@ def trials():
 @pytest.fixture
 def store(tmp_path, trials):
     store = Store(tmp_path / "deep" / "folder")
-    store.open(plan(), {"slow": 1.5})
+    store.open(plan(), {"slow": 1.5}, {})
     for trial in trials:
         store.append(trial)
     return store
@@ -37,14 +37,16 @@ def test_every_torn_end_loses_only_the_torn_line(store, trials):
     for missing in (1, 2, last // 2, last - 1):
         store.results_file.write_bytes(whole[:-missing])
         assert store.comparison().trials == trials[:-1]
-        store.open(plan(), {})
+        store.open(plan(), {}, {})
         store.append(trials[-1])
         assert store.comparison().trials == trials
 
 
-def test_opening_again_keeps_the_plan_that_is_there(store):
-    store.open(plan(trials=99), {})
-    assert store.comparison().plan == plan()
+def test_opening_again_takes_the_plan_as_it_goes_on_and_keeps_the_trials(store):
+    before = store.comparison().trials
+    store.open(plan(seeds=99), {}, {})
+    assert store.comparison().plan == plan(seeds=99)
+    assert store.comparison().trials == before
 
 
 def test_a_folder_in_use_is_refused(store, tmp_path):
@@ -70,7 +72,7 @@ def test_a_file_that_is_no_plan_is_named(store, text):
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ComparisonError, match=r"cannot write to .*; choose another --out"):
-        Store(tmp_path / "file" / "out").open(plan(), {})
+        Store(tmp_path / "file" / "out").open(plan(), {}, {})
 
 
 @pytest.mark.parametrize("line", [b"{}", b"3", b'{"spec": {}, "curve": {}}', b"\xff\xfe{}"])

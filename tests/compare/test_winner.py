@@ -98,8 +98,8 @@ def test_a_small_lead_decides_nothing():
     assert "the lowest validation loss" in chosen.reason
 
 
-def test_arms_with_different_batches_are_compared_by_epochs():
-    """Steps of whole-set descent are few and long: five of them are not sooner than ten short ones."""
+def test_arms_with_different_batches_are_compared_by_the_time_of_their_steps():
+    """Steps of whole-set descent are few and long: three of 40 ms are not sooner than 92 of 1 ms."""
     of = comparison(["adam", "sgd"], noise=0.5)
     trials = []
     for t in of.trials:
@@ -111,9 +111,11 @@ def test_arms_with_different_batches_are_compared_by_epochs():
             else {"steps_to_target": 92, "epochs_to_target": 2.0}
         )
         trials.append(replace(t, curve=curve, **times))
-    reason = judge(Comparison(of.plan, trials)).recommendation.reason
+    passes = {"adam": 990.0, "sgd": 39_990.0}
+    made = Comparison(of.plan, trials, {"adam": 10.0, "sgd": 10.0}, passes)
+    reason = judge(made).recommendation.reason
     assert reason.startswith("Use adam")
-    assert "the fewest epochs to the target (2)" in reason
+    assert "the least time to the target (0.0920 s)" in reason
 
 
 def test_settings_are_those_of_the_best_study():

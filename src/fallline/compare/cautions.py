@@ -58,9 +58,14 @@ def best_tuning(comparison: Comparison, arm: str, study: int | None = None) -> T
     return min(done, key=lambda t: t.valid_loss or 0.0, default=None)
 
 
+def searched(comparison: Comparison) -> list[str]:
+    """Return the arms with something to tune; the others have a single tuning trial in a study."""
+    return [name for name, arm in comparison.plan.arms.items() if arm.space]
+
+
 def unequal_tuning(comparison: Comparison) -> Caution | None:
     """Warn when some optimizers got fewer tuning trials than others."""
-    counts = {o: len(comparison.tuning(o)) for o in comparison.plan.arms}
+    counts = {o: len(comparison.tuning(o)) for o in searched(comparison)}
     most = max(counts.values(), default=0)
     short = {o: n for o, n in counts.items() if n < most}
     named = listing([f"{o} ({n} of {most} trials)" for o, n in short.items()])
@@ -69,7 +74,7 @@ def unequal_tuning(comparison: Comparison) -> Caution | None:
 
 def hardly_tuned(comparison: Comparison) -> Caution | None:
     """Warn when a ranked optimizer was tuned with so few whole trials that chance chose its settings."""
-    ranked = [arm for arm in comparison.plan.arms if comparison.finals(arm)]
+    ranked = [arm for arm in searched(comparison) if comparison.finals(arm)]
     short = [arm for arm in ranked if 0 < _whole_trials(comparison, arm) < ENOUGH_TRIALS]
     who = "Every optimizer" if len(short) == len(comparison.plan.arms) else listing(short)
     few = f"fewer than {ENOUGH_TRIALS} trials: chance chose the settings, and with them the ranking"

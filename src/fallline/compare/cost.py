@@ -46,6 +46,11 @@ class Cost:
     memory_bytes: dict[str, int] = field(default_factory=dict)
     core_share: float = 1.0
 
+    @property
+    def pass_microseconds(self) -> dict[str, float]:
+        """Microseconds of a step's forward and backward pass."""
+        return {arm: 1e6 * seconds for arm, seconds in self.pass_seconds.items()}
+
     def training_seconds(self, arm: str, share: float = 1.0) -> float:
         """Return how long one training of ``arm``, ``share`` of the task's length, takes in a worker."""
         at = evaluation_steps(share * self.steps.get(arm, 0))

@@ -149,13 +149,15 @@ class Plan:
 class Comparison:
     """A comparison, complete or not: its plan, the trials finished so far, and each arm's step cost.
 
-    ``step_microseconds`` is measured interleaved in one process on the task's model, gradients in place.
+    ``step_microseconds`` is measured interleaved in one process on the task's model, gradients in place, and
+    ``pass_microseconds`` that of a step's forward and backward pass.
     ``interrupted`` says that Ctrl-C ended it just now; it is not stored.
     """
 
     plan: Plan
     trials: list[Trial]
     step_microseconds: dict[str, float] = field(default_factory=dict)
+    pass_microseconds: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
 
     def tuning(self, arm: str, study: int | None = None) -> list[Trial]:

@@ -148,7 +148,8 @@ def run(prepared: Prepared, watch: Watch) -> Comparison:
     with only_driver(store.folder):
         _refuse_changed(prepared)
         mirror = _mirror(prepared)
-        store.open(prepared.plan, prepared.cost.step_microseconds)
+        cost = prepared.cost
+        store.open(prepared.plan, cost.step_microseconds, cost.pass_microseconds)
         try:
             _train(prepared, watch, mirror)
             interrupted = False

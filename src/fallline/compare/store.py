@@ -19,7 +19,7 @@ class Store:
 
     Example:
         >>> store = Store("runs/digits")
-        >>> store.open(plan, step_microseconds={})
+        >>> store.open(plan, step_microseconds={}, pass_microseconds={})
         >>> store.append(trial)
         >>> Store("runs/digits").comparison().trials == [trial]
         True
@@ -50,20 +50,20 @@ class Store:
                 f"{self.folder} already holds a comparison; add --resume to continue it, or change --out"
             )
 
-    def open(self, plan: Plan, step_microseconds: dict[str, float]) -> None:
+    def open(
+        self, plan: Plan, step_microseconds: dict[str, float], pass_microseconds: dict[str, float]
+    ) -> None:
         """Make the folder ready for results: write the plan, and mend what a killed process left."""
+        measured = {"step_microseconds": step_microseconds, "pass_microseconds": pass_microseconds}
+        head = {"plan": asdict(plan), **measured}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._cut_torn_line()
-            self._write_plan(plan, step_microseconds)
+            write_whole(self.plan_file, json.dumps(head, indent=1) + "\n")
         except OSError as error:
             raise ComparisonError(
                 f"cannot write to {self.folder}: {error.strerror}; choose another --out"
             ) from None
-
-    def _write_plan(self, plan: Plan, step_microseconds: dict[str, float]) -> None:
-        head = {"plan": asdict(plan), "step_microseconds": step_microseconds}
-        write_whole(self.plan_file, json.dumps(head, indent=1) + "\n")
 
     def append(self, trial: Trial) -> None:
         """Add a finished trial and wait until it is on the disk; a full disk leaves no part of it."""
@@ -91,7 +91,9 @@ class Store:
         """Read everything; an unfinished last line is left out."""
         head = self._json(self.plan_file.read_text(encoding="utf-8"), self.plan_file, 1)
         try:
-            return Comparison(Plan.from_json(head["plan"]), self._trials(), head["step_microseconds"])
+            plan = Plan.from_json(head["plan"])
+            measured = head["step_microseconds"], head["pass_microseconds"]
+            return Comparison(plan, self._trials(), *measured)
         except (KeyError, TypeError, AttributeError) as error:
             raise ComparisonError(
                 f"{self.plan_file} is not a comparison's plan ({error}); choose another --out"

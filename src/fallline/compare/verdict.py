@@ -6,7 +6,7 @@ from math import exp, inf
 from statistics import mean
 
 from fallline.compare.adaptation import moves
-from fallline.compare.cautions import Caution, cautions
+from fallline.compare.cautions import Caution, cautions, searched
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.standings import (
     LEVEL,
@@ -277,8 +277,10 @@ def _all(pairs: int) -> str:
 def tuned_with(comparison: Comparison) -> str:
     """Return how many tuning trials each arm had, such as '8 trials each'."""
     plan = comparison.plan
-    counts = [len(comparison.tuning(arm)) for arm in plan.arms]
-    done, planned = min(counts, default=0), plan.trials * plan.studies
+    counts = [len(comparison.tuning(arm)) for arm in searched(comparison)]
+    if not counts:
+        return "nothing to search"
+    done, planned = min(counts), plan.trials * plan.studies
     if done < planned:
         return f"{plural(done, 'trial')} each of {planned} planned"
     return f"{plural(plan.trials, 'trial')} each" + (" in every study" if plan.studies > 1 else "")

@@ -12,7 +12,7 @@ import numpy as np
 import fallline
 from fallline.compare.records import Arm, Comparison
 from fallline.compare.sensitivity import response
-from fallline.compare.standings import Place, epochs_to_target, loss_scale, on_scale, steps_to_target
+from fallline.compare.standings import Place, loss_scale, on_scale, steps_to_target
 from fallline.compare.wording import listing, number, setting, size
 from fallline.core.registry import entries
 
@@ -66,10 +66,17 @@ def recommend(comparison: Comparison, places: Sequence[Place]) -> Recommendation
     arm, why = _decide(rivals, grounds)
     settings = best_settings(comparison, arm)
     of = comparison.plan.arms[arm]
-    used = ", ".join(f"{name} {setting(value)}" for name, value in {**of.fixed, **settings}.items())
+    used = ", ".join(f"{name} {setting(value)}" for name, value in {**_batch(of), **settings}.items())
     reason = f"Use {arm}{f' with {used}' if used else ''}: {why}."
     rest = f"{_given_up(arm, rivals, grounds)}{_source(comparison, arm)}"
     return Recommendation(arm, settings, reason + rest, code(of, settings))
+
+
+def _batch(arm: Arm) -> dict[str, Any]:
+    """Return what is fixed, with the batch size if the optimizer has one of its own."""
+    entry = entries().get(arm.optimizer)
+    own = {"batch_size": entry.batch_size} if entry and entry.batch_size else {}
+    return {**own, **arm.fixed}
 
 
 def _source(comparison: Comparison, arm: str) -> str:
@@ -102,13 +109,20 @@ def _grounds(comparison: Comparison, places: Sequence[Place], rivals: list[str])
 
 
 def _time(comparison: Comparison, rivals: list[str]) -> _Ground:
-    """Compare by steps, or by epochs when the arms' steps are of different size."""
-    runs = {arm: comparison.finals(arm) for arm in rivals}
-    ends = [(t.curve.step[-1], t.curve.epoch[-1]) for ts in runs.values() for t in ts if t.curve.epoch]
-    alike = len({round(steps / epochs) for steps, epochs in ends if epochs}) < 2
-    unit, median = ("steps", steps_to_target) if alike else ("epochs", epochs_to_target)
-    times = {arm: found.time if (found := median(trials)) else inf for arm, trials in runs.items()}
-    return _Ground(f"the fewest {unit} to the target", times, lambda time: f"{time:.4g}", share=LEAD)
+    """Compare by the time that the steps to the target take, or by steps when a step's cost is not known."""
+    found = {arm: steps_to_target(comparison.finals(arm)) for arm in rivals}
+    steps = {arm: median.time if median else inf for arm, median in found.items()}
+    cost = {arm: _step_seconds(comparison, arm) for arm in rivals}
+    if None in cost.values():
+        return _Ground("the fewest steps to the target", steps, lambda count: f"{count:.4g}", share=LEAD)
+    times = {arm: steps[arm] * (cost[arm] or 0.0) for arm in rivals}
+    return _Ground("the least time to the target", times, lambda time: f"{number(time)} s", share=LEAD)
+
+
+def _step_seconds(comparison: Comparison, arm: str) -> float | None:
+    """Return what a step takes with its passes, measured in turns on an idle core, without evaluations."""
+    step, passes = comparison.step_microseconds.get(arm), comparison.pass_microseconds.get(arm)
+    return None if step is None or passes is None else (step + passes) / 1e6
 
 
 def _decades(comparison: Comparison, arm: str) -> float:
