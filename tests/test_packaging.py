@@ -29,7 +29,7 @@ ARROWS = {
     "optimizers": {"core", "backends", "schedules", "penalties", "gradients"},
     "wrappers": {"core", "backends", "schedules", "penalties", "gradients", "optimizers"},
     "tasks": {"core"},
-    "compare": {"core", "tasks", "report"},  # a finished comparison is reported
+    "compare": {"core", "tasks", "schedules", "checkpoints", "report"},  # a finished comparison is reported
     "studies": {"core", "tasks", "compare"},
     "report": {"compare"},
     "testing": {"core", "backends", "optimizers", "wrappers", "tasks", "compare"},
