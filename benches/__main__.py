@@ -1,11 +1,18 @@
-"""Run every benchmark, or those named: ``python -m benches steps bandwidth around startup``."""
+"""Run every benchmark, or those named: ``python -m benches steps overhead tuning``."""
 
 import sys
 
-from benches import around, bandwidth, startup, steps
+from benches import around, bandwidth, overhead, startup, steps, tuning
 from benches.timing import stamp
 
-ALL = {"steps": steps.main, "bandwidth": bandwidth.main, "around": around.main, "startup": startup.main}
+ALL = {
+    "steps": steps.main,
+    "bandwidth": bandwidth.main,
+    "around": around.main,
+    "startup": startup.main,
+    "overhead": overhead.main,
+    "tuning": tuning.main,
+}
 
 if __name__ == "__main__":
     print(stamp())
