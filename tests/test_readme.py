@@ -16,7 +16,15 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 TASK = next(snippet for snippet in SNIPPETS if "def make_task" in snippet)
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/from_torch.md", "docs/results.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/design.md",
+    "docs/from_torch.md",
+    "docs/results.md",
+    "docs/advice.md",
+    "docs/search_spaces.md",
+]
 
 
 @pytest.fixture
@@ -79,7 +87,7 @@ def test_every_path_exists(page):
 def test_every_subcommand_and_option_exists(page):
     text = (REPOSITORY / page).read_text()
     known = typer.main.get_command(cli.app)
-    used = set(re.findall(r"(?:^    |`)fallline (\w+)", text, flags=re.MULTILINE))
+    used = set(re.findall(r"(?:^    |`)fallline ([\w-]+)", text, flags=re.MULTILINE))
     assert used <= set(known.commands)
     options = {o for command in known.commands.values() for p in command.params for o in p.opts}
     assert set(re.findall(r"`(--[\w-]+)`", text)) <= options

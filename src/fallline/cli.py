@@ -88,13 +88,22 @@ def compare(
 ) -> None:
     """Tune every optimizer on TASK with equal effort, and rank them on fresh seeds."""
     from fallline.compare.request import Request
-    from fallline.compare.space_file import read_levels
 
     request = Request(
         task, optimizers, trials, seeds, studies, budget, workers, out, resume, seed, space,
-        dict(map(read_levels, scientific or [])), sampler, pruner, until_settled, executor, address, storage,
+        _levels(scientific or []), sampler, pruner, until_settled, executor, address, storage,
     )  # fmt: skip
     _run(request, dry_run, yes, quiet, as_json)
+
+
+def _levels(given: list[str]) -> dict[str, list[Any]]:
+    from fallline.compare.space_file import read_levels
+
+    levels = list(map(read_levels, given))
+    names = [name for name, _ in levels]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise FalllineError(f"--scientific names {twice} twice; give all its levels at once: {twice}=1,2,3")
+    return dict(levels)
 
 
 @app.command()

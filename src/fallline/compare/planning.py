@@ -243,7 +243,7 @@ def free_memory() -> float:
 
 def _caveats(task: Task, arms: Mapping[str, Arm], size: budget.Size) -> list[str]:
     caveats = []
-    if size.trials < FULL_SPACE_TRIALS:
+    if all(list(arm.space) == ["lr"] for arm in arms.values()) and size.trials < FULL_SPACE_TRIALS:
         caveats.append("with so few trials only the learning rate is tuned; the rest stays at its default")
     if size.share < 1:
         caveats.append(f"the budget allows {size.share:.0%} of the length that the task asks for")

@@ -175,6 +175,8 @@ def _refuse_changed(prepared: Prepared) -> None:
 def _train(prepared: Prepared, watch: Watch, mirror: Mirror | None) -> None:
     plan, costs, judge = prepared.plan, Costs(prepared.training_seconds), pruner(prepared.plan.pruner)
     schedule = Schedule(plan, costs, prepared.done, prepared.deadline, prepared.growth)
+    for trial in prepared.done:
+        judge.finished(trial)
     with _executor(prepared, None if plan.pruner == "none" else judge.report) as executor:
         for trial in watch(executor.run(schedule.next, prepared.deadline), schedule):
             prepared.store.append(trial)
