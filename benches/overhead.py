@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 import fallline
 from benches.timing import ratio, rounds
 from fallline.compare.records import Arm, Spec
-from fallline.compare.sampling import sampler
-from fallline.compare.store import Store
-from fallline.compare.trial import run_trial
+from fallline.compare.search.sampling import sampler
+from fallline.compare.storage.store import Store
+from fallline.compare.trials.trial import run_trial
 from fallline.core.registry import find
 from fallline.tasks.task import Task
 

@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 from fallline.compare import compare
+from fallline.compare.judgement.verdict import judge
 from fallline.compare.records import Arm, Comparison, Curve, Plan, Spec, Trial
-from fallline.compare.verdict import judge
 from fallline.tasks import from_arrays
 
 #: Simulated comparisons of each kind, of so many studies and seeds.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fallline import cli
-from fallline.compare.store import Store
-from fallline.compare.verdict import judge
+from fallline.compare.judgement.verdict import judge
+from fallline.compare.storage.store import Store
 from fallline.core.registry import entries
 from synthetic import comparison
 

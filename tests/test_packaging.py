@@ -36,10 +36,7 @@ ARROWS = {
 }
 
 #: What of `compare` a report may know: records and what follows from them, nothing that runs.
-RESULTS = {
-    "records", "statistics", "standings", "ranks", "survival", "sensitivity", "rate_response", "cautions",
-    "resampling", "verdict", "winner", "wording",
-}  # fmt: skip
+RESULTS = {"records", "statistics", "judgement"}
 
 #: Slow to import and not needed to train; they load on first use.
 LATE = ["numba", "triton", "optuna", "plotly", "rich", "sklearn", "ray", "scipy", "matplotlib", "typer"]

@@ -97,7 +97,7 @@ def compare(
 
 
 def _levels(given: list[str]) -> dict[str, list[Any]]:
-    from fallline.compare.space_file import read_levels
+    from fallline.compare.search.space_file import read_levels
 
     levels = list(map(read_levels, given))
     names = [name for name, _ in levels]
@@ -144,7 +144,7 @@ def _run(request: "Request", dry_run: bool, yes: bool, quiet: bool, as_json: boo
     """Plan, ask, run and print the result; the exit code says whether there is one."""
     from rich.console import Console
 
-    from fallline.compare.document import document, plan_document
+    from fallline.compare.judgement.document import document, plan_document
     from fallline.compare.planning import prepare
     from fallline.compare.progress import print_plan
     from fallline.compare.run import run_shown
@@ -188,7 +188,7 @@ def report(
     """Print the result of RUN again, and write its report.html anew, from the recorded trials."""
     from rich.console import Console
 
-    from fallline.compare.document import document
+    from fallline.compare.judgement.document import document
     from fallline.compare.run import read, write_report
     from fallline.report.terminal import print_report
 
@@ -209,8 +209,8 @@ def export(
     out: Annotated[str | None, typer.Option(help="Where to write (RUN/trials.csv and the like).")] = None,
 ) -> None:
     """Write the trials of RUN for other programs: one table, or a run each in an experiment tracker."""
-    from fallline.compare.export import default_path
-    from fallline.compare.export import export as write
+    from fallline.compare.exports.export import default_path
+    from fallline.compare.exports.export import export as write
     from fallline.compare.run import read
 
     print(write(read(run), form, out or default_path(run, form)))
@@ -225,8 +225,8 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as one JSON document.")] = False,
 ) -> None:
     """Say by the exit code whether CANDIDATE is as good as BASELINE: 0 yes, 1 no or cannot be told."""
-    from fallline.compare.gate import gate as pass_or_stop
-    from fallline.compare.gate import read_margin
+    from fallline.compare.judgement.gate import gate as pass_or_stop
+    from fallline.compare.judgement.gate import read_margin
     from fallline.compare.run import read
 
     answer = pass_or_stop(read(run), baseline, candidate, read_margin(margin))
@@ -240,8 +240,8 @@ def recommend(
     as_json: Annotated[bool, typer.Option("--json", help="Print the advice as one JSON document.")] = False,
 ) -> None:
     """Say what to try first on TASK, from its model alone: a prior with its reasons; nothing is trained."""
-    from fallline.compare.recommend import recommend as advise
-    from fallline.compare.recommend import text
+    from fallline.compare.advice.recommend import recommend as advise
+    from fallline.compare.advice.recommend import text
     from fallline.tasks.load import load
 
     with redirect_stdout(sys.stderr):
@@ -261,9 +261,9 @@ def lr_range(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
     """Test at which learning rates the loss falls and diverges, and hold that against whole trainings."""
-    from fallline.compare.lr_range import lr_range as measure
-    from fallline.compare.lr_range import recorded_or_swept
-    from fallline.compare.lr_range_view import text, write_figure
+    from fallline.compare.advice.lr_range import lr_range as measure
+    from fallline.compare.advice.lr_range import recorded_or_swept
+    from fallline.compare.advice.lr_range_view import text, write_figure
     from fallline.tasks.load import load
 
     with redirect_stdout(sys.stderr):

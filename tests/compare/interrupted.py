@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from fallline import Task
 from fallline.compare.records import Arm, Spec
-from fallline.compare.trial import run_trial
+from fallline.compare.trials.trial import run_trial
 
 ARM = Arm("momentum", {"momentum": 0.9})
 SPEC = Spec("momentum", "tune", 2, seed=5, settings={"lr": 0.02})

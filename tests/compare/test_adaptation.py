@@ -4,9 +4,9 @@ from math import inf, log10
 
 import pytest
 
-from fallline.compare.adaptation import checkpoints, moves, space_at, spaces
 from fallline.compare.records import Arm, Comparison, Curve, Spec, Trial
-from fallline.compare.sampling import sampler
+from fallline.compare.search.adaptation import checkpoints, moves, space_at, spaces
+from fallline.compare.search.sampling import sampler
 from fallline.core.space import Choice, Range
 from synthetic import plan
 

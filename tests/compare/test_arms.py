@@ -10,9 +10,9 @@ from torch import nn
 
 import fallline
 from fallline import Task
-from fallline.compare import arms as module
-from fallline.compare.arms import arms_of, name_of
 from fallline.compare.errors import ComparisonError
+from fallline.compare.search import arms as module
+from fallline.compare.search.arms import arms_of, name_of
 from fallline.core.entry import FULL_SPACE_TRIALS
 from fallline.core.errors import UnknownNameError
 from fallline.core.registry import entries, find

@@ -5,9 +5,9 @@ from math import inf
 
 import pytest
 
+from fallline.compare.judgement.verdict import judge
 from fallline.compare.records import Arm, Comparison, Curve, Spec, Trial
-from fallline.compare.sensitivity import loss_reached, tuning_losses
-from fallline.compare.verdict import judge
+from fallline.compare.statistics.sensitivity import loss_reached, tuning_losses
 from synthetic import arm, comparison, plan, trial
 
 

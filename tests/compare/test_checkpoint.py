@@ -13,9 +13,9 @@ import pytest
 import torch
 from interrupted import ARM, SPEC, task
 
-from fallline.compare.checkpoint import Checkpoint, file_name, random_state, set_random_state
 from fallline.compare.records import Arm, Spec
-from fallline.compare.trial import run_trial
+from fallline.compare.trials.checkpoint import Checkpoint, file_name, random_state, set_random_state
+from fallline.compare.trials.trial import run_trial
 from fallline.core.registry import Entry, register
 
 SCRIPT = Path(__file__).with_name("interrupted.py")

@@ -4,9 +4,9 @@ import doctest
 
 import pytest
 
-from fallline.compare import conditions
-from fallline.compare.conditions import settled
 from fallline.compare.errors import ComparisonError
+from fallline.compare.search import conditions
+from fallline.compare.search.conditions import settled
 from fallline.core.space import Choice, Range, point
 
 KIND = Choice(("dense", "conv"))

@@ -12,7 +12,7 @@ import pytest
 from fallline.compare.cost import core_share, interleaved, measure
 from fallline.compare.memory import PROCESS_BYTES
 from fallline.compare.records import Arm, Spec
-from fallline.compare.trial import one_thread, run_trial
+from fallline.compare.trials.trial import one_thread, run_trial
 from fallline.core.registry import Entry, find, register
 from fallline.tasks import load
 
@@ -91,7 +91,7 @@ import re, sys, torch
 torch.set_num_threads(1)
 from fallline.compare.memory import PROCESS_BYTES
 from fallline.compare.records import Arm, Spec
-from fallline.compare.trial import one_thread, run_trial
+from fallline.compare.trials.trial import one_thread, run_trial
 from fallline.tasks import load
 
 task, name = load(sys.argv[1]), sys.argv[2]

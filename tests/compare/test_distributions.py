@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fallline.compare import distributions
-from fallline.compare.distributions import distribution, inside, parameters, quiet, suggested
+from fallline.compare.search import distributions
+from fallline.compare.search.distributions import distribution, inside, parameters, quiet, suggested
 from fallline.core.space import Choice, Range, point
 
 SPACE = {

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from fallline.compare.document import document
+from fallline.compare.judgement.document import document
+from fallline.compare.judgement.verdict import judge
 from fallline.compare.records import Comparison
-from fallline.compare.verdict import judge
 from synthetic import comparison, plan, troubled
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fallline.compare import equivalence as module
-from fallline.compare.equivalence import (
+from fallline.compare.statistics import equivalence as module
+from fallline.compare.statistics.equivalence import (
     equivalence,
     non_inferiority,
     power_within,

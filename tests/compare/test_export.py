@@ -14,8 +14,8 @@ import pytest
 from test_files import files_no_larger_than
 
 from fallline.compare import Comparison, ComparisonError
-from fallline.compare.export import ADDED, COLUMNS, FORMATS, default_path, export, table
-from fallline.compare.wording import last_line
+from fallline.compare.exports.export import ADDED, COLUMNS, FORMATS, default_path, export, table
+from fallline.compare.judgement.wording import last_line
 from synthetic import plan
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"

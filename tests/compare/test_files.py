@@ -13,7 +13,7 @@ import pytest
 from test_run import BLOBS, quick
 
 from fallline.compare import ComparisonError
-from fallline.compare.files import ROOM_BYTES, check_room, write_whole
+from fallline.compare.storage.files import ROOM_BYTES, check_room, write_whole
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fallline.compare import ComparisonError
-from fallline.compare.fingerprint import READ_BYTES, of_data, of_task
+from fallline.compare.storage.fingerprint import READ_BYTES, of_data, of_task
 
 
 def changed(at: tuple[int, ...], part: int = 0, side: str = "valid"):

@@ -10,7 +10,7 @@ from scipy import stats
 
 import synthetic
 from fallline.compare import Comparison, ComparisonError, Spec
-from fallline.compare.gate import Gate, decide, differences, gate, read_margin
+from fallline.compare.judgement.gate import Gate, decide, differences, gate, read_margin
 from fallline.core.errors import UnknownNameError
 from synthetic import failed, plan, trial
 

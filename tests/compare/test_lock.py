@@ -10,14 +10,14 @@ from test_pool import wait_until
 from test_run import BLOBS, SLOW, lines, quick, start
 
 from fallline.compare import ComparisonError, compare
-from fallline.compare.lock import LOCK_FILE, only_driver, refuse_second_driver
+from fallline.compare.storage.lock import LOCK_FILE, only_driver, refuse_second_driver
 
 pytest.importorskip("fcntl")
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from fallline.compare.lock import only_driver
+from fallline.compare.storage.lock import only_driver
 
 with only_driver(Path(sys.argv[1])):
     print("held", flush=True)

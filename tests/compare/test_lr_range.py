@@ -14,10 +14,10 @@ from torch import nn
 
 from fallline import Task
 from fallline.compare import ComparisonError, compare
-from fallline.compare import lr_range as module
-from fallline.compare.lr_range import LrRange, Probe, Spread, Tuned, lr_range, smoothed, tuned_in
-from fallline.compare.lr_range_view import quartiles, text, write_figure
-from fallline.compare.rate_response import GoodRange
+from fallline.compare.advice import lr_range as module
+from fallline.compare.advice.lr_range import LrRange, Probe, Spread, Tuned, lr_range, smoothed, tuned_in
+from fallline.compare.advice.lr_range_view import quartiles, text, write_figure
+from fallline.compare.statistics.rate_response import GoodRange
 from fallline.core.registry import entries, find
 from fallline.tasks import load
 from fallline.tasks.batches import Batches

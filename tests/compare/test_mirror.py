@@ -16,8 +16,8 @@ import pytest
 from optuna.trial import TrialState
 
 from fallline.compare.errors import ComparisonError
-from fallline.compare.mirror import Mirror
 from fallline.compare.records import Arm, Curve, Plan, Spec, Trial
+from fallline.compare.storage.mirror import Mirror
 from fallline.core.space import Choice, Range
 
 SPACE = {

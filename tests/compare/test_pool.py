@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from fallline.compare.errors import ComparisonError
-from fallline.compare.pool import Pool
+from fallline.compare.executors.pool import Pool
+from fallline.compare.executors.serial import Serial
+from fallline.compare.executors.worker import Job
 from fallline.compare.records import Arm, Spec
-from fallline.compare.serial import Serial
-from fallline.compare.worker import Job
 from fallline.tasks import load
 
 SMALL = Path(__file__).with_name("small_task.py")
@@ -127,8 +127,8 @@ def test_a_task_that_does_not_load_in_a_worker_is_said_once():
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
 def test_workers_die_with_their_parent():
     code = (
-        "from fallline.compare.pool import Pool\n"
-        "from fallline.compare.worker import Job\n"
+        "from fallline.compare.executors.pool import Pool\n"
+        "from fallline.compare.executors.worker import Job\n"
         "from fallline.compare.records import Arm, Spec\n"
         f"pool = Pool(Job({str(SMALL)!r} + ':slow', {{'online-sgd': Arm('online-sgd')}}, 250), 2)\n"
         "print(*[worker.process.pid for worker in pool.workers], flush=True)\n"

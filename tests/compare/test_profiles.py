@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fallline.compare import profiles
-from fallline.compare.profiles import (
+from fallline.compare.statistics import profiles
+from fallline.compare.statistics.profiles import (
     credited_times,
     performance_profiles,
     performance_ratios,

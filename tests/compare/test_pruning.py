@@ -7,12 +7,12 @@ from statistics import median
 
 import pytest
 
-from fallline.compare import pruning
 from fallline.compare.errors import ComparisonError
-from fallline.compare.pruning import PRUNERS, pruner
+from fallline.compare.executors.serial import Serial
+from fallline.compare.executors.worker import Job
 from fallline.compare.records import Arm, Curve, Spec, Trial
-from fallline.compare.serial import Serial
-from fallline.compare.worker import Job
+from fallline.compare.search import pruning
+from fallline.compare.search.pruning import PRUNERS, pruner
 from fallline.tasks import load
 
 EVALUATIONS = 20

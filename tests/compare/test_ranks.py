@@ -5,10 +5,10 @@ import doctest
 import numpy as np
 import pytest
 
-from fallline.compare import cells, ranks
-from fallline.compare.cells import compare_studies
-from fallline.compare.ranks import RankSet, best_set, rank_sets
-from fallline.compare.statistics import Pair
+from fallline.compare.statistics import cells, ranks
+from fallline.compare.statistics.cells import compare_studies
+from fallline.compare.statistics.pairs import Pair
+from fallline.compare.statistics.ranks import RankSet, best_set, rank_sets
 
 
 def pair(first: str, second: str, difference: float, adjusted: float) -> Pair:

@@ -6,8 +6,8 @@ from math import inf, log
 import numpy as np
 import pytest
 
-from fallline.compare import rate_response as responses
-from fallline.compare.rate_response import good_rates, local_linear, rate_response
+from fallline.compare.statistics import rate_response as responses
+from fallline.compare.statistics.rate_response import good_rates, local_linear, rate_response
 
 
 def test_straight_lines_and_constants_are_kept():

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from fallline.compare.errors import ComparisonError
-from fallline.compare.ray_pool import RayPool
+from fallline.compare.executors.ray_pool import RayPool
+from fallline.compare.executors.serial import Serial
+from fallline.compare.executors.worker import Job
 from fallline.compare.records import Arm, Spec
-from fallline.compare.serial import Serial
-from fallline.compare.worker import Job
 from fallline.tasks import load
 
 ray = pytest.importorskip("ray")
@@ -190,7 +190,7 @@ def test_a_task_whose_files_only_the_driver_has(cluster, tmp_path, monkeypatch):
 
 
 def test_a_job_that_does_not_load_there_is_said_once(cluster, monkeypatch):
-    monkeypatch.setattr("fallline.compare.parcel._versions", lambda: {"fallline": "0.0.1"})
+    monkeypatch.setattr("fallline.compare.executors.parcel._versions", lambda: {"fallline": "0.0.1"})
     with pytest.raises(
         ComparisonError, match=r"does not load on a machine(.|\n)*0.0.1(.|\n)*install the same"
     ):
@@ -212,9 +212,9 @@ def test_the_deadline_stops_a_training_that_is_running(cluster):
 #: Start a cluster of its own, train without end, and say when the second trial is done.
 DRIVER = f"""
 import sys
-from fallline.compare.ray_pool import RayPool
+from fallline.compare.executors.ray_pool import RayPool
 from fallline.compare.records import Arm, Spec
-from fallline.compare.worker import Job
+from fallline.compare.executors.worker import Job
 
 begun = []
 def endless():

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 import fallline
 from fallline import Task
-from fallline.compare import anatomy as anatomy_module
-from fallline.compare import recommend as recommend_module
-from fallline.compare.advice import RULES
-from fallline.compare.anatomy import anatomy
-from fallline.compare.recommend import ELEMENTS, recommend, text
+from fallline.compare.advice import anatomy as anatomy_module
+from fallline.compare.advice import recommend as recommend_module
+from fallline.compare.advice.anatomy import anatomy
+from fallline.compare.advice.recommend import ELEMENTS, recommend, text
+from fallline.compare.advice.rules import RULES
 from fallline.core.registry import entries, find
 from fallline.tasks import TaskError
 

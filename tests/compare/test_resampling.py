@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fallline.compare import resampling
-from fallline.compare.resampling import difference_interval, probability_best, two_level_interval
-from fallline.compare.statistics import mean_interval
+from fallline.compare.statistics import resampling
+from fallline.compare.statistics.pairs import mean_interval
+from fallline.compare.statistics.resampling import difference_interval, probability_best, two_level_interval
 
 
 def cells(values) -> dict[tuple[int, int], float]:

@@ -13,7 +13,7 @@ from test_pool import alive, wait_until
 
 import fallline
 from fallline.compare import ComparisonError, compare
-from fallline.compare.store import Store
+from fallline.compare.storage.store import Store
 from fallline.core.errors import UnknownNameError
 from fallline.tasks import load
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch.quasirandom import SobolEngine
 
-from fallline.compare import sampling
 from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Curve, Spec, Trial
-from fallline.compare.sampling import SAMPLERS, sampler, values
+from fallline.compare.search import sampling
+from fallline.compare.search.sampling import SAMPLERS, sampler, values
 from fallline.core.space import Choice, Range, point
 
 SPACE = {

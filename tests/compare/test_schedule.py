@@ -6,10 +6,10 @@ from heapq import heappop, heappush
 
 import pytest
 
-from fallline.compare import budget
 from fallline.compare.errors import ComparisonError
+from fallline.compare.protocol import budget
+from fallline.compare.protocol.schedule import Costs, Growth, Schedule, makespan, shortfalls
 from fallline.compare.records import Arm, Curve, Plan, Trial
-from fallline.compare.schedule import Costs, Growth, Schedule, makespan, shortfalls
 
 NAMES = ["slow", "quick", "other"]
 SECONDS = {"slow": 8.0, "quick": 1.0, "other": 1.0}

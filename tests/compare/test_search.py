@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from fallline.compare.search import study_seed, training_seed
+from fallline.compare.protocol.seeds import study_seed, training_seed
 
 
 def test_no_training_is_judged_on_a_seed_it_was_tuned_on():

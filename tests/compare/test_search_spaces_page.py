@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fallline import Task
-from fallline.compare.arms import arms_of
-from fallline.compare.space_file import read_space
+from fallline.compare.search.arms import arms_of
+from fallline.compare.search.space_file import read_space
 from fallline.core.space import Choice, Range, dimension
 from fallline.tasks.settings import TRAINING
 

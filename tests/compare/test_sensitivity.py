@@ -6,7 +6,7 @@ from math import inf
 import numpy as np
 import pytest
 
-from fallline.compare.sensitivity import expected_best
+from fallline.compare.statistics.sensitivity import expected_best
 
 
 @pytest.mark.parametrize("trials", [1, 5, 9])

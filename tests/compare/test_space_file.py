@@ -4,9 +4,9 @@ import doctest
 
 import pytest
 
-from fallline.compare import space_file
 from fallline.compare.errors import ComparisonError
-from fallline.compare.space_file import SpaceFile, read_levels, read_space
+from fallline.compare.search import space_file
+from fallline.compare.search.space_file import SpaceFile, read_levels, read_space
 from fallline.core.space import Choice, Range
 
 TOML = """

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fallline.compare.judgement.standings import LEVEL, Place, judged, rank
+from fallline.compare.judgement.verdict import judge, repeat_seconds
 from fallline.compare.records import Comparison
-from fallline.compare.standings import LEVEL, Place, judged, rank
-from fallline.compare.statistics import mean_interval
-from fallline.compare.verdict import judge, repeat_seconds
+from fallline.compare.statistics.pairs import mean_interval
 from synthetic import comparison, finals
 
 ROUNDS = 200

@@ -5,8 +5,7 @@ from math import exp, inf, log
 import numpy as np
 import pytest
 
-from fallline.compare.sensitivity import expected_best
-from fallline.compare.statistics import (
+from fallline.compare.statistics.pairs import (
     Pair,
     compare_pairs,
     holm,
@@ -15,7 +14,8 @@ from fallline.compare.statistics import (
     seeds_needed,
     variance_prior,
 )
-from fallline.compare.survival import median_to_target, survival_curve
+from fallline.compare.statistics.sensitivity import expected_best
+from fallline.compare.statistics.survival import median_to_target, survival_curve
 
 # Student's own example (Biometrika 1908, after Cushny and Peebles): hours of sleep gained, ten patients.
 FIRST_DRUG = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]

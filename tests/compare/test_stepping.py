@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from fallline.compare.stepping import SHAPES, Stepping, learning_rate_factor
+from fallline.compare.trials.stepping import SHAPES, Stepping, learning_rate_factor
 from fallline.tasks.task import SCHEDULES
 
 STEPS = 24

@@ -6,8 +6,8 @@ import pytest
 from test_schedule import SECONDS, drained, plan
 
 from fallline.compare.errors import ComparisonError
-from fallline.compare.schedule import Costs, Schedule
-from fallline.compare.store import Store
+from fallline.compare.protocol.schedule import Costs, Schedule
+from fallline.compare.storage.store import Store
 
 
 @pytest.fixture

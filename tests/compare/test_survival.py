@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fallline.compare import survival
-from fallline.compare.survival import median_to_target, restricted_mean, survival_curve
+from fallline.compare.statistics import survival
+from fallline.compare.statistics.survival import median_to_target, restricted_mean, survival_curve
 
 # Weeks of remission, Freireich et al., Blood 1963; under 6-mercaptopurine twelve were still in remission.
 TREATED = [6, 6, 6, 7, 10, 13, 16, 22, 23, 6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 import fallline
 from fallline import Range, Task
 from fallline.compare.records import Arm, Spec
-from fallline.compare.trial import run_trial
+from fallline.compare.trials.trial import run_trial
 from fallline.core.registry import Entry, register
 from fallline.tasks import accuracy, load
 from fallline.tasks.batches import Batches

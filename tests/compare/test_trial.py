@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from fallline.compare.records import Arm, Spec
-from fallline.compare.training import evaluation_steps
-from fallline.compare.trial import run_trial
+from fallline.compare.trials.training import evaluation_steps
+from fallline.compare.trials.trial import run_trial
 from fallline.tasks import load
 from fallline.tasks.batches import Batches
 

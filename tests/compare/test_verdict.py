@@ -5,10 +5,10 @@ from math import inf
 
 import pytest
 
+from fallline.compare.judgement.standings import epochs_to_target, steps_to_target
+from fallline.compare.judgement.verdict import judge
+from fallline.compare.judgement.wording import excess, listing, number, size
 from fallline.compare.records import Comparison, Curve, Spec, Trial
-from fallline.compare.standings import epochs_to_target, steps_to_target
-from fallline.compare.verdict import judge
-from fallline.compare.wording import excess, listing, number, size
 from synthetic import BEST_RATE, LEVEL, arm, comparison, failed, plan, trial
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import fallline
-from fallline.compare import winner
+from fallline.compare.judgement import winner
+from fallline.compare.judgement.verdict import judge
+from fallline.compare.judgement.winner import best_settings, code
 from fallline.compare.records import Arm, Comparison
-from fallline.compare.verdict import judge
-from fallline.compare.winner import best_settings, code
 from fallline.core.registry import entries
 from synthetic import comparison, finals
 

@@ -9,9 +9,9 @@ from math import inf
 
 import pytest
 
+from fallline.compare.judgement.verdict import judge
 from fallline.compare.records import Comparison
-from fallline.compare.survival import survival_curve
-from fallline.compare.verdict import judge
+from fallline.compare.statistics.survival import survival_curve
 from fallline.report.figures import _apart, _log_ticks, axis
 from fallline.report.html import page
 from synthetic import NAMES, comparison, plan

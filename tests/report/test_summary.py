@@ -5,9 +5,9 @@ from math import inf
 import numpy as np
 import pytest
 
-from fallline.compare.sensitivity import best_of, tuning_losses
-from fallline.compare.statistics import mean_interval
-from fallline.compare.verdict import judge
+from fallline.compare.judgement.verdict import judge
+from fallline.compare.statistics.pairs import mean_interval
+from fallline.compare.statistics.sensitivity import best_of, tuning_losses
 from fallline.report.summary import rows
 from synthetic import comparison
 

@@ -13,8 +13,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from fallline.compare.memory import needed_bytes
 from fallline.compare.records import Arm, Spec
-from fallline.compare.training import Training, evaluation_steps
-from fallline.compare.trial import WARM_UP, one_thread, state_bytes
+from fallline.compare.trials.training import Training, evaluation_steps
+from fallline.compare.trials.trial import WARM_UP, one_thread, state_bytes
 from fallline.core.registry import find
 from fallline.core.space import dimension, middle
 from fallline.tasks.seeding import seeded

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fallline.compare.training import Training
+from fallline.compare.trials.training import Training
 from fallline.tasks.data import leaves, sample_count
 from fallline.tasks.evaluation import BATCH
 from fallline.tasks.task import Task

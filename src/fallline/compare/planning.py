@@ -13,19 +13,20 @@ from math import ceil
 from pathlib import Path
 from time import monotonic
 
-from fallline.compare import budget, fingerprint, settling
-from fallline.compare.arms import arms_of
 from fallline.compare.cost import Cost, measure
 from fallline.compare.errors import ComparisonError
-from fallline.compare.files import check_room
-from fallline.compare.lock import refuse_second_driver
+from fallline.compare.executors.worker import Job
+from fallline.compare.protocol import budget, settling
+from fallline.compare.protocol.schedule import FEWEST_STUDIES, Growth, makespan
 from fallline.compare.records import Arm, Comparison, Plan, Trial
 from fallline.compare.request import Request
 from fallline.compare.resuming import refuse_another, resumed
-from fallline.compare.sampling import sampler
-from fallline.compare.schedule import FEWEST_STUDIES, Growth, makespan
-from fallline.compare.store import Store
-from fallline.compare.worker import Job
+from fallline.compare.search.arms import arms_of
+from fallline.compare.search.sampling import sampler
+from fallline.compare.storage import fingerprint
+from fallline.compare.storage.files import check_room
+from fallline.compare.storage.lock import refuse_second_driver
+from fallline.compare.storage.store import Store
 from fallline.core.registry import FULL_SPACE_TRIALS, entries, find
 from fallline.tasks.load import load
 from fallline.tasks.task import Task

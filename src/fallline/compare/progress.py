@@ -8,10 +8,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from fallline.compare.judgement.wording import duration, size
 from fallline.compare.planning import Prepared
+from fallline.compare.protocol.schedule import Schedule
 from fallline.compare.records import Comparison, Plan, Trial
-from fallline.compare.schedule import Schedule
-from fallline.compare.wording import duration, size
 
 
 def print_plan(prepared: Prepared, console: Console) -> None:

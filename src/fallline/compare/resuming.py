@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fallline.compare import fingerprint
 from fallline.compare.errors import ComparisonError
+from fallline.compare.protocol.settling import LOOKS
 from fallline.compare.records import Arm, Plan
 from fallline.compare.request import Request
-from fallline.compare.settling import LOOKS
+from fallline.compare.storage import fingerprint
 from fallline.tasks.task import Task
 
 

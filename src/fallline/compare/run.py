@@ -8,23 +8,23 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from fallline.compare.errors import ComparisonError
-from fallline.compare.files import write_whole
-from fallline.compare.lock import only_driver
-from fallline.compare.mirror import Mirror
+from fallline.compare.executors.pool import Pool
+from fallline.compare.executors.serial import Serial
 from fallline.compare.planning import Prepared, prepare
-from fallline.compare.pool import Pool
-from fallline.compare.pruning import Judge, pruner
+from fallline.compare.protocol.schedule import Costs, Schedule, shortfalls
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.request import Request
-from fallline.compare.schedule import Costs, Schedule, shortfalls
-from fallline.compare.serial import Serial
-from fallline.compare.store import Store
+from fallline.compare.search.pruning import Judge, pruner
+from fallline.compare.storage.files import write_whole
+from fallline.compare.storage.lock import only_driver
+from fallline.compare.storage.mirror import Mirror
+from fallline.compare.storage.store import Store
 from fallline.tasks.task import Task
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fallline.compare.ray_pool import RayPool
+    from fallline.compare.executors.ray_pool import RayPool
 
 Watch = Callable[[Iterator[Trial], Schedule], Iterator[Trial]]
 
@@ -70,7 +70,7 @@ def compare(
         quiet: print nothing.
         seed: where the seeds of all trainings are derived from; 0 by default.
         space: search spaces that replace the published ones: a TOML or Python file, or a mapping
-            (`fallline.compare.space_file.read_space`).
+            (`fallline.compare.search.space_file.read_space`).
         scientific: settings of the optimizer, the training or the model whose levels are compared, such as
             ``{"activation": ["relu", "tanh"]}``; the rest is tuned anew for each.
         sampler: ``"sobol"`` (default), ``"halton"``, ``"random"``, ``"tpe"``, ``"gp"`` or ``"cmaes"``.
@@ -234,7 +234,7 @@ def _executor(prepared: Prepared, judge: Judge | None) -> "Pool | Serial | RayPo
     """Return what runs trainings; all have the same use and give the same results."""
     request, workers = prepared.request, min(prepared.plan.workers, prepared.trainings)
     if request.executor == "ray":
-        from fallline.compare.ray_pool import RayPool
+        from fallline.compare.executors.ray_pool import RayPool
 
         return RayPool(prepared.job, request.workers, request.address, judge)
     if workers == 0:

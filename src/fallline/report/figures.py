@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fallline.compare.judgement.verdict import Verdict
+from fallline.compare.judgement.wording import number
 from fallline.compare.records import Comparison, Trial
-from fallline.compare.statistics import Scale
-from fallline.compare.verdict import Verdict
-from fallline.compare.wording import number
+from fallline.compare.statistics.pairs import Scale
 from fallline.report.summary import Row
 
 if TYPE_CHECKING:

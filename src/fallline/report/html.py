@@ -4,8 +4,8 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from fallline.compare.judgement.verdict import Verdict, judge
 from fallline.compare.records import Comparison
-from fallline.compare.verdict import Verdict, judge
 from fallline.report import figures
 from fallline.report.sections import errors, need_for_tuning, protocol, results, section, verdict_section
 from fallline.report.sensitivity import bowls

@@ -5,12 +5,12 @@ from html import escape
 from math import inf
 from typing import Any
 
+from fallline.compare.judgement.verdict import Verdict
+from fallline.compare.judgement.wording import last_line, number, plural, setting, size
 from fallline.compare.records import Comparison
-from fallline.compare.sensitivity import best_of
-from fallline.compare.statistics import Interval, Scale
-from fallline.compare.survival import MedianTime
-from fallline.compare.verdict import Verdict
-from fallline.compare.wording import last_line, number, plural, setting, size
+from fallline.compare.statistics.pairs import Interval, Scale
+from fallline.compare.statistics.sensitivity import best_of
+from fallline.compare.statistics.survival import MedianTime
 from fallline.report.summary import Row, heading
 from fallline.report.terminal import is_share, percentage, places_text, standing_text, target_text, time_text
 

@@ -3,10 +3,10 @@
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from fallline.compare.rate_response import Response
+from fallline.compare.judgement.verdict import Verdict
 from fallline.compare.records import Comparison
-from fallline.compare.sensitivity import tuning_losses
-from fallline.compare.verdict import Verdict
+from fallline.compare.statistics.rate_response import Response
+from fallline.compare.statistics.sensitivity import tuning_losses
 from fallline.report.figures import GREY, PALETTE, RED, axis, figure_of, readable
 from fallline.report.summary import Row
 

@@ -3,17 +3,17 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fallline.compare.cautions import best_tuning
-from fallline.compare.ranks import RankSet
-from fallline.compare.rate_response import Response
+from fallline.compare.judgement.cautions import best_tuning
+from fallline.compare.judgement.standings import Place, Standing, epochs_to_target, steps_to_target
+from fallline.compare.judgement.verdict import Verdict
+from fallline.compare.judgement.winner import best_settings
 from fallline.compare.records import Comparison, Trial
-from fallline.compare.resampling import two_level_interval
-from fallline.compare.sensitivity import response
-from fallline.compare.standings import Place, Standing, epochs_to_target, steps_to_target
-from fallline.compare.statistics import Interval, mean_interval
-from fallline.compare.survival import MedianTime
-from fallline.compare.verdict import Verdict
-from fallline.compare.winner import best_settings
+from fallline.compare.statistics.pairs import Interval, mean_interval
+from fallline.compare.statistics.ranks import RankSet
+from fallline.compare.statistics.rate_response import Response
+from fallline.compare.statistics.resampling import two_level_interval
+from fallline.compare.statistics.sensitivity import response
+from fallline.compare.statistics.survival import MedianTime
 
 
 @dataclass(frozen=True)

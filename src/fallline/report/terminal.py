@@ -3,11 +3,11 @@
 from math import inf
 from typing import TYPE_CHECKING
 
+from fallline.compare.judgement.verdict import Verdict, judge
+from fallline.compare.judgement.wording import number, setting, size
 from fallline.compare.records import Comparison
-from fallline.compare.statistics import Interval
-from fallline.compare.survival import MedianTime
-from fallline.compare.verdict import Verdict, judge
-from fallline.compare.wording import number, setting, size
+from fallline.compare.statistics.pairs import Interval
+from fallline.compare.statistics.survival import MedianTime
 from fallline.report.summary import Row, heading, rows
 
 if TYPE_CHECKING:

@@ -1,0 +1,189 @@
+"""Worker processes that may be killed: the trial is tried once more, and a new worker takes over.
+
+`concurrent.futures.ProcessPoolExecutor` is not used because one killed worker breaks it for good.
+"""
+
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
+from types import ModuleType
+
+from fallline.compare.errors import ComparisonError
+from fallline.compare.executors.retries import Retries
+from fallline.compare.executors.worker import Job, Report, serve
+from fallline.compare.records import Spec, Trial
+from fallline.compare.search.pruning import Judge
+
+#: Workers that may be killed before their first trial, in all, before the comparison is given up.
+START_DEATHS = 3
+
+
+class Worker:
+    """One process and the pipe to it; ``spec`` is what it is working on."""
+
+    def __init__(self, job: Job):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(job, theirs), daemon=True)
+        try:
+            with _ctrl_c_held_back(), nullcontext() if job.in_script else _script_hidden():
+                self.process.start()
+        except BaseException:  # a Ctrl-C that was held back comes here, and nobody else knows this process
+            if self.process.pid is not None:
+                self.process.kill()
+            raise
+        theirs.close()
+        self.ready = False
+        self.spec: Spec | None = None
+
+    def assign(self, spec: Spec) -> None:
+        """Send a training to do."""
+        self.spec = spec
+        self.send(spec)
+
+    def send(self, message: Spec | bool) -> None:
+        """Send what the worker waits for; if it has just died, that is noticed when its answer is awaited."""
+        with suppress(OSError):
+            self.connection.send(message)
+
+    def receive(self) -> Trial | Report | str | None:
+        """Return the next message; raise EOFError if the process is gone."""
+        try:
+            return self.connection.recv()
+        except OSError:
+            raise EOFError from None
+
+    def stop(self) -> None:
+        """End the process now; nothing in it needs saving."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended the process, rather than the process itself."""
+        return (self.process.exitcode or 0) < 0
+
+    def cause_of_death(self) -> str:
+        """Say how the process ended."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        return f"killed by {signal.Signals(-code).name}" if self.killed else f"ended with exit code {code}"
+
+
+class Pool:
+    """Run trainings in ``workers`` processes with one torch thread each; use as a context manager.
+
+    Arguments:
+        job: what to train.
+        workers: how many processes.
+        judge: is given spec, step and validation loss after each evaluation of a tuning trial; False stops
+            that trial. Without one workers do not ask.
+    """
+
+    def __init__(self, job: Job, workers: int, judge: Judge | None = None):
+        self.job, self.judge = replace(job, reports=judge is not None), judge
+        self._retries = Retries()
+        self._start_deaths = 0
+        self.workers: list[Worker] = []
+        try:
+            for _ in range(workers):
+                self.workers.append(Worker(self.job))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for worker in self.workers:
+            worker.stop()
+
+    def run(self, next_spec: Callable[[], Spec | None], deadline: float | None) -> Iterator[Trial]:
+        """Yield each trial as it finishes, until ``next_spec`` has no more or the deadline has come."""
+        while self._hand_out(next_spec):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            for connection in wait([worker.connection for worker in self.workers], left):
+                yield from self._collect(connection)
+
+    def _hand_out(self, next_spec: Callable[[], Spec | None]) -> bool:
+        """Give every idle worker something to do; say whether there is anything to wait for."""
+        for worker in self.workers:
+            if worker.ready and worker.spec is None:
+                spec = self._retries.next(next_spec)
+                if spec is None:
+                    return any(other.spec for other in self.workers)
+                worker.assign(spec)
+        return True
+
+    def _collect(self, connection: object) -> Iterator[Trial]:
+        worker = next(worker for worker in self.workers if worker.connection is connection)
+        try:
+            message = worker.receive()
+        except EOFError:
+            yield from self._replace(worker)
+            return
+        if isinstance(message, Report) and worker.spec and self.judge:
+            worker.send(self.judge(worker.spec, *message))
+        elif isinstance(message, Trial):
+            worker.spec = None
+            yield message
+        elif message is not None:
+            raise ComparisonError(f"the task does not load in a worker process:\n{message}")
+        worker.ready = True
+
+    def _replace(self, dead: Worker) -> Iterator[Trial]:
+        cause, spec = dead.cause_of_death(), dead.spec
+        dead.stop()
+        if not dead.ready:
+            self._count_start_death(dead, cause)
+        self.workers[self.workers.index(dead)] = Worker(self.job)
+        if spec is not None and (trial := self._retries.died(spec, cause)):
+            yield trial
+
+    def _count_start_death(self, dead: Worker, cause: str) -> None:
+        """Give up if it will happen again: at once unless it was killed, and then after a few times."""
+        self._start_deaths += 1
+        if not dead.killed or self._start_deaths >= START_DEATHS:
+            raise ComparisonError(f"worker processes die while they start ({cause}); workers=0 needs none")
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Start a process that Ctrl-C does not reach; in this one it waits, and is not lost, until that is done.
+
+    A new process inherits which signals are blocked. Ignoring Ctrl-C meanwhile would lose it, and starting
+    takes a second and more on a busy machine.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it unblocks Ctrl-C when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Start a process that does not import the running script, which so needs no ``__main__`` guard.
+
+    `multiprocessing` tells a new process to import the file of the parent's ``__main__``, if it has one.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script

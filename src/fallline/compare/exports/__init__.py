@@ -1,0 +1,1 @@
+"""The trials of a comparison for other programs."""

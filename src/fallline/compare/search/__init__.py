@@ -1,0 +1,1 @@
+"""What is tried: arms, their spaces, how settings are chosen and when a training is given up."""

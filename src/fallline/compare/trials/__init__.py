@@ -1,0 +1,1 @@
+"""One training: a pure function of task, arm and spec."""
