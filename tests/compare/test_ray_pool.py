@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fallline.compare.errors import ComparisonError
-from fallline.compare.executors.ray_pool import RayPool
+from fallline.compare.executors.parcel import packed
+from fallline.compare.executors.ray_cluster import connected
+from fallline.compare.executors.ray_pool import RayPool, Trainer
 from fallline.compare.executors.serial import Serial
 from fallline.compare.executors.worker import Job
 from fallline.compare.records import Arm, Spec
@@ -197,6 +199,18 @@ def test_a_job_that_does_not_load_there_is_said_once(cluster, monkeypatch):
         results(RayPool(job("blobs"), 1, cluster.address))
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_checkpoints_are_written_only_where_their_folder_is(cluster, tmp_path, shared):
+    folder = tmp_path / "run" / "checkpoints"
+    if shared:
+        folder.parent.mkdir()
+    one = replace(job("blobs"), checkpoints=folder)
+    with connected(cluster.address, None):
+        trainer = Trainer(packed(one, one.load()))
+        trainer.load()
+    assert trainer._job.checkpoints == (folder if shared else None)
+
+
 def test_a_cluster_that_is_not_there_is_said():
     with pytest.raises(ComparisonError, match="no Ray cluster at 'localhost:1'"):
         RayPool(job("blobs"), 1, "localhost:1")
@@ -212,7 +226,9 @@ def test_the_deadline_stops_a_training_that_is_running(cluster):
 #: Start a cluster of its own, train without end, and say when the second trial is done.
 DRIVER = f"""
 import sys
-from fallline.compare.executors.ray_pool import RayPool
+from fallline.compare.executors.parcel import packed
+from fallline.compare.executors.ray_cluster import connected
+from fallline.compare.executors.ray_pool import RayPool, Trainer
 from fallline.compare.records import Arm, Spec
 from fallline.compare.executors.worker import Job
 

@@ -45,7 +45,9 @@ class Trainer:
         import ray
 
         torch.set_num_threads(1)
-        self._job, self._task = unpacked(self._parcel)
+        job, self._task = unpacked(self._parcel)
+        shared = job.checkpoints is not None and job.checkpoints.parent.is_dir()
+        self._job = job if shared else replace(job, checkpoints=None)
         return ray.get_runtime_context().get_node_id()
 
     def train(self, spec: Spec) -> Trial:
@@ -113,7 +115,8 @@ class RayPool:
     on a node that lives fails it. Results are those of `Serial`; other processors may round otherwise.
 
     Arguments:
-        job: what to train. ``job.checkpoints`` must be a folder that all machines share, or None.
+        job: what to train. ``job.checkpoints`` is used on machines that have the folder it lies in: only on
+            a disk that they share does a training go on elsewhere from where it stopped.
         workers: how many trainings at a time; None for as many as the cluster has CPUs, now and later.
         address: ``"auto"``, ``"host:6379"`` or ``"ray://host:10001"`` of a cluster that runs; None to start
             one of this machine's cores, which ends with the pool. A connection that the program has
