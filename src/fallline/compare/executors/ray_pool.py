@@ -118,9 +118,9 @@ class RayPool:
         job: what to train. ``job.checkpoints`` is used on machines that have the folder it lies in: only on
             a disk that they share does a training go on elsewhere from where it stopped.
         workers: how many trainings at a time; None for as many as the cluster has CPUs, now and later.
-        address: ``"auto"``, ``"host:6379"`` or ``"ray://host:10001"`` of a cluster that runs; None to start
-            one of this machine's cores, which ends with the pool. A connection that the program has
-            made with ``ray.init`` is used as it is, and left open.
+        address: ``"auto"``, ``"host:6379"`` or ``"ray://host:10001"`` (which needs ``ray[client]``) of a
+            cluster that runs; None to start one of this machine's cores, which ends with the pool. A
+            connection that the program has made with ``ray.init`` is used as it is, and left open.
         judge: is given spec, step and validation loss after each evaluation of a tuning trial; False stops
             that trial.
 
