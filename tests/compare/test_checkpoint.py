@@ -67,10 +67,22 @@ def test_a_training_killed_at_any_step_goes_on_to_the_same_result(tmp_path, undi
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_does_go_on_and_does_not_begin_anew(folder, undisturbed):
+def test_it_does_go_on_and_does_not_begin_anew(folder):
+    models, own = [], task()
+
+    def model():
+        models.append(own.model())
+        return models[-1]
+
+    trained(folder, replace(own, model=model))
+    assert sum(each[-1].calls for each in models) == STEPS - 39
+
+
+def test_a_pruner_that_is_new_after_the_kill_hears_the_whole_curve(folder, undisturbed):
     reported = []
-    trained(folder, report=lambda step, loss: reported.append(step) or True)
-    assert reported == [step for step in undisturbed.curve.step[:-1] if step >= 39]
+    trained(folder, report=lambda *evaluation: reported.append(evaluation) or True)
+    curve = undisturbed.curve
+    assert reported == list(zip(curve.step[:-1], curve.valid_loss[:-1], strict=True))
 
 
 @pytest.mark.long

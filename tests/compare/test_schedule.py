@@ -140,6 +140,14 @@ def test_tuning_stays_closed_once_finals_exist():
     assert len({trial.spec.settings["lr"] for trial in resumed if trial.spec.stage == "final"}) == 1
 
 
+def test_a_resume_with_little_time_chooses_among_all_that_was_tuned():
+    tuned = [trial for trial in drained(Schedule(plan(8, 2), Costs(SECONDS))) if trial.spec.stage == "tune"]
+    resumed = Simulation(plan(8, 2), SECONDS, limit=17, done=tuned).run()
+    assert counts(resumed) == {(n, s): k for n in NAMES for s, k in (("tune", 8), ("final", 2))}
+    finals = {trial.spec.settings["lr"] for trial in resumed if trial.spec.stage == "final"}
+    assert finals == {min(trial.spec.settings["lr"] for trial in tuned)}
+
+
 def test_costs_learn_from_finished_trainings():
     costs = Costs({"slow": 1.0, "quick": 0.1, "other": 0.1})
     spec = Schedule(plan(), costs).next()

@@ -38,7 +38,7 @@ class Study:
             self._note(trial)
         # Finals exist only when tuning was over: more of it would change the winners.
         self.tuning_over = any(self.judged.values())
-        self.rounds = self.complete_rounds if self.tuning_over else 0
+        self.rounds = self.complete_rounds
         self.repeats = 0
 
     @property

@@ -43,8 +43,8 @@ def run_trial(
         arm: the optimizer with its fixed settings, under the name that ``spec`` has.
         spec: settings and seed.
         share: the length of the training, as a share of the task's own; above 0.
-        report: is told the step and the validation loss after each evaluation but the last; the training is
-            stopped when it returns False.
+        report: is told the step and the validation loss after each evaluation but the last, first those from
+            before a kill; the training is stopped when it returns False.
         checkpoints: a folder where a long training saves itself, and goes on from; None for no folder.
         checkpoint_seconds: from one save to the next.
 
@@ -74,12 +74,13 @@ def run_trial(
 def _trained(training: Training, report: Report | None) -> dict[str, Any]:
     """Train to the end and return the fields of the Trial that depend on how it went."""
     curve, last = training.curve, training.evaluate_at[-1]
-    for step in training.evaluate_at[len(curve.step) :]:
-        if ended := _reached(training, step):
+    restored = len(curve.step)
+    for i, step in enumerate(training.evaluate_at):
+        if i >= restored and (ended := _reached(training, step)):
             return ended
         if training.out_of_patience:
             break
-        if report and step < last and not report(step, curve.valid_loss[-1]):
+        if report and step < last and not report(step, curve.valid_loss[i]):
             return {"status": "pruned"}
     return {"status": "ok", "state_bytes": state_bytes(training.optimizer), **_result(training)}
 
