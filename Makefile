@@ -17,7 +17,7 @@ $(set_up): $(pins)
 	touch $@
 
 demo: setup
-	$(bin)/fallline compare digits --budget 60s
+	$(bin)/fallline compare digits --budget 60s --yes
 
 test: setup
 	$(bin)/python -m pytest -n 2

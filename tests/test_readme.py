@@ -24,6 +24,7 @@ PAGES = [
     "docs/results.md",
     "docs/advice.md",
     "docs/search_spaces.md",
+    "docs/which_optimizer.md",
 ]
 
 
