@@ -173,6 +173,12 @@ class Comparison:
         return [trial for trial in trials if study is None or trial.spec.study == study]
 
     @cached_property
+    def has_positive_losses(self) -> bool:
+        """Whether every loss is above zero."""
+        losses = (loss for t in self.trials for loss in (t.valid_loss, t.test_loss) if loss is not None)
+        return all(loss > 0 for loss in losses)
+
+    @cached_property
     def _by_stage(self) -> dict[tuple[str, Stage], list[Trial]]:
         """A report asks some hundred times; going through 10,000 trials each time would take a second."""
         groups: dict[tuple[str, Stage], list[Trial]] = {}

@@ -134,8 +134,7 @@ def _fullest(losses: Mapping[str, Cells]) -> set[int]:
 
 def loss_scale(comparison: Comparison) -> Scale:
     """Return "log" when every loss is positive, as cross-entropy is, "linear" otherwise."""
-    losses = (loss for t in comparison.trials for loss in (t.valid_loss, t.test_loss) if loss is not None)
-    return "log" if all(loss > 0 for loss in losses) else "linear"
+    return "log" if comparison.has_positive_losses else "linear"
 
 
 def on_scale(scale: Scale, loss: float) -> float:

@@ -1,6 +1,7 @@
 """A two-level bootstrap of studies and their seeds: intervals, and the chance of being the best."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -96,25 +97,24 @@ def _deviations(sample: Sample, contrasts: np.ndarray, draws: int, seed: int, ov
     """Return how far the means of each draw lie from the sample's, with the spread of ``contrasts``."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1; got {draws}.")
-    rng = np.random.default_rng(seed)
-    df = len(sample.sizes) - 1
-    drawn = _draw(sample, draws, rng) - sample.means()
+    weights, spreads = _draw(tuple(sample.sizes), draws, seed)
     inflation = _correction(contrasts, sample.sizes) * np.sqrt(1 + overlap * len(sample.sizes))
-    return drawn * inflation / np.sqrt(rng.chisquare(df, (draws, 1)) / df)
+    return (weights @ sample.values - sample.means()) * inflation / spreads
 
 
-def _draw(sample: Sample, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the means of two-level resamples, a row per draw.
+@lru_cache(maxsize=4)
+def _draw(sizes: tuple[int, ...], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of the cells in two-level resamples, a row per draw, and the spreads of Student's t.
 
-    A study that is drawn c times gives c n of its n seeds, so the counts of its seeds are multinomial.
+    A study that is drawn c times gives c n of its n seeds, so the counts of its seeds are multinomial. The
+    arms of one comparison have the same cells, and drawing takes most of the time.
     """
-    studies = len(sample.sizes)
+    rng, studies, df = np.random.default_rng(seed), len(sizes), len(sizes) - 1
     times = rng.multinomial(studies, np.full(studies, 1 / studies), size=draws)
     weights = [
-        rng.multinomial(times[:, i] * n, np.full(n, 1 / n)) / (n * studies)
-        for i, n in enumerate(sample.sizes)
+        rng.multinomial(times[:, i] * n, np.full(n, 1 / n)) / (n * studies) for i, n in enumerate(sizes)
     ]
-    return np.hstack(weights) @ sample.values
+    return np.hstack(weights), np.sqrt(rng.chisquare(df, (draws, 1)) / df)
 
 
 def _correction(values: np.ndarray, sizes: list[int]) -> float:
