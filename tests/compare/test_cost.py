@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from fallline import Task
 from fallline.compare.cost import core_share, interleaved, measure
-from fallline.compare.memory import PROCESS_BYTES
+from fallline.compare.memory import PROCESS_BYTES, storages
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.trial import one_thread, run_trial
 from fallline.core.registry import Entry, find, register
@@ -68,6 +71,19 @@ def test_an_optimizer_that_fails_has_no_step_cost():
 @pytest.mark.parametrize("task", ["unlucky", "impossible"])
 def test_a_task_that_raises_can_be_measured(task):
     assert measure(load(f"{SMALL}:{task}"), arms("sgd")).training_seconds("sgd") >= 0
+
+
+def test_sparse_gradients_are_measured_like_others():
+    words, labels = torch.randint(0, 1000, (64, 50)), torch.randint(0, 2, (64,))
+    layers = nn.Embedding(1000, 64, sparse=True), nn.Flatten(), nn.Linear(3200, 2)
+    task = Task(lambda: nn.Sequential(*layers), (words, labels), (words, labels), batch_size=64)
+    cost = measure(task, arms("sgd"))
+    assert cost.pass_seconds["sgd"] > 0 and cost.evaluation_seconds["sgd"] > 0
+    assert cost.memory_bytes["sgd"] > PROCESS_BYTES
+    layers[0].weight.grad = None
+    layers[0](words).sum().backward()
+    rows = 64 * 50
+    assert sorted(storages(layers[0].weight.grad).values()) == [8 * rows, 4 * 64 * rows]
 
 
 WIDE = """

@@ -181,6 +181,7 @@ def test_resuming_another_comparison_is_refused(finished, options, message):
     [
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"workers": -1}, "workers must be at least 0"),
+        ({"workers": 0, "executor": "ray"}, "leave out --executor ray"),
         ({"trials": 2.5}, "trials must be a whole number, got 2.5"),
         ({"seeds": "3"}, "seeds must be a whole number"),
         ({"optimizers": []}, "no optimizer named"),

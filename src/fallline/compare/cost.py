@@ -120,6 +120,7 @@ def _measured(training: Training, task: Task) -> _Setup:
     seconds, evaluation, needed = 0.0, 0.0, 0
     with suppress(Exception):
         needed = needed_bytes(training, task)
+    with suppress(Exception):
         seconds = _pass_seconds(training)
         evaluation = _timed(training.evaluate)
     return _Setup(seconds, evaluation, needed)

@@ -61,8 +61,9 @@ def storages(tree: Any) -> Storages:
 
 def _collect(tree: Any, found: Storages, seen: set[int]) -> None:
     if isinstance(tree, Tensor):
-        memory = tree.untyped_storage()
-        found[memory.data_ptr()] = memory.nbytes()
+        for part in [tree._indices(), tree._values()] if tree.is_sparse else [tree]:
+            memory = part.untyped_storage()
+            found[memory.data_ptr()] = memory.nbytes()
     elif isinstance(tree, np.ndarray):
         found[tree.ctypes.data] = tree.nbytes
     elif id(tree) not in seen:

@@ -51,8 +51,8 @@ class Request:
             raise ComparisonError("--resume needs the folder of the comparison to continue: add --out FOLDER")
         if self.address is not None and self.executor != "ray":
             raise ComparisonError("--address is for --executor ray; add it")
-        if self.executor == "processes" and self.workers == 0:
-            raise ComparisonError("workers=0 trains in this process; leave out --executor processes")
+        if self.executor in ("processes", "ray") and self.workers == 0:
+            raise ComparisonError(f"workers=0 trains in this process; leave out --executor {self.executor}")
 
 
 def _check_count(name: str, value: Any, least: int) -> None:
