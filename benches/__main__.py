@@ -2,7 +2,7 @@
 
 import sys
 
-from benches import around, bandwidth, overhead, startup, steps, tuning
+from benches import around, bandwidth, overhead, startup, steps, tuning, verdicts
 from benches.timing import stamp
 
 ALL = {
@@ -12,6 +12,7 @@ ALL = {
     "startup": startup.main,
     "overhead": overhead.main,
     "tuning": tuning.main,
+    "verdicts": verdicts.main,
 }
 
 if __name__ == "__main__":

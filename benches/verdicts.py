@@ -1,15 +1,18 @@
 """Is a verdict right as often as it says? Equals must tie, and planted differences be found."""
 
+from dataclasses import replace
 from itertools import product
 from math import exp, sqrt
 
 import numpy as np
 from scipy import stats
 
-from fallline.compare import compare
+from fallline.compare.executors.serial import Serial
+from fallline.compare.executors.worker import Job
 from fallline.compare.judgement.verdict import judge
+from fallline.compare.protocol.schedule import Costs, Schedule
 from fallline.compare.records import Arm, Comparison, Curve, Plan, Spec, Trial
-from fallline.tasks import from_arrays
+from fallline.tasks import Task, from_arrays
 
 #: Simulated comparisons of each kind, of so many studies and seeds.
 COMPARISONS, STUDIES, SEEDS = 200, 5, 3
@@ -100,37 +103,22 @@ def real_equals() -> float:
     return sum(ties) / len(ties)
 
 
-def _half(task, seed: int) -> Comparison:
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        return compare(
-            task,
-            ["adam"],
-            trials=4,
-            seeds=2,
-            studies=3,
-            workers=0,
-            seed=seed,
-            out=f"{folder}/run",
-            quiet=True,
-        )
+def _half(task: Task, seed: int) -> Comparison:
+    """Tune and judge Adam in 3 studies; without the pilot, which takes longer than all the trainings."""
+    plan = replace(_plan(["adam"]), trials=4, seeds=2, studies=3, seed=seed)
+    schedule = Schedule(plan, Costs({"adam": 0.0}))
+    for trial in Serial(task, Job("", plan.arms)).run(schedule.next, None):
+        schedule.finished(trial)
+    return Comparison(plan, list(schedule.done.values()))
 
 
 def _joined(first: Comparison, second: Comparison) -> Comparison:
-    """Return both as arms of one comparison, with the seeds of the first."""
-    arm = first.plan.arms["adam"]
-    renamed = [
-        Trial.from_json({**t.to_json(), "spec": {**t.to_json()["spec"], "arm": name, "seed": seed}})
-        for name, half in (("first", first), ("second", second))
-        for t, seed in _with_common_seeds(half)
+    """Return both as arms of one comparison; finals are paired by their number, since seeds differ."""
+    arm, halves = first.plan.arms["adam"], {"first": first, "second": second}
+    trials = [
+        replace(trial, spec=replace(trial.spec, arm=name, seed=2 * number + 1))
+        for name, half in halves.items()
+        for study in range(half.plan.studies)
+        for number, trial in enumerate(half.finals("adam", study))
     ]
-    plan = Plan.from_json({**first.plan.__dict__, "arms": {}})
-    return Comparison(Plan(**{**plan.__dict__, "arms": {"first": arm, "second": arm}}), renamed)
-
-
-def _with_common_seeds(half: Comparison) -> list[tuple[Trial, int]]:
-    """Number the finals of each study, since what is paired in a comparison has one seed."""
-    finals = [t for study in range(3) for t in half.finals("adam", study)]
-    numbered = [(t, 2 * (i % 2) + 1) for i, t in enumerate(finals)]
-    return [*((t, t.spec.seed) for t in half.tuning("adam")), *numbered]
+    return Comparison(replace(first.plan, arms={"first": arm, "second": arm}), trials)
