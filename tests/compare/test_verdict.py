@@ -7,7 +7,7 @@ import pytest
 
 from fallline.compare.judgement.standings import epochs_to_target, steps_to_target
 from fallline.compare.judgement.verdict import judge
-from fallline.compare.judgement.wording import excess, listing, number, size
+from fallline.compare.judgement.wording import duration, excess, listing, number, setting, size
 from fallline.compare.records import Comparison, Curve, Spec, Trial
 from synthetic import BEST_RATE, LEVEL, arm, comparison, failed, plan, trial
 
@@ -204,7 +204,11 @@ def test_a_healthy_comparison_of_tuned_optimizers_warns_of_nothing():
         (size(0), "0 B"),
         (size(60_312), "60.3 kB"),
         (size(2_000_000_000), "2.00 GB"),
+        (setting(0.9996), "0.9996"),
+        (duration(0.3), "1 s"),
         (listing(["a"]), "a"),
+        (listing(["a, x=1", "b, x=1", "a, x=2"]), "a, x=1; b, x=1; and a, x=2"),
+        (listing(["a (1 of 2, high)", "b"]), "a (1 of 2, high) and b"),
         (listing(["a", "b", "c"]), "a, b and c"),
         (listing(list("abcdefgh"), 3), "a, b and 6 others"),
     ],

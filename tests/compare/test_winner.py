@@ -15,6 +15,8 @@ from fallline.compare.records import Arm, Comparison
 from fallline.core.registry import entries
 from synthetic import comparison, finals
 
+MB = 10**6
+
 
 def test_examples_in_docstrings():
     assert doctest.testmod(winner).failed == 0
@@ -69,7 +71,7 @@ def test_nothing_is_written_where_nothing_is_known():
 def tied(**changes: dict) -> Comparison:
     """Return a comparison of equals a, b and c, whose final runs are changed by arm."""
     of = finals(np.exp(np.random.default_rng(0).normal(0, 0.1, (4, 2, 3))), target=2.0, target_name="loss 2")
-    made = [replace(t, state_bytes=100, steps_to_target=5, epochs_to_target=1.0) for t in of.trials]
+    made = [replace(t, state_bytes=100 * MB, steps_to_target=5, epochs_to_target=1.0) for t in of.trials]
     return Comparison(of.plan, [replace(t, **changes.get(t.spec.arm, {})) for t in made])
 
 
@@ -77,8 +79,12 @@ def tied(**changes: dict) -> Comparison:
     ("changes", "arm", "ground"),
     [
         ({"c": {"steps_to_target": 3}}, "c", "the fewest steps to the target (3)"),
-        ({"c": {"steps_to_target": 3}, "b": {"state_bytes": 10}}, "c", "the fewest steps to the target (3)"),
-        ({"b": {"state_bytes": 10}}, "b", "the smallest state (10 B)"),
+        (
+            {"c": {"steps_to_target": 3}, "b": {"state_bytes": 10 * MB}},
+            "c",
+            "the fewest steps to the target (3)",
+        ),
+        ({"b": {"state_bytes": 10 * MB}}, "b", "the smallest state (10.0 MB)"),
         ({"a": {"steps_to_target": None}, "b": {"steps_to_target": None}}, "c", "the fewest steps"),
     ],
 )
@@ -89,13 +95,37 @@ def test_the_first_ground_that_decides_decides(changes, arm, ground):
 
 
 def test_what_is_given_up_is_named():
-    reason = judge(tied(c={"steps_to_target": 3}, b={"state_bytes": 10})).recommendation.reason
-    assert "Given up: the smallest state (b, 10 B)" in reason
+    reason = judge(tied(c={"steps_to_target": 3}, b={"state_bytes": 10 * MB})).recommendation.reason
+    assert "Given up: the smallest state (b, 10.0 MB)" in reason
 
 
 def test_a_small_lead_decides_nothing():
-    chosen = judge(tied(c={"state_bytes": 95})).recommendation
+    chosen = judge(tied(c={"state_bytes": 95 * MB})).recommendation
     assert "the lowest validation loss" in chosen.reason
+
+
+def test_a_few_bytes_decide_nothing():
+    chosen = judge(tied(b={"state_bytes": 95 * MB})).recommendation
+    assert chosen.arm == judge(tied()).places[0].arm
+
+
+def test_a_loss_that_is_far_off_by_luck_or_not_is_not_made_good_by_a_small_state():
+    """Two seeds tell nothing apart, and so 'a' may be the best; that is no reason to take it."""
+    losses = [[[8.0, 1.0]], [[1.0, 1.3]], [[1.2, 1.0]]]
+    of = finals(np.array(losses))
+    cheap = [replace(t, state_bytes=0 if t.spec.arm == "a" else 100 * MB) for t in of.trials]
+    verdict = judge(Comparison(of.plan, cheap))
+    assert "a" in verdict.best_set
+    assert verdict.recommendation.arm != "a"
+    assert "Given up: the smallest state (a, 0 B)" in verdict.recommendation.reason
+
+
+def test_no_ground_is_both_the_reason_and_given_up():
+    """Of those that are first to the target 'c' has the smallest state, of all that may be the best 'a'."""
+    late = {"state_bytes": 0, "steps_to_target": 50}
+    reason = judge(tied(a=late, c={"state_bytes": 50 * MB})).recommendation.reason
+    assert "of the 3 that may be the best, 2 come near the fewest steps to the target, and of these" in reason
+    assert "it has the smallest state (50.0 MB). Given up: the smallest state (a, 0 B)" in reason
 
 
 def test_arms_with_different_batches_are_compared_by_the_time_of_their_steps():

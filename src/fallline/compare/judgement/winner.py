@@ -4,22 +4,22 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor, inf, log10
+from math import inf
 from typing import Any
 
 import numpy as np
 
 import fallline
 from fallline.compare.judgement.standings import Place, loss_scale, on_scale, steps_to_target
-from fallline.compare.judgement.wording import listing, number, setting, size
+from fallline.compare.judgement.wording import listing, number, rounded, setting, size
 from fallline.compare.records import Arm, Comparison
 from fallline.compare.statistics.sensitivity import response
 from fallline.core.registry import entries
 
 #: Settings of the training itself, whatever the optimizer.
 TRAINING = ("batch_size", "schedule", "warmup", "clip", "patience", "precision", "epochs", "max_steps")
-#: A lead of less than this share in time, or of so many decades, decides nothing.
-LEAD, DECADES = 0.1, 0.25
+#: A lead of less than this share, of so many decades, or of so many bytes decides nothing.
+LEAD, DECADES, BYTES = 0.1, 0.25, 10_000_000
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class _Ground:
     def ahead(self, among: Sequence[str]) -> list[str]:
         """Return those of ``among`` that nobody has a lead on; all when the cost is infinite for all."""
         least = min(self.costs[arm] for arm in among)
-        return [arm for arm in among if self.costs[arm] <= least + self.share * least + self.margin]
+        return [arm for arm in among if self.costs[arm] <= least + self.share * abs(least) + self.margin]
 
 
 def recommend(comparison: Comparison, places: Sequence[Place]) -> Recommendation | None:
     """Return what to use of the ``places`` that may be the best; None without any.
 
-    Time to the target decides, then the width of the good learning rates, then the memory of the state, then
-    the loss; each only among those that the ground before it left.
+    Time to the target decides, then a loss near the lowest, then the width of the good learning rates, then
+    the memory of the state, then the loss itself; each only among those that the ground before it left.
     """
     rivals = [p.arm for p in places if p.standing in ("best", "tie", "open")]
     if not rivals:
@@ -99,12 +99,13 @@ def _grounds(comparison: Comparison, places: Sequence[Place], rivals: list[str])
     decades = {arm: -_decades(comparison, arm) for arm in rivals}
     state = {arm: max(t.state_bytes for t in comparison.finals(arm)) for arm in rivals}
     losses = {p.arm: p.loss.mean if p.loss else inf for p in places}
-    wide = "the widest range of good learning rates"
+    wide, lowest = "the widest range of good learning rates", f"the lowest {comparison.plan.judged_by}"
     return [
         _time(comparison, rivals),
+        _Ground(lowest, losses, number, share=LEAD),
         _Ground(wide, decades, lambda cost: f"{-cost:.1f} decades", margin=DECADES),
-        _Ground("the smallest state", state, lambda cost: size(int(cost)), share=LEAD),
-        _Ground(f"the lowest {comparison.plan.judged_by}", losses, number),
+        _Ground("the smallest state", state, lambda cost: size(int(cost)), share=LEAD, margin=BYTES),
+        _Ground(lowest, losses, number),
     ]
 
 
@@ -131,21 +132,32 @@ def _decades(comparison: Comparison, arm: str) -> float:
 
 
 def _decide(rivals: list[str], grounds: list[_Ground]) -> tuple[str, str]:
-    """Return the arm that is left after as few grounds as possible, and the ground that decided."""
+    """Return the arm that is left after as few grounds as possible, and why."""
     if len(rivals) == 1:
         return rivals[0], f"it alone may have {grounds[-1].name}"
-    left, among = rivals, f"of the {len(rivals)} that may be the best"
+    left, path = rivals, [f"of the {len(rivals)} that may be the best"]
     for ground in grounds:
-        left = ground.ahead(left)
-        if len(left) == 1:
-            return left[0], f"{among} it has {ground.name} ({ground.told(ground.costs[left[0]])})"
-    return left[0], f"{among} nothing sets it apart"
+        ahead = ground.ahead(left)
+        if len(ahead) == 1:
+            return ahead[0], f"{_of(path)} it has {ground.name} ({ground.told(ground.costs[ahead[0]])})"
+        if len(ahead) < len(left):
+            path.append(f"{len(ahead)} come near {ground.name}")
+        left = ahead
+    return left[0], f"{_of(path)} nothing sets it apart"
+
+
+def _of(path: list[str]) -> str:
+    """Return who was left when the last ground decided."""
+    return path[0] if len(path) == 1 else f"{', '.join(path)}, and of these"
 
 
 def _given_up(arm: str, rivals: list[str], grounds: list[_Ground]) -> str:
     """Name the grounds on which another of the ``rivals`` is ahead."""
-    lost = [(ground, ahead) for ground in grounds if arm not in (ahead := ground.ahead(rivals))]
-    named = [f"{ground.name} ({first}, {ground.told(ground.costs[first])})" for ground, (first, *_) in lost]
+    lost = {ground.name: ground for ground in grounds if arm not in ground.ahead(rivals)}
+    named = []
+    for ground in lost.values():
+        first = min(rivals, key=lambda rival, costs=ground.costs: costs[rival])
+        named.append(f"{ground.name} ({first}, {ground.told(ground.costs[first])})")
     return f" Given up: {listing(named)}." if named else ""
 
 
@@ -192,15 +204,8 @@ def _call(function: str, settings: dict[str, Any], nest: bool = True) -> str:
     plain = {name: x for name, x in settings.items() if not nest or name not in ("beta1", "beta2")}
     if nest and (beta1, beta2) != (None, None):
         plain["betas"] = (
-            _rounded(0.9 if beta1 is None else beta1),
-            _rounded(0.999 if beta2 is None else beta2),
+            rounded(0.9 if beta1 is None else beta1),
+            rounded(0.999 if beta2 is None else beta2),
         )
-    arguments = [f"{name}={_rounded(x)!r}" for name, x in plain.items()]
+    arguments = [f"{name}={rounded(x)!r}" for name, x in plain.items()]
     return f"{function}({', '.join(['model.parameters()', *arguments])})"
-
-
-def _rounded(x: Any) -> Any:
-    """Round to 3 digits, or to 3 digits of 1 - x when that is small: 0.9991 must not become 1."""
-    if not isinstance(x, float):
-        return x
-    return round(x, 2 - floor(log10(1 - x))) if 0.9 < x < 1 else float(f"{x:.3g}")

@@ -1,7 +1,8 @@
 """Numbers and lists as a reader wants them."""
 
 from collections.abc import Sequence
-from math import isfinite
+from math import floor, isfinite, log10
+from typing import Any
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -19,9 +20,20 @@ def number(x: float) -> str:
     return f"{x:#.3g}".removesuffix(".")
 
 
-def setting(x: float) -> str:
-    """Return a hyperparameter's value briefly: 0.00316, 0.9, 10."""
-    return f"{x:.3g}" if isinstance(x, float) else str(x)
+def rounded(x: Any) -> Any:
+    """Round to 3 digits, or to 3 digits of 1 - x when that is small: 0.9991 must not become 1."""
+    if not isinstance(x, float):
+        return x
+    return round(x, 2 - floor(log10(1 - x))) if 0.9 < x < 1 else float(f"{x:.3g}")
+
+
+def setting(x: Any) -> str:
+    """Return a hyperparameter's value briefly: 0.00316, 0.9, 10.
+
+    >>> setting(0.00316228), setting(0.99964), setting("relu")
+    ('0.00316', '0.99964', 'relu')
+    """
+    return f"{rounded(x):.15g}" if isinstance(x, float) else str(x)
 
 
 def excess(ratio: float) -> str:
@@ -36,8 +48,12 @@ def excess(ratio: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as ``45 s``, ``3:20 min`` or ``2:05 h``."""
-    whole = max(0, round(seconds))
+    """Return a length of time as ``45 s``, ``3:20 min`` or ``2:05 h``; what is not over takes a second.
+
+    >>> duration(0.2), duration(0)
+    ('1 s', '0 s')
+    """
+    whole = 1 if 0 < seconds < 1 else max(0, round(seconds))
     if whole < 100:
         return f"{whole} s"
     if whole < 6000:
@@ -54,9 +70,15 @@ def size(count: int) -> str:
 
 
 def listing(items: Sequence[str], most: int = 6) -> str:
-    """Return ``items`` as prose, naming at most ``most``: 'a, b and c', 'a, b and 7 others'."""
+    """Return ``items`` as prose, naming at most ``most``: 'a, b and c', 'a, b and 7 others'.
+
+    >>> listing(["adam, activation=relu", "sgd, activation=relu", "sgd, activation=tanh"])
+    'adam, activation=relu; sgd, activation=relu; and sgd, activation=tanh'
+    """
     if len(items) > most:
         items = [*items[: most - 1], f"{len(items) - most + 1} others"]
+    if any(", " in item.partition(" (")[0] for item in items[:-1]):
+        return "; ".join([*items[:-1], f"and {items[-1]}"])
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1]))) if items else ""
 
 
