@@ -120,7 +120,7 @@ def test_a_loss_that_is_far_off_by_luck_or_not_is_not_made_good_by_a_small_state
     assert "Given up: the smallest state (a, 0 B)" in verdict.recommendation.reason
 
 
-def test_no_ground_is_both_the_reason_and_given_up():
+def test_a_ground_that_decides_among_some_is_not_told_of_all():
     """Of those that are first to the target 'c' has the smallest state, of all that may be the best 'a'."""
     late = {"state_bytes": 0, "steps_to_target": 50}
     reason = judge(tied(a=late, c={"state_bytes": 50 * MB})).recommendation.reason

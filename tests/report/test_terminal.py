@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from fallline.compare.records import Comparison
-from fallline.report.terminal import print_report
+from fallline.report.terminal import print_report, span
 from synthetic import NAMES, comparison, plan
 
 
@@ -82,5 +82,17 @@ def test_an_error_from_0_to_1_is_not_an_accuracy(whole):
 def test_without_a_target_nothing_is_said_to_have_missed_it(whole):
     aimless = [replace(t, steps_to_target=None, epochs_to_target=None) for t in whole.trials]
     text = printed(Comparison(replace(whole.plan, target=None, target_name=""), aimless))
-    assert "no target was set" in text
+    assert "steps*" not in text
+    assert "epochs*" not in text
     assert "0 of 3" not in text
+
+
+def test_without_a_metric_there_is_no_column_for_it(whole):
+    bare = [replace(t, metrics={}) for t in whole.trials]
+    heads = printed(Comparison(replace(whole.plan, metric_name=""), bare)).splitlines()[1]
+    assert heads.split() == ["#", "optimizer", "loss", "95", "%", "steps*", "vs", "best"]
+
+
+def test_an_interval_of_many_decades_is_not_told_to_three_digits():
+    assert (span(1.02e-19, 1.76e14), span(1e-3, 13.7)) == ("1e-19–2e+14", "0.001–10")
+    assert span(-1.0, -0.5) == "-1.00 to -0.500"

@@ -105,7 +105,7 @@ def curves(comparison: Comparison, table: list[Row], verdict: Verdict) -> "go.Fi
         yaxis=losses,
         meta={"epochs": {**epochs, "tickvals": None}, "steps": {**steps, "autorange": False}},
         annotations=_labels([line[-1] for line in lines if len(line) > 1], losses["range"], verdict.scale),
-        margin={"l": 8, "r": 110, "t": 12, "b": 8},
+        margin={"l": 8, "r": _room([line[-1]["name"] for line in lines]), "t": 12, "b": 8},
         showlegend=True,
         legend=LEGEND,
     )
@@ -220,6 +220,11 @@ def _labels(lines: list[dict[str, Any]], span: list[float], scale: Scale) -> lis
         {**place, "y": y, "text": line["name"], "font": {"color": line["line"]["color"], "size": 13}}
         for line, y in zip(lines, heights, strict=True)
     ]
+
+
+def _room(names: list[str]) -> int:
+    """Return the pixels for ``names`` beside a figure, 13 pixels high, up to what leaves it readable."""
+    return min(320, 24 + 8 * max(map(len, names), default=0))
 
 
 def _apart(heights: list[float], span: list[float]) -> list[float]:

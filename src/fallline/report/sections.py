@@ -12,7 +12,15 @@ from fallline.compare.statistics.pairs import Interval, Scale
 from fallline.compare.statistics.sensitivity import best_of
 from fallline.compare.statistics.survival import MedianTime
 from fallline.report.summary import Row, heading
-from fallline.report.terminal import is_share, percentage, places_text, standing_text, target_text, time_text
+from fallline.report.terminal import (
+    is_share,
+    percentage,
+    places_text,
+    span,
+    standing_text,
+    target_text,
+    time_text,
+)
 
 
 def prose(text: str) -> str:
@@ -61,13 +69,16 @@ def results(table: list[Row], comparison: Comparison) -> str:
     metric = comparison.plan.metric_name
     share = is_share(metric, table)
     heads = ["#", heading(comparison), "verdict", comparison.plan.judged_by, "P(best)"]
-    heads += [f"{metric}{' %' if share else ''}", "epochs", "steps", "µs/step", "state", "tuned settings"]
-    body = "".join(_result(row, share) for row in table)
+    heads += [f"{metric}{' %' if share else ''}"] if metric else []
+    aim = comparison.plan.target is not None
+    heads += [*(["epochs", "steps"] if aim else []), "µs/step", "state", "tuned settings"]
+    body = "".join(_result(row, share, bool(metric), aim) for row in table)
     about = (
         "Small: 95 % interval; below the place, those that are possible, all at once with 95 % confidence. "
-        "P(best): how often the mean is the lowest in a bootstrap. Epochs and steps: median to the target "
-        "with its interval, or how many runs reached it."
+        "P(best): how often the mean is the lowest in a bootstrap."
     )
+    if aim:
+        about += " Epochs and steps: median to the target with its interval, or how many runs reached it."
     return section("All results", about, _table(heads, body))
 
 
@@ -82,16 +93,15 @@ def _named(is_name: bool) -> str:
     return ' class="name"' if is_name else ""
 
 
-def _result(row: Row, share: bool) -> str:
+def _result(row: Row, share: bool, metric: bool, aim: bool) -> str:
     cells = [
         f"<td>{row.rank or '–'}<br><small>{places_text(row)}</small></td>",
         _cell(row.arm, "name"),
         f'<td><span class="mark {row.standing}">{escape(standing_text(row))}</span></td>',
         _interval(row.loss),
         _cell("" if row.p_best is None else f"{row.p_best:.2f}"),
-        _interval(row.metric, share),
-        _time(row, row.epochs),
-        _time(row, row.steps),
+        *([_interval(row.metric, share)] if metric else []),
+        *([_time(row, row.epochs), _time(row, row.steps)] if aim else []),
         _cell("" if row.step_microseconds is None else number(row.step_microseconds)),
         _cell("" if row.state_bytes is None else size(row.state_bytes)),
         _cell(", ".join(f"{name} {setting(value)}" for name, value in row.settings.items()), "settings"),
@@ -106,9 +116,9 @@ def _cell(text: str, kind: str = "") -> str:
 def _interval(interval: Interval | None, share: bool = False) -> str:
     if interval is None:
         return "<td></td>"
-    write = percentage if share else number
-    ends = " to ".join(map(write, interval.ends or ()))
-    return f"<td>{write(interval.mean)}<br><small>{ends}</small></td>"
+    mean = percentage(interval.mean) if share else number(interval.mean)
+    around = "" if interval.ends is None else span(*interval.ends, share, " to ")
+    return f"<td>{mean}<br><small>{around}</small></td>"
 
 
 def _time(row: Row, median: MedianTime | None) -> str:

@@ -4,7 +4,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from fallline.compare.judgement.verdict import Verdict, judge
-from fallline.compare.judgement.wording import number, setting, size
+from fallline.compare.judgement.wording import ends, number, setting, size
 from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval
 from fallline.compare.statistics.survival import MedianTime
@@ -36,34 +36,34 @@ def print_report(comparison: Comparison, console: "Console") -> None:
 def results_table(table: list[Row], comparison: Comparison) -> "Table":
     """Return the ranking: losses and metrics with their intervals, and the way to the target."""
     plan, share = comparison.plan, is_share(comparison.plan.metric_name, table)
+    metric = [f"{plan.metric_name}{' %' if share else ''}", "95 %"] if plan.metric_name else []
+    aim = ["steps*"] if plan.target is not None else []
     loss = plan.judged_by.replace("validation ", "")
-    grid = _grid(
-        " #", heading(comparison), loss, "95 %", f"{plan.metric_name}{' %' if share else ''}", "95 %"
-    )
-    grid.add_column("steps*", justify="right")
+    grid = _grid(" #", heading(comparison), loss, "95 %", *metric, *aim)
     grid.add_column("vs best", justify="left", no_wrap=True)
     for row in table:
-        cells = [str(row.rank or "–"), row.arm, *_interval(row.loss), *_interval(row.metric, share)]
-        grid.add_row(*map(_text, cells), _text(target_text(row, row.steps)), _standing(row))
-    aim = plan.target_name
-    grid.caption = _text(
-        f"* median to the target ({aim}), or how many arrived" if aim else "* no target was set"
-    )
+        cells = [str(row.rank or "–"), row.arm, *_interval(row.loss)]
+        cells += _interval(row.metric, share) if metric else []
+        cells += [target_text(row, row.steps)] if aim else []
+        grid.add_row(*map(_text, cells), _standing(row))
+    if aim:
+        grid.caption = _text(f"* median to the target ({plan.target_name}), or how many arrived")
     return grid
 
 
 def costs_table(table: list[Row], comparison: Comparison) -> "Table":
     """Return what each optimizer costs and how it was tuned."""
-    grid = _grid(heading(comparison), "epochs*", "µs/step", "state", "good lr", "runs", "lost")
+    aim = ["epochs*"] if comparison.plan.target is not None else []
+    grid = _grid(heading(comparison), *aim, "µs/step", "state", "good lr", "runs", "lost")
     grid.add_column("tuned settings", overflow="fold")
     for row in table:
-        epochs = target_text(row, row.epochs)
+        epochs = [target_text(row, row.epochs)] if aim else []
         step = "" if row.step_microseconds is None else number(row.step_microseconds)
         state = "" if row.state_bytes is None else size(row.state_bytes)
         good = "–" if row.response is None else f"{row.response.good.decades:.1f}"
         tuned = ", ".join(f"{name} {setting(value)}" for name, value in row.settings.items())
         runs, lost = f"{row.tuning}+{row.finals}", str(row.diverged + row.failed)
-        grid.add_row(*map(_text, (row.arm, epochs, step, state, good, runs, lost, tuned)))
+        grid.add_row(*map(_text, (row.arm, *epochs, step, state, good, runs, lost, tuned)))
     grid.caption = _text(
         "good lr: decades within 10 % of the best (– when hardly tuned); "
         "runs: tuning + fresh seeds; lost: diverged or failed"
@@ -119,8 +119,16 @@ def time_text(time: float) -> str:
 def _interval(interval: Interval | None, share: bool = False) -> list[str]:
     if interval is None:
         return ["", ""]
-    write = percentage if share else number
-    return [write(interval.mean), "–".join(map(write, interval.ends or ()))]
+    return [
+        percentage(interval.mean) if share else number(interval.mean),
+        "" if interval.ends is None else span(*interval.ends, share),
+    ]
+
+
+def span(low: float, high: float, share: bool = False, to: str = "–") -> str:
+    """Return an interval: '0.0912–0.0931', with ``share`` in per cent; negative numbers have 'to' between."""
+    both = (percentage(low), percentage(high)) if share else ends(low, high)
+    return (" to " if low < 0 else to).join(both)
 
 
 def percentage(x: float) -> str:

@@ -8,6 +8,7 @@ from statistics import mean
 from fallline.compare.judgement.cautions import Caution, cautions, searched
 from fallline.compare.judgement.standings import (
     LEVEL,
+    WORTHWHILE,
     Judged,
     Place,
     Unit,
@@ -17,7 +18,16 @@ from fallline.compare.judgement.standings import (
     steps_to_target,
 )
 from fallline.compare.judgement.winner import Recommendation, recommend
-from fallline.compare.judgement.wording import duration, excess, last_line, listing, number, plural, size
+from fallline.compare.judgement.wording import (
+    duration,
+    ends,
+    excess,
+    last_line,
+    listing,
+    number,
+    plural,
+    size,
+)
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.search.adaptation import moves
 from fallline.compare.statistics.pairs import Interval, Scale
@@ -93,12 +103,12 @@ def _interval(loss: Interval | None) -> str:
         return "unknown"
     if loss.ends is None:
         return number(loss.mean)
-    return f"{number(loss.mean)} (95 % interval {number(loss.ends[0])} to {number(loss.ends[1])})"
+    return f"{number(loss.mean)} (95 % interval {' to '.join(ends(*loss.ends))})"
 
 
 def _sentences(places: list[Place], comparison: Comparison, of: Judged) -> list[str]:
     return [
-        _ties([p for p in places if p.standing == "tie"], of.scale),
+        _ties([p for p in places if p.standing == "tie"], of),
         _open([p for p in places if p.more_seeds or p.more_studies], comparison, of),
         _beaten([p for p in places if p.standing == "beaten"], places[0], of.scale),
         _target(comparison),
@@ -114,9 +124,11 @@ def _by(place: Place, scale: Scale) -> str:
     return f"{number(place.against.difference)} higher"
 
 
-def _ties(places: list[Place], scale: Scale) -> str:
-    named = [f"{p.arm} ({_by(p, scale)})" for p in places]
-    return f"Ties with the best: {listing(named)}." if named else ""
+def _ties(places: list[Place], of: Judged) -> str:
+    named = [f"{p.arm} ({_by(p, of.scale)})" for p in places]
+    needed = plural(WORTHWHILE[of.unit], f"more {of.unit}")
+    why = f"{needed} would hardly tell them apart"
+    return f"Ties with the best ({why}): {listing(named)}." if named else ""
 
 
 def _open(places: list[Place], comparison: Comparison, of: Judged) -> str:
@@ -154,7 +166,7 @@ def _than(place: Place, best: Place) -> str:
 
 def _p(place: Place) -> str:
     adjusted = place.against.adjusted if place.against else 1.0
-    return f"= {adjusted:.1g}" if adjusted >= 1e-4 else "< 0.0001"
+    return f"= {adjusted:.2g}" if adjusted >= 1e-4 else "< 0.0001"
 
 
 def _target(comparison: Comparison) -> str:

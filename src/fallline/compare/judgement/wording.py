@@ -20,6 +20,17 @@ def number(x: float) -> str:
     return f"{x:#.3g}".removesuffix(".")
 
 
+def ends(low: float, high: float) -> tuple[str, str]:
+    """Return both ends of an interval; one that spans a factor of a thousand or more has no digits to tell.
+
+    >>> ends(0.5, 2.0), ends(1.02e-19, 1.76e14)
+    (('0.500', '2.00'), ('1e-19', '2e+14'))
+    """
+    vague = low > 0 and high >= 1000 * low
+    low_text, high_text = (f"{float(f'{x:.1g}'):g}" if vague else number(x) for x in (low, high))
+    return low_text, high_text
+
+
 def rounded(x: Any) -> Any:
     """Round to 3 digits, or to 3 digits of 1 - x when that is small: 0.9991 must not become 1."""
     if not isinstance(x, float):
