@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from fallline import Task
-from fallline.compare.cost import core_share, interleaved, measure
-from fallline.compare.memory import PROCESS_BYTES, storages
+from fallline.compare import planning
+from fallline.compare.cost import Cost, core_share, interleaved, measure
+from fallline.compare.memory import PROCESS_BYTES, free_memory, storages
 from fallline.compare.records import Arm, Spec
+from fallline.compare.request import Request
 from fallline.compare.trials.trial import one_thread, run_trial
 from fallline.core.registry import Entry, find, register
 from fallline.tasks import load
@@ -129,3 +131,59 @@ def test_memory_is_what_a_process_takes_at_its_peak(tmp_path, task, name):
     peak = 1024 * int(child.stdout)
     assert needed == pytest.approx(peak, rel=0.25)
     assert needed - PROCESS_BYTES == pytest.approx(peak - PROCESS_BYTES, rel=0.3)
+
+
+MEMINFO = "MemTotal:       24684092 kB\nMemAvailable:    4000000 kB\nHugePages_Total:       0\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 4096e6),
+        ({"memory.max": "max", "memory.current": "5", "memory.stat": "inactive_file 0"}, 4096e6),
+        ({"memory.max": "900", "memory.current": "500", "memory.stat": "anon 1\ninactive_file 300"}, 700),
+        (
+            {
+                "memory/memory.limit_in_bytes": "900",
+                "memory/memory.usage_in_bytes": "800",
+                "memory/memory.stat": "inactive_file 7\ntotal_inactive_file 100",
+            },
+            200,
+        ),
+    ],
+    ids=["machine", "no limit", "version 2", "version 1"],
+)
+def test_free_memory_is_that_of_machine_and_container(files, free, tmp_path):
+    for name, text in {
+        "proc/meminfo": MEMINFO,
+        **{f"sys/fs/cgroup/{k}": v for k, v in files.items()},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_memory(tmp_path) == free
+
+
+def test_where_the_system_does_not_say_memory_is_no_limit(tmp_path):
+    assert free_memory(tmp_path) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("free", "asked", "workers", "note"),
+    [
+        (float("inf"), None, 4, ""),
+        (10e9, None, 4, ""),
+        (5e9, None, 2, "needs about 2.0 GB and 5.0 GB are free, so there are 2 instead of 4 workers"),
+        (1e9, None, 1, "needs about 2.0 GB and 1.0 GB are free: it may not fit"),
+        (5e9, 3, 3, "it may not fit"),
+        (1e9, 0, 0, "it may not fit"),
+        (5e9, 0, 0, ""),
+    ],
+)
+def test_there_are_as_many_workers_as_fit_into_the_memory(free, asked, workers, note, monkeypatch):
+    monkeypatch.setattr(planning, "free_memory", lambda: free)
+    monkeypatch.setattr(planning, "_cores", lambda: 4)
+    cost = Cost({}, {}, {}, {}, memory_bytes={"sgd": 1_000_000_000, "adam": 2_000_000_000})
+    found, notes = planning._fitting_memory(Request("digits", workers=asked), cost)
+    assert found == workers
+    assert note in "".join(notes)
+    assert bool(note) == bool(notes)

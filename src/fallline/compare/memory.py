@@ -1,7 +1,9 @@
-"""The memory that one training needs, measured on a single step of it."""
+"""The memory that one training needs, measured on a single step of it, and how much is free."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,37 @@ from fallline.tasks.task import Task
 #: torch (218 MiB) and fallline (4), and made the first step of an optimizer, which loads Numba (125).
 PROCESS_BYTES = 350 << 20
 
+#: What a container may take, what it takes, and which of its statistics is files that make room for others,
+#: in the two versions of control groups.
+CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+
 Storages = dict[int, int]
+
+
+def free_memory(root: Path = Path("/")) -> float:
+    """Return the bytes that new processes may take, of the machine's memory and of their container's.
+
+    Infinite where the system does not say; ``root`` is where ``proc`` and ``sys`` are.
+    """
+    free = inf
+    with suppress(OSError):
+        free = 1024 * _statistics(root / "proc/meminfo")["MemAvailable:"]
+    for limit, used, reclaimed in CONTROL_GROUPS:
+        with suppress(OSError, ValueError):  # a limit may be the word "max"
+            group = root / "sys/fs/cgroup" / limit
+            taken = int((root / "sys/fs/cgroup" / used).read_text())
+            taken -= _statistics(group.with_name("memory.stat"))[reclaimed]
+            free = min(free, int(group.read_text()) - taken)
+    return free
+
+
+def _statistics(file: Path) -> dict[str, int]:
+    """Return the numbers by the words in front of them."""
+    lines = (line.split() for line in file.read_text().splitlines())
+    return {name: int(number) for name, number, *_ in lines}
 
 
 def needed_bytes(training: Training, task: Task) -> int:

@@ -5,7 +5,6 @@ import pickle
 import platform
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from time import monotonic
 from fallline.compare.cost import Cost, measure
 from fallline.compare.errors import ComparisonError
 from fallline.compare.executors.worker import Job
+from fallline.compare.memory import free_memory
 from fallline.compare.protocol import budget, settling
 from fallline.compare.protocol.schedule import FEWEST_STUDIES, Growth, makespan
 from fallline.compare.records import Arm, Comparison, Plan, Trial
@@ -27,6 +27,7 @@ from fallline.compare.storage import fingerprint
 from fallline.compare.storage.files import check_room
 from fallline.compare.storage.lock import refuse_second_driver
 from fallline.compare.storage.store import Store
+from fallline.compare.trials.rehearsal import rehearse
 from fallline.core.registry import FULL_SPACE_TRIALS, entries, find
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
@@ -93,6 +94,7 @@ def prepare(request: Request) -> Prepared:
         store.check_free()
     seconds = None if request.budget is None else budget.seconds(request.budget)
     arms = _arms(request, task, request.trials or FULL_SPACE_TRIALS, stored)
+    rehearse(task, arms)
     cost = measure(task, arms, _workers(request))
     workers, note = _fitting_memory(request, cost)
     if stored:
@@ -224,22 +226,14 @@ def _workers(request: Request) -> int:
 
 def _fitting_memory(request: Request, cost: Cost) -> tuple[int, list[str]]:
     """Return how many workers the memory allows, and a note if they are fewer than the cores, or too many."""
-    workers, largest = _workers(request), max(cost.memory_bytes.values(), default=0)
-    allowed = int(MEMORY_SHARE * free_memory() // largest) if largest else workers
-    if max(1, workers) <= allowed or request.executor == "ray":
-        return workers, []
-    needs = f"a training needs about {largest / 1e9:.1f} GB and {free_memory() / 1e9:.1f} GB are free"
-    if request.workers is not None or workers == 0 or allowed == 0:
-        return workers, [f"{needs}: it may not fit"]
-    return allowed, [f"{needs}, so there are {allowed} instead of {workers} workers"]
-
-
-def free_memory() -> float:
-    """Return the bytes that new processes may take; infinite where the system does not say."""
-    with suppress(OSError):
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024 * float(lines["MemAvailable"].split()[0])
-    return float("inf")
+    wanted, largest, free = _workers(request), max(cost.memory_bytes.values(), default=0), free_memory()
+    if max(1, wanted) * largest <= MEMORY_SHARE * free or request.executor == "ray":
+        return wanted, []
+    needs = f"a training needs about {largest / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+    allowed = int(MEMORY_SHARE * free // largest)
+    if allowed and wanted and request.workers is None:
+        return allowed, [f"{needs}, so there are {allowed} instead of {wanted} workers"]
+    return wanted if request.workers is not None else min(1, wanted), [f"{needs}: it may not fit"]
 
 
 def _caveats(task: Task, arms: Mapping[str, Arm], size: budget.Size) -> list[str]:
