@@ -189,28 +189,37 @@ def test_other_budgets_are_refused(text):
 
 @pytest.mark.parametrize("available", [7, 10, 20, 50, 100, 1000])
 def test_the_plan_that_fits_is_the_largest_that_fits(available):
-    size = budget.fitting(1.0, available, (None, None, None))
+    size = budget.fitting(in_proportion, available, (None, None, None))
     assert size.rounds <= available
     assert size.share == 1
-    larger = budget.fitting(1.0, available * 3, (None, None, None))
+    larger = budget.fitting(in_proportion, available * 3, (None, None, None))
     assert larger.trials >= size.trials
 
 
+def in_proportion(share):
+    return share
+
+
+def test_evaluations_that_do_not_become_fewer_count_when_epochs_are_cut():
+    size = budget.fitting(lambda share: 0.4 * share + 0.6, 4.5, (None, None, None))
+    assert (size.rounds, size.share) == (6, 0.37)
+
+
 def test_a_tight_budget_cuts_epochs_and_a_hopeless_one_is_refused():
-    assert budget.fitting(1.0, 3.0, (None, None, None)) == budget.Size(4, 2, 1, 0.5)
+    assert budget.fitting(in_proportion, 3.0, (None, None, None)) == budget.Size(4, 2, 1, 0.5)
     with pytest.raises(ComparisonError, match="too small; raise it or name fewer --optimizers"):
-        budget.fitting(1.0, 0.1, (None, None, None))
+        budget.fitting(in_proportion, 0.1, (None, None, None))
 
 
 def test_numbers_that_the_user_gave_are_upper_bounds():
-    assert budget.fitting(1.0, 1000, (5, 2, None)) == budget.Size(5, 2, 8)
-    assert budget.fitting(1.0, 1000, (100, 20, 1)) == budget.Size(100, 20, 1)
-    assert budget.fitting(1.0, 9, (8, 3, None)).trials <= 8
+    assert budget.fitting(in_proportion, 1000, (5, 2, None)) == budget.Size(5, 2, 8)
+    assert budget.fitting(in_proportion, 1000, (100, 20, 1)) == budget.Size(100, 20, 1)
+    assert budget.fitting(in_proportion, 9, (8, 3, None)).trials <= 8
 
 
 @pytest.mark.parametrize("available", range(12, 21))
 def test_a_budget_never_plans_a_full_space_for_few_trials(available):
-    assert budget.fitting(1.0, available, (None, None, None)).trials < 10
+    assert budget.fitting(in_proportion, available, (None, None, None)).trials < 10
 
 
 def test_every_study_tunes_anew_on_seeds_and_settings_of_its_own():

@@ -199,8 +199,11 @@ def _size(
         )
     overhead = REPORT_SECONDS + (START_SECONDS if workers else 0.0) / cost.core_share
     available = SAFETY * (request.started + seconds - overhead - monotonic())
-    one_round = rounds_seconds([cost.training_seconds(name) for name in arms], workers)
-    return budget.fitting(one_round, available, (request.trials, request.seeds, studies))
+    return budget.fitting(
+        lambda share: rounds_seconds([cost.training_seconds(name, share) for name in arms], workers),
+        available,
+        (request.trials, request.seeds, studies),
+    )
 
 
 def _growth(request: Request, plan: Plan, seconds: float | None) -> Growth:

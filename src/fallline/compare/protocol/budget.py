@@ -1,6 +1,7 @@
 """A wall-clock budget: read it, and find the largest plan that fits into it."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fallline.compare.errors import ComparisonError
@@ -16,8 +17,9 @@ LADDER = [
 ]  # fmt: skip
 #: Without a budget.
 DEFAULT_TRIALS, DEFAULT_SEEDS, DEFAULT_STUDIES = 8, 3, 3
-#: Below this share of the task's epochs a ranking says nothing about the task.
-FEWEST_EPOCHS = 0.05
+#: Shares of the task's epochs to choose from when not even the smallest plan fits; with fewer epochs a
+#: ranking says nothing about the task.
+SHARES = [percent / 100 for percent in range(99, 4, -1)]
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ def _unit(name: str) -> int | None:
     return UNITS.get(name) or (UNITS.get(name.removesuffix("s")) if len(name) > 2 else None)
 
 
-def fitting(round_seconds: float, available: float, most: tuple[int | None, ...]) -> Size:
+def fitting(round_seconds: Callable[[float], float], available: float, most: tuple[int | None, ...]) -> Size:
     """Return the largest size whose rounds fit into ``available`` seconds.
 
     Arguments:
-        round_seconds: one training of every arm, on all workers together.
+        round_seconds: of a share of a training's length: one training of every arm, on all workers together.
+            Evaluations do not become fewer in proportion.
         available: seconds that trainings may take.
         most: at most so many trials, seeds and studies; None for as many as fit.
 
@@ -73,13 +76,13 @@ def fitting(round_seconds: float, available: float, most: tuple[int | None, ...]
     largest = Size(*(limit or n for n, limit in zip(LADDER[0], most, strict=True)))
     sizes = [Size(*(min(n, limit or n) for n, limit in zip(step, most, strict=True))) for step in LADDER]
     for size in (largest, *sizes):
-        if size.rounds * round_seconds <= available:
+        if size.rounds * round_seconds(1.0) <= available:
             return size
-    smallest = sizes[-1].rounds * round_seconds
-    share = available / smallest
-    if share < FEWEST_EPOCHS:
+    rounds = sizes[-1].rounds
+    share = next((share for share in SHARES if rounds * round_seconds(share) <= available), None)
+    if share is None:
         raise ComparisonError(
-            f"the budget is about {FEWEST_EPOCHS * smallest - available:.0f} s too small; "
+            f"the budget is about {rounds * round_seconds(SHARES[-1]) - available:.0f} s too small; "
             "raise it or name fewer --optimizers"
         )
     return replace(sizes[-1], share=share)
