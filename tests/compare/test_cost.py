@@ -187,3 +187,18 @@ def test_there_are_as_many_workers_as_fit_into_the_memory(free, asked, workers, 
     assert found == workers
     assert note in "".join(notes)
     assert bool(note) == bool(notes)
+
+
+@pytest.mark.parametrize(
+    ("budget", "asked", "workers"),
+    [
+        (9.5, {}, 0),  # one process for 7 s, or two for 3
+        (11.5, {}, 2),  # one process for 9 s, or two for 5
+        (9.5, {"workers": 2}, 2),
+        (9.5, {"executor": "processes"}, 2),
+        (None, {}, 2),
+    ],
+)
+def test_a_short_budget_is_not_spent_on_starting_workers(budget, asked, workers):
+    cost = Cost({}, {}, {}, {})
+    assert planning._worth_starting(Request("digits", budget=budget, **asked), 2, cost, budget) == workers

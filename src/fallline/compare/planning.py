@@ -97,6 +97,7 @@ def prepare(request: Request) -> Prepared:
     rehearse(task, arms)
     cost = measure(task, arms, _workers(request))
     workers, note = _fitting_memory(request, cost)
+    workers = _worth_starting(request, workers, cost, seconds)
     if stored:
         refuse_another(request, stored.plan, task, arms)
         plan = resumed(request, stored.plan, workers, seconds)
@@ -197,13 +198,18 @@ def _size(
             request.seeds or budget.DEFAULT_SEEDS,
             studies or budget.DEFAULT_STUDIES,
         )
-    overhead = REPORT_SECONDS + (START_SECONDS if workers else 0.0) / cost.core_share
-    available = SAFETY * (request.started + seconds - overhead - monotonic())
+    available = SAFETY * _training_time(request, workers, cost, seconds)
     return budget.fitting(
         lambda share: rounds_seconds([cost.training_seconds(name, share) for name in arms], workers),
         available,
         (request.trials, request.seeds, studies),
     )
+
+
+def _training_time(request: Request, workers: int, cost: Cost, seconds: float) -> float:
+    """Return for how many seconds of the budget trainings can run."""
+    start = START_SECONDS / cost.core_share if workers else 0.0
+    return request.started + seconds - REPORT_SECONDS - start - monotonic()
 
 
 def _growth(request: Request, plan: Plan, seconds: float | None) -> Growth:
@@ -237,6 +243,14 @@ def _fitting_memory(request: Request, cost: Cost) -> tuple[int, list[str]]:
     if allowed and wanted and request.workers is None:
         return allowed, [f"{needs}, so there are {allowed} instead of {wanted} workers"]
     return wanted if request.workers is not None else min(1, wanted), [f"{needs}: it may not fit"]
+
+
+def _worth_starting(request: Request, workers: int, cost: Cost, seconds: float | None) -> int:
+    """Return the workers; none if in a short budget this process alone trains more than they can."""
+    if seconds is None or request.workers is not None or request.executor is not None:
+        return workers
+    alone = _training_time(request, 0, cost, seconds)
+    return workers if workers * _training_time(request, workers, cost, seconds) > alone else 0
 
 
 def _caveats(task: Task, arms: Mapping[str, Arm], size: budget.Size) -> list[str]:
