@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_pool import alive, wait_until
 
 import fallline
@@ -123,10 +125,27 @@ def test_trainings_that_raise_are_recorded_and_the_others_go_on(tmp_path):
     assert {trial.status for trial in comparison.finals("gd")} == {"ok"}, "gd makes four steps only"
 
 
-def test_a_model_that_cannot_be_made_fails_every_trial_and_ends_well(tmp_path):
-    comparison = quick(f"{SMALL}:impossible", out=tmp_path / "out")
-    assert [trial.status for trial in comparison.trials] == ["failed"] * 4
-    assert "no such layer" in comparison.trials[0].error
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"model": lambda: torch.nn.Linear(7, 3)}, "mat1 and mat2 shapes cannot be multiplied"),
+        (
+            {"loss": torch.nn.CrossEntropyLoss(reduction="none")},
+            "grad can be implicitly created only for scalar",
+        ),
+        ({"metrics": {"f1": lambda outputs, targets: "high"}}, "could not convert string to float: 'high'"),
+    ],
+)
+def test_what_nobody_can_train_is_refused_before_anything_is_written(tmp_path, changes, error):
+    task = replace(load(BLOBS), **changes)
+    with pytest.raises(ComparisonError, match=f"^task 'blobs' cannot be trained: .*{error}.*; mend it first"):
+        quick(task, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_line_of_the_users_own_file_is_named(tmp_path):
+    with pytest.raises(ComparisonError, match=r"ValueError: no such layer \(small_task.py, line \d+\)"):
+        quick(f"{SMALL}:impossible", out=tmp_path / "out")
 
 
 def test_resuming_a_finished_comparison_runs_nothing(finished):

@@ -221,6 +221,8 @@ def _growth(request: Request, plan: Plan, seconds: float | None) -> Growth:
     if seconds is None:
         return Growth()
     _, seeds, studies = budget.LADDER[0]
+    if plan.studies == 1:
+        seeds = budget.MOST_SEEDS
     return Growth(
         studies=plan.studies if request.studies or plan.folds else studies,
         seeds=plan.seeds if request.seeds else seeds,

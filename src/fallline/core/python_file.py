@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import traceback
 from pathlib import Path
+from sysconfig import get_path
 from types import ModuleType
 
 
@@ -39,8 +40,16 @@ def run(path: Path) -> ModuleType:
 
 
 def last_line(error: BaseException) -> str:
-    """Return what went wrong and where, in one line."""
+    """Return in one line what went wrong, and where in the user's own files, if it passed through any."""
     if isinstance(error, SyntaxError):  # says where itself
         return f"{type(error).__name__}: {error}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _is_own(file: str) -> bool:
+    """Say whether ``file`` is neither ours, nor of a package, nor of Python itself."""
+    path = Path(file)
+    foreign = (Path(__file__).parents[1], Path(get_path("stdlib")))
+    return path.is_file() and "site-packages" not in path.parts and not any(map(path.is_relative_to, foreign))

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import isfunction
 from pathlib import Path
 from types import ModuleType
 
@@ -49,9 +50,14 @@ def _own_function(name: str) -> tuple[str, Callable[[], Task]]:
         raise UnknownNameError(f"no task file {file!r}; name it as path/to/file.py:function")
     module = _imported(path, name)
     if not callable(getattr(module, function, None)):
-        functions = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        functions = [name for name, value in vars(module).items() if _is_made_in(module, value)]
         raise UnknownNameError(f"no function {function!r} in {file}{suggestion(function, functions)}")
     return name, getattr(module, function)
+
+
+def _is_made_in(module: ModuleType, value: object) -> bool:
+    """Say whether ``value`` is a function of the file itself, not one that it imports."""
+    return isfunction(value) and value.__module__ == module.__name__ and value.__name__[0] != "_"
 
 
 def _imported(path: Path, name: str) -> ModuleType:

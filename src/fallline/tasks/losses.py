@@ -106,6 +106,8 @@ def _check_parts(parts: dict[str, Any]) -> None:
     if not parts:
         raise TaskError("loss has no parts; give functions by name, or leave it out")
     for name, part in parts.items():
+        if not isinstance(name, str):
+            raise TaskError('loss must have names: {"fit": function, "size": (0.1, function)}')
         if len(part) != 2 or not isinstance(part[0], (int, float)) or not callable(part[1]):
             raise TaskError(f"loss {name!r} must be a function or (weight, function), got {part!r}")
 
