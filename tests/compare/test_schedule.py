@@ -6,10 +6,12 @@ from heapq import heappop, heappush
 
 import pytest
 
+from fallline.compare import planning
 from fallline.compare.errors import ComparisonError
 from fallline.compare.protocol import budget
 from fallline.compare.protocol.schedule import Costs, Growth, Schedule, makespan, shortfalls
 from fallline.compare.records import Arm, Curve, Plan, Trial
+from fallline.compare.request import Request
 
 NAMES = ["slow", "quick", "other"]
 SECONDS = {"slow": 8.0, "quick": 1.0, "other": 1.0}
@@ -112,6 +114,15 @@ def test_time_that_is_left_goes_to_more_seeds():
     assert {finals[name, "tune"] for name in NAMES} == {2}
     assert 5 <= finals["slow", "final"] == finals["quick", "final"] <= 8
     assert simulation.now <= 60
+
+
+@pytest.mark.parametrize(
+    ("studies", "asked", "growth"),
+    [(1, {}, (8, 10)), (3, {}, (8, 5)), (1, {"seeds": 4}, (8, 2)), (3, {"studies": 3}, (3, 5))],
+)
+def test_a_budget_lets_what_was_not_asked_for_grow(studies, asked, growth):
+    found = planning._growth(Request("digits", budget=60, **asked), plan(studies=studies), 60.0)
+    assert (found.studies, found.seeds) == growth
 
 
 def test_a_limit_is_used():

@@ -15,6 +15,8 @@ LADDER = [
     (32, 5, 8), (32, 5, 5), (24, 5, 5), (16, 4, 5), (16, 4, 3), (9, 4, 3), (9, 3, 3), (8, 3, 3),
     (16, 5, 1), (9, 4, 1), (9, 3, 1), (8, 3, 1), (6, 3, 1), (5, 3, 1), (4, 2, 1),
 ]  # fmt: skip
+#: Seeds in a plan of one study that time left over goes to: there each is one more repeat.
+MOST_SEEDS = 10
 #: Without a budget.
 DEFAULT_TRIALS, DEFAULT_SEEDS, DEFAULT_STUDIES = 8, 3, 3
 #: Shares of the task's epochs to choose from when not even the smallest plan fits; with fewer epochs a
