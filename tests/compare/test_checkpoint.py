@@ -14,6 +14,7 @@ import torch
 from interrupted import ARM, SPEC, task
 
 from fallline.compare.records import Arm, Spec
+from fallline.compare.trials import checkpoint
 from fallline.compare.trials.checkpoint import Checkpoint, file_name, random_state, set_random_state
 from fallline.compare.trials.trial import run_trial
 from fallline.core.registry import Entry, register
@@ -137,6 +138,12 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(folder, other):
     assert file.path.exists()
     assert file.load() is None
     assert not file.path.exists()
+
+
+def test_a_checkpoint_of_another_version_is_not_gone_on_from(folder, undisturbed, monkeypatch):
+    monkeypatch.setattr(checkpoint, "version", lambda package: "0.0")
+    assert Checkpoint(folder, task(), ARM, SPEC).load() is None
+    assert outcome(trained(folder)) == outcome(undisturbed)
 
 
 def test_every_trial_has_a_file_of_its_own():

@@ -96,7 +96,8 @@ class Store:
             return Comparison(plan, self._trials(), *measured)
         except (KeyError, TypeError, AttributeError) as error:
             raise ComparisonError(
-                f"{self.plan_file} is not a comparison's plan ({error}); choose another --out"
+                f"{self.plan_file} is not a comparison's plan as this version of fallline writes it "
+                f"({error}); choose another --out"
             ) from None
 
     def _trials(self) -> list[Trial]:
@@ -110,8 +111,8 @@ class Store:
             return Trial.from_json(self._json(text, self.results_file, line))
         except (KeyError, TypeError) as error:
             raise ComparisonError(
-                f"{self.results_file}, line {line} is not a trial ({error}); "
-                "remove the line or choose another --out"
+                f"{self.results_file}, line {line} is not a trial as this version of fallline writes it "
+                f"({error}); remove the line or choose another --out"
             ) from None
 
     def _json(self, text: str, file: Path, line: int) -> dict:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,13 @@ class Checkpoint:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a training to go on: the task, its data, the arm and the spec."""
+        """What must be the same for a training to go on: task, data, arm, spec, and who wrote the state."""
         before = random_state()  # `seeded` does not put back those of a GPU
         with seeded(0):
             codes = [fingerprint.of_task(self._task), fingerprint.of_data(self._task)]
         set_random_state(before)
-        return {**self._identity, "task": codes}
+        versions = {package: version(package) for package in ("fallline", "torch")}
+        return {**self._identity, "task": codes, "versions": versions}
 
     def _save(self, state: Callable[[], dict[str, Any]]) -> None:
         """Write the file; a full disk, or a state that has no place in a file, must not end the training."""
