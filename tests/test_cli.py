@@ -29,6 +29,19 @@ QUICK = [
     "0",
 ]
 
+STREAM = """
+import torch
+from torch.utils.data import IterableDataset
+from fallline import Task
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([(torch.ones(2), torch.ones(1))] * 9)
+
+def make_task():
+    return Task(lambda: torch.nn.Linear(2, 1), Stream(), Stream(), max_steps=7, batch_size=2)
+"""
+
 
 @pytest.fixture
 def fallline(monkeypatch, capsys):
@@ -165,6 +178,20 @@ def test_a_comparison_prints_plan_and_result(fallline, tmp_path):
     assert "results.jsonl" in err
     assert {"sgd", "adam"} <= set(out.split())
     assert max(map(len, (out + err).splitlines())) <= max(80, len(str(tmp_path)) + 40)
+
+
+def test_what_has_nothing_to_tune_is_counted_with_one_tuning_trial(fallline, tmp_path):
+    command = ["tune", f"{SMALL}:blobs", "--optimizer", "sgd", "--trials", "4", "--seeds", "2", "--dry-run"]
+    _, out, _ = fallline(*command, "--out", tmp_path / "out", "--json")
+    assert json.loads(out)["trainings"] == (4 + 2) + (1 + 2)
+
+
+def test_a_training_on_a_stream_is_told_in_steps(fallline, tmp_path):
+    (tmp_path / "stream.py").write_text(STREAM)
+    _, out, _ = fallline(
+        "compare", tmp_path / "stream.py", "--optimizers", "sgd", "--dry-run", "--out", tmp_path / "out"
+    )
+    assert "training    7 steps" in out
 
 
 def test_nothing_trained_is_exit_code_1_and_the_error_is_shown(fallline, tmp_path):

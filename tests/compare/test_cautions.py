@@ -87,7 +87,9 @@ def test_pruned_trials_are_told_and_kept_apart():
     assert caution(found, "few trials") == ""
     assert len(tuning_losses(found, "adam")[0]) == 8
     fewer = [pruned(t) if t.spec.stage == "tune" and t.spec.index > 2 else t for t in of.trials]
-    assert "fewer than 4 trials" in caution(Comparison(of.plan, fewer), "few trials")
+    assert "fewer than 4 trials:" in caution(Comparison(of.plan, fewer), "few trials")
+    stopped = Comparison(replace(of.plan, pruner="asha"), fewer)
+    assert "fewer than 4 trials that ran to the end" in caution(stopped, "few trials")
 
 
 def ranked(losses: dict[str, list[float]], arms: dict[str, Arm]) -> Comparison:

@@ -189,9 +189,14 @@ def test_levels_are_read_from_the_command_line(text, name, levels):
     assert [type(level) for level in read_levels(text)[1]] == [type(level) for level in levels]
 
 
-@pytest.mark.parametrize("text", ["", "activation", "activation=", "activation=relu", "=relu,tanh", ","])
+@pytest.mark.parametrize("text", ["", "activation", "activation=", "=relu,tanh", ","])
 def test_levels_that_are_none_are_refused(text):
     with pytest.raises(
         ComparisonError, match=r"cannot read the levels .*; write them as activation=relu,tanh"
     ):
         read_levels(text)
+
+
+def test_a_single_level_is_refused():
+    with pytest.raises(ComparisonError, match=r"activation=relu is a single level.*give two or more"):
+        read_levels("activation=relu")

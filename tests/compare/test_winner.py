@@ -128,6 +128,15 @@ def test_a_ground_that_decides_among_some_is_not_told_of_all():
     assert "it has the smallest state (50.0 MB). Given up: the smallest state (a, 0 B)" in reason
 
 
+def test_what_the_arm_is_called_by_is_not_told_twice():
+    of = comparison(["sgd, nesterov=True"])
+    trials = [
+        replace(t, spec=replace(t.spec, settings={"nesterov": True, **t.spec.settings})) for t in of.trials
+    ]
+    reason = judge(Comparison(of.plan, trials)).recommendation.reason
+    assert reason.startswith("Use sgd, nesterov=True with lr ")
+
+
 def test_arms_with_different_batches_are_compared_by_the_time_of_their_steps():
     """Steps of whole-set descent are few and long: three of 40 ms are not sooner than 92 of 1 ms."""
     of = comparison(["adam", "sgd"], noise=0.5)

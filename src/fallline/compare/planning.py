@@ -69,7 +69,8 @@ class Prepared:
     @property
     def trainings(self) -> int:
         """How many trainings the whole comparison has."""
-        return len(self.plan.arms) * (self.plan.trials + self.plan.seeds) * self.plan.studies
+        tuned = sum(self.plan.trials if arm.space else 1 for arm in self.plan.arms.values())
+        return (tuned + len(self.plan.arms) * self.plan.seeds) * self.plan.studies
 
     @property
     def seconds(self) -> float:

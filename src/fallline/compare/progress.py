@@ -8,10 +8,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from fallline.compare.judgement.wording import duration, size
+from fallline.compare.judgement.wording import duration, plural, size
 from fallline.compare.planning import Prepared
 from fallline.compare.protocol.schedule import Schedule
 from fallline.compare.records import Comparison, Plan, Trial
+from fallline.tasks.data import is_stream
 
 
 def print_plan(prepared: Prepared, console: Console) -> None:
@@ -23,7 +24,7 @@ def print_plan(prepared: Prepared, console: Console) -> None:
     rows.add_row("tuning", f"{plan.trials} trial{_s(plan.trials)} each: {_searched(plan)}")
     rows.add_row("verdict", f"the best of each again on {plan.seeds} fresh seed{_s(plan.seeds)}")
     rows.add_row("studies", _studies(prepared))
-    rows.add_row("training", f"{plan.epochs:.3g} epoch{_s(plan.epochs)}")
+    rows.add_row("training", _training(prepared))
     rows.add_row("cost", _cost(prepared))
     rows.add_row("results", Text(str(prepared.store.folder)))
     console.print(rows)
@@ -46,6 +47,14 @@ def _compared(plan: Plan) -> tuple[str, Text]:
     if all(name == arm.optimizer for name, arm in plan.arms.items()):
         return "optimizers", Text(", ".join(plan.arms))
     return "arms", Text("; ".join(plan.arms))
+
+
+def _training(prepared: Prepared) -> str:
+    """Return how long a training is; a stream has steps alone."""
+    plan, task = prepared.plan, prepared.task
+    if is_stream(task.train):
+        return plural(round(plan.share * task.total_steps), "step")
+    return f"{plan.epochs:.3g} epoch{_s(plan.epochs)}"
 
 
 def _studies(prepared: Prepared) -> str:

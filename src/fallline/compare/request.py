@@ -66,4 +66,4 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 def _check_word(name: str, value: str | None, known: Sequence[str]) -> None:
     if value is not None and value not in known:
-        raise ComparisonError(f"unknown {name} {value!r}{suggestion(value, known)}; use {', '.join(known)}")
+        raise ComparisonError(f"unknown {name} {value!r}{suggestion(value, known)}")

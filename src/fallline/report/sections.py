@@ -42,11 +42,15 @@ def verdict_section(comparison: Comparison, verdict: Verdict) -> str:
     what = "optimizers" if heading(comparison) == "optimizer" else "arms"
     return (
         f'<header><p class="task">{len(plan.arms)} {what}, {design(comparison)}, '
-        f"{plan.epochs:.3g} epochs a training</p>"
+        f"{_epochs(plan.epochs)} a training</p>"
         f"<h1>Optimizers on {escape(plan.task)}</h1>"
         f'<p class="lead">{prose(verdict.headline)}</p></header>'
         f'<ul class="findings">{findings}</ul>{_recommended(verdict)}{box}'
     )
+
+
+def _epochs(count: float) -> str:
+    return f"{count:.3g} epoch{'' if count == 1 else 's'}"
 
 
 def design(comparison: Comparison) -> str:
@@ -186,7 +190,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("Task", plan.task),
         ("Target", plan.target_name or "none"),
         ("Judged by", f"{plan.judged_by} on fresh seeds"),
-        ("Budget", f"{design(comparison)}, {plan.epochs:g} epochs a training; limit: {budget}"),
+        ("Budget", f"{design(comparison)}, {_epochs(plan.epochs)} a training; limit: {budget}"),
         *([("Folds", f"{plan.folds}; each study tests on another one")] if plan.folds else []),
         *([("Looks", f"at most {plan.looks}, each at {5 / plan.looks:.2g} %")] if plan.looks > 1 else []),
         (

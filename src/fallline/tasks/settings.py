@@ -85,9 +85,7 @@ def check_training(task: Any) -> None:
     for name, options in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
         value = getattr(task, name)
         if value not in options:
-            raise TaskError(
-                f"unknown {name} {value!r}{suggestion(str(value), options)}; use one of {options}"
-            )
+            raise TaskError(f"unknown {name} {value!r}{suggestion(str(value), options)}")
 
 
 def _check_whole(name: str, value: Any, optional: bool) -> None:

@@ -10,7 +10,15 @@ from typing import Literal
 from fallline.compare.advice.anatomy import Anatomy, Architecture, Kind
 
 About = Literal[
-    "optimizer", "learning rate", "schedule", "clipping", "weight decay", "batch size", "memory", "data"
+    "optimizer",
+    "learning rate",
+    "schedule",
+    "beta2",
+    "clipping",
+    "weight decay",
+    "batch size",
+    "memory",
+    "data",
 ]
 #: How well a piece of advice is supported: found again and again, or usually right.
 Confidence = Literal["well supported", "often right"]
@@ -145,8 +153,8 @@ RULES = (
         "Loshchilov & Hutter 2017; Defazio et al. 2023", "well supported",
     ),
     Rule(
-        "schedule", lambda it: it.steps < SHORT and not it.linear and _dense(it),
-        "search beta2 too, down to 0.9",
+        "beta2", lambda it: it.steps < SHORT and not it.linear and _dense(it),
+        "search it too, down to 0.9",
         "Adam's average of squares spans 1/(1 - 0.999) = 1000 steps, and the training has {it.steps:,}",
         "Kingma & Ba 2015", "often right",
     ),

@@ -76,9 +76,10 @@ def hardly_tuned(comparison: Comparison) -> Caution | None:
     """Warn when a ranked optimizer was tuned with so few whole trials that chance chose its settings."""
     ranked = [arm for arm in searched(comparison) if comparison.finals(arm)]
     short = [arm for arm in ranked if 0 < _whole_trials(comparison, arm) < ENOUGH_TRIALS]
-    who = "Every optimizer" if len(short) == len(comparison.plan.arms) else listing(short)
-    few = f"fewer than {ENOUGH_TRIALS} trials: chance chose the settings, and with them the ranking"
-    return _caution("few trials", short, f"{who} had {few}. Allow more time or name fewer optimizers.")
+    who = "All" if len(short) == len(comparison.plan.arms) else listing(short)
+    whole = " that ran to the end" if comparison.plan.pruner != "none" else ""
+    few = f"fewer than {ENOUGH_TRIALS} trials{whole}: chance chose the settings, and so the order"
+    return _caution("few trials", short, f"{who} had {few}. Give more trials or time, or fewer optimizers.")
 
 
 def _whole_trials(comparison: Comparison, arm: str) -> int:

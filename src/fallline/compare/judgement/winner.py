@@ -66,7 +66,11 @@ def recommend(comparison: Comparison, places: Sequence[Place]) -> Recommendation
     arm, why = _decide(rivals, grounds)
     settings = best_settings(comparison, arm)
     of = comparison.plan.arms[arm]
-    used = ", ".join(f"{name} {setting(value)}" for name, value in {**_batch(of), **settings}.items())
+    used = ", ".join(
+        f"{name} {setting(value)}"
+        for name, value in {**_batch(of), **settings}.items()
+        if f"{name}={setting(value)}" not in arm.split(", ")
+    )
     reason = f"Use {arm}{f' with {used}' if used else ''}: {why}."
     rest = f"{_given_up(arm, rivals, grounds)}{_source(comparison, arm)}"
     return Recommendation(arm, settings, reason + rest, code(of, settings))

@@ -79,8 +79,10 @@ def read_levels(text: str) -> tuple[str, list[Any]]:
     """
     name, _, levels = text.partition("=")
     words = [word.strip() for word in levels.split(",") if word.strip()]
-    if not name.strip() or len(words) < 2:
+    if not name.strip() or not words:
         raise ComparisonError(f"cannot read the levels {text!r}; write them as activation=relu,tanh")
+    if len(words) < 2:
+        raise ComparisonError(f"{text} is a single level, which is compared with nothing; give two or more")
     return name.strip(), [_value(word) for word in words]
 
 
