@@ -143,6 +143,7 @@ def _decide(rivals: list[str], grounds: list[_Ground]) -> tuple[str, str]:
     for ground in grounds:
         ahead = ground.ahead(left)
         if len(ahead) == 1:
+            path = path[:-1] if path[-1].endswith(ground.name) else path
             return ahead[0], f"{_of(path)} it has {ground.name} ({ground.told(ground.costs[ahead[0]])})"
         if len(ahead) < len(left):
             path.append(f"{len(ahead)} come near {ground.name}")

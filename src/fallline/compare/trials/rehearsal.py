@@ -27,7 +27,10 @@ def rehearse(task: Task, arms: Mapping[str, Arm]) -> None:
             if (problem := _problem(task, arm)) is None:
                 return
     if problem is not None:
-        raise ComparisonError(f"task {task.name!r} cannot be trained: {last_line(problem)}; mend it first")
+        by = next(iter(arms)) if len(arms) == 1 else "any optimizer"
+        raise ComparisonError(
+            f"task {task.name!r} cannot be trained with {by}: {last_line(problem)}; mend it first"
+        )
 
 
 def _problem(task: Task, arm: Arm) -> Exception | None:
