@@ -64,7 +64,8 @@ def compare(
         studies: how often all of that is done, on seeds of its own; 3 by default, with a budget what fits,
             and as many as a task with cross-validation has folds.
         budget: wall-clock limit such as ``"60s"``, ``"10min"`` or a number of seconds.
-        workers: processes; one for each core by default, 0 to train in this process.
+        workers: processes; one for each core by default, 0 to train in this process. A budget so short that
+            this process alone trains more than they could after their start has none by default.
         out: folder for ``results.jsonl`` and ``report.html``; ``runs/<task>-<time>`` by default.
         resume: continue the comparison in ``out``; nothing finished is run again.
         quiet: print nothing.
