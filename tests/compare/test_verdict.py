@@ -215,3 +215,11 @@ def test_a_healthy_comparison_of_tuned_optimizers_warns_of_nothing():
 )
 def test_wording(written, expected):
     assert written == expected
+
+
+def test_what_nobody_tuned_is_told_beside_what_was():
+    of = comparison(["sgd", "mine"])
+    untuned = {**of.plan.arms, "mine": replace(of.plan.arms["mine"], space={})}
+    caveats = judge(Comparison(replace(of.plan, arms=untuned), of.trials)).caveats
+    assert "Nothing was searched for mine: compared as given." in caveats
+    assert not any("compared as given" in caveat for caveat in judge(of).caveats)

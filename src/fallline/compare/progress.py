@@ -21,7 +21,7 @@ def print_plan(prepared: Prepared, console: Console) -> None:
     rows = Table.grid(padding=(0, 2))
     rows.add_row("task", Text(f"{plan.task}: {task.summary}" if task.summary else plan.task))
     rows.add_row(*_compared(plan))
-    rows.add_row("tuning", f"{plan.trials} trial{_s(plan.trials)} each: {_searched(plan)}")
+    rows.add_row("tuning", _tuning(plan))
     rows.add_row("verdict", f"the best of each again on {plan.seeds} fresh seed{_s(plan.seeds)}")
     rows.add_row("studies", _studies(prepared))
     rows.add_row("training", _training(prepared))
@@ -66,9 +66,9 @@ def _studies(prepared: Prepared) -> str:
     return f"{number}; more if time is left" if growth.studies > plan.studies else number
 
 
-def _searched(plan: Plan) -> str:
+def _tuning(plan: Plan) -> str:
     names = dict.fromkeys(name for arm in plan.arms.values() for name in arm.space)
-    return ", ".join(names) or "nothing to tune"
+    return f"{plural(plan.trials, 'trial')} each: {', '.join(names)}" if names else "nothing to tune"
 
 
 def _cost(prepared: Prepared) -> str:

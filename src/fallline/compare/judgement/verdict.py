@@ -243,9 +243,17 @@ def _caveats(of: Judged, pairs: int, comparison: Comparison) -> list[str]:
         f"Losses are {means}, over final runs on fresh seeds; tuning runs are not counted.",
         *([holm] if pairs else []),
         f"Tuned with {tuned_with(comparison)}; what was not searched stayed at its fixed value.",
+        *_untuned(comparison),
         *_moved(comparison),
         *_pruned(comparison),
     ]
+
+
+def _untuned(comparison: Comparison) -> list[str]:
+    """Tell which arms stand with settings that nobody tuned beside those that were."""
+    tuned = searched(comparison)
+    fixed = [arm for arm in comparison.plan.arms if arm not in tuned]
+    return [f"Nothing was searched for {listing(fixed)}: compared as given."] if tuned and fixed else []
 
 
 def _luck(of: Judged, comparison: Comparison) -> str:
