@@ -14,7 +14,7 @@ import torch
 from test_pool import alive, wait_until
 
 import fallline
-from fallline.compare import ComparisonError, compare
+from fallline.compare import ComparisonError, compare, planning
 from fallline.compare.storage.store import Store
 from fallline.core.errors import UnknownNameError
 from fallline.tasks import load
@@ -157,6 +157,14 @@ def test_resuming_a_finished_comparison_runs_nothing(finished):
     resumed = compare(BLOBS, out=folder, resume=True, workers=0, quiet=True)
     assert (folder / "results.jsonl").read_bytes() == before
     assert by_key(resumed) == by_key(comparison)
+
+
+def test_a_resume_tells_of_the_memory_that_is_free_now(tmp_path, monkeypatch):
+    for free, told in ((2e8, "0.2 GB are free"), (1e8, "0.1 GB are free"), (1e12, "")):
+        monkeypatch.setattr(planning, "free_memory", lambda free=free: free)
+        notes = [note for note in quick(out=tmp_path, resume=True).plan.caveats if "GB" in note]
+        assert len(notes) == bool(told)
+        assert told in "".join(notes)
 
 
 def test_fewer_seeds_than_there_are_cannot_be_resumed(finished):

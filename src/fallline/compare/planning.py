@@ -38,6 +38,8 @@ START_SECONDS, REPORT_SECONDS = 4.0, 2.5
 SAFETY = 0.85
 #: Share of the memory that is free now which trainings may take.
 MEMORY_SHARE = 0.9
+#: How a note on the memory begins.
+NEEDS = "a training needs about"
 #: Rounds over which the time of one is averaged.
 MANY = 4
 
@@ -104,7 +106,8 @@ def prepare(request: Request) -> Prepared:
         plan = resumed(request, stored.plan, workers, seconds)
     else:
         plan = _new_plan(request, task, arms, cost, workers, seconds)
-    plan = replace(plan, caveats=[*plan.caveats, *note])
+    kept = (caveat for caveat in plan.caveats if not caveat.startswith(NEEDS))  # of another day's memory
+    plan = replace(plan, caveats=[*kept, *note])
     return Prepared(
         request=request,
         task=task,
@@ -241,7 +244,7 @@ def _fitting_memory(request: Request, cost: Cost) -> tuple[int, list[str]]:
     wanted, largest, free = _workers(request), max(cost.memory_bytes.values(), default=0), free_memory()
     if max(1, wanted) * largest <= MEMORY_SHARE * free or request.executor == "ray":
         return wanted, []
-    needs = f"a training needs about {largest / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+    needs = f"{NEEDS} {largest / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
     allowed = int(MEMORY_SHARE * free // largest)
     if allowed and wanted and request.workers is None:
         return allowed, [f"{needs}, so there are {allowed} instead of {wanted} workers"]
