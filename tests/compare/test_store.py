@@ -1,5 +1,6 @@
 """The folder of results: nothing finished is lost, and damage is named."""
 
+import shutil
 import signal
 
 import pytest
@@ -87,6 +88,12 @@ def test_results_without_a_plan_are_said_to_be_that(store):
     store.plan_file.unlink()
     with pytest.raises(ComparisonError, match=r"results.jsonl without comparison.json"):
         store.check_free()
+
+
+def test_a_folder_that_is_removed_meanwhile_is_not_said_to_be_kept(store, trials):
+    shutil.rmtree(store.folder)
+    with pytest.raises(ComparisonError, match="was removed while the comparison ran; start it again"):
+        store.append(trials[0])
 
 
 def test_a_full_disk_is_told_and_leaves_no_part_of_a_trial(store, trials):

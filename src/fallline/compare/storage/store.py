@@ -73,6 +73,10 @@ class Store:
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
+        except FileNotFoundError:
+            raise ComparisonError(
+                f"{self.folder} was removed while the comparison ran; start it again"
+            ) from None
         except OSError as error:
             with suppress(OSError):
                 self._cut_torn_line()
