@@ -45,7 +45,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue the comparison 
 Seed = Annotated[int | None, typer.Option(help="Where all seeds are derived from (0).")]
 Space = Annotated[Path | None, typer.Option(help="Search spaces of your own: a TOML or Python file.")]
 Sampler = Annotated[str | None, typer.Option(help="sobol, halton, random, tpe, gp or cmaes (sobol).")]
-Pruner = Annotated[str | None, typer.Option(help="none, median, asha, hyperband or wilcoxon (none).")]
+Pruner = Annotated[str | None, typer.Option(help="none, median, asha or hyperband (none).")]
 Executor = Annotated[str | None, typer.Option(help="processes, serial or ray (processes).")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto.")]
 Storage = Annotated[str | None, typer.Option(help="Also write to this Optuna storage (for its dashboard).")]

@@ -166,26 +166,6 @@ def folds(judge, index, losses):
         finish(judge, spec(index, study, lr=0.1 * (index + 1)), "ok", [10], [loss])
 
 
-def test_wilcoxon_stops_a_configuration_that_is_beaten_on_the_same_folds():
-    judge = pruner("wilcoxon")
-    hard = [0.3, 0.9, 0.5, 0.7, 0.4]  # folds differ more than configurations do
-    folds(judge, 0, hard)
-    folds(judge, 1, [loss + 0.01 for loss in hard[:3]])
-    assert judge.report(spec(1, study=3), 10, 9.9)  # three folds: p = 1/8
-    folds(judge, 1, [loss + 0.01 for loss in hard[:4]])
-    assert not judge.report(spec(1, study=4), 10, 0.0)  # four folds: p = 1/16
-    assert judge.report(spec(0, study=5), 10, 9.9)
-
-
-def test_wilcoxon_goes_on_where_either_may_be_better_and_where_folds_differ():
-    judge = pruner("wilcoxon")
-    folds(judge, 0, [0.3, 0.9, 0.5, 0.7, 0.4])
-    folds(judge, 1, [0.31, 0.89, 0.51, 0.71, 0.39])
-    assert judge.report(spec(1, study=5), 10, 9.9)
-    folds(judge, 2, [5.0] * 7)  # no other has been trained on the last two
-    assert judge.report(spec(2, study=7), 10, 9.9)
-
-
 def test_an_unknown_pruner_is_refused_with_the_names_there_are():
     with pytest.raises(ComparisonError, match="unknown pruner 'medium'; use one of none, median, asha"):
         pruner("medium")

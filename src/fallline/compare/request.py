@@ -11,7 +11,7 @@ from fallline.core.errors import suggestion
 from fallline.tasks.task import Task
 
 SAMPLERS = ("sobol", "halton", "random", "tpe", "gp", "cmaes")
-PRUNERS = ("none", "median", "asha", "hyperband", "wilcoxon")
+PRUNERS = ("none", "median", "asha", "hyperband")
 EXECUTORS = ("processes", "serial", "ray")
 
 

@@ -75,8 +75,8 @@ def compare(
         scientific: settings of the optimizer, the training or the model whose levels are compared, such as
             ``{"activation": ["relu", "tanh"]}``; the rest is tuned anew for each.
         sampler: ``"sobol"`` (default), ``"halton"``, ``"random"``, ``"tpe"``, ``"gp"`` or ``"cmaes"``.
-        pruner: what stops poor tuning trials early: ``"none"`` (default), ``"median"``, ``"asha"``,
-            ``"hyperband"`` or ``"wilcoxon"``. What it stops depends on the order in which trials report.
+        pruner: what stops poor tuning trials early: ``"none"`` (default), ``"median"``, ``"asha"`` or
+            ``"hyperband"``. What it stops depends on the order in which trials report.
         until_settled: go on with more studies until no optimizer is left open beside the best.
         executor: ``"processes"`` (default), ``"serial"`` or ``"ray"``.
         address: of the Ray cluster, such as ``"auto"``; by default one is started on this machine.

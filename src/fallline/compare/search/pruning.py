@@ -1,10 +1,8 @@
 """Which trainings to stop early: those whose losses say that they will not be the best of their arm."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from math import isfinite
-from statistics import mean
 from typing import TYPE_CHECKING, Protocol
 
 from fallline.compare.errors import ComparisonError
@@ -37,9 +35,9 @@ def pruner(name: str) -> Pruner:
     ``"median"`` stops what is, from the fifth evaluation on, worse than the median of the trials before
     (Golovin et al. 2017). ``"asha"`` lets the better third go on after 2, 6 and 18 evaluations (Li et al.
     2020), ``"hyperband"`` does so with several such sets of evaluations at once (Li et al. 2018).
-    ``"wilcoxon"`` stops a configuration that was significantly worse than the best on the same folds, by the
-    signed-rank test (Wilcoxon 1945). ``"none"`` stops nothing. All are Optuna's. What is compared are the
-    numbers of evaluations, not steps, as a batch size that is searched changes the steps.
+    ``"none"`` stops nothing. All are Optuna's. What is compared are the numbers of evaluations, not steps, as
+    a batch size that is searched changes the steps. Optuna's ``WilcoxonPruner`` is not among them: it
+    compares configurations over several folds or seeds, and here a study trains each on one.
 
     Args:
         name: one of the names above.
@@ -126,53 +124,6 @@ class ByCurve:
         return trials[spec.index]
 
 
-class ByFold:
-    """Compare the final losses of an arm's configurations, fold by fold.
-
-    A configuration that has been trained in several studies, each of which judges on another fold, is not
-    trained to the end once more if the best on the same folds beats it in Wilcoxon's signed-rank test at
-    10 %, for which it takes four folds. The evaluations of one training could not take the folds' place:
-    their errors are those of one seed, and two equal configurations of which one was lucky all along would
-    be told apart by any four of them.
-    """
-
-    def __init__(self):
-        self._losses: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-
-    def report(self, spec: Spec, step: int, loss: float) -> bool:
-        """Return whether the training goes on, as told by the same configuration's losses on other folds."""
-        losses = self._losses[spec.arm]
-        mine = losses[_text(spec)]
-        if spec.stage != "tune" or not mine:
-            return True
-        same_folds = [
-            {fold: each[fold] for fold in mine} for each in losses.values() if mine.keys() <= each.keys()
-        ]
-        with quiet():
-            return not _beaten(mine, same_folds)
-
-    def finished(self, trial: Trial) -> None:
-        """Take note of the loss on a fold."""
-        if trial.spec.stage == "tune" and trial.valid_loss is not None:
-            self._losses[trial.spec.arm][_text(trial.spec)][trial.spec.study] = trial.valid_loss
-
-
-def _text(spec: Spec) -> str:
-    return json.dumps(spec.settings, sort_keys=True)
-
-
-def _beaten(mine: dict[int, float], others: list[dict[int, float]]) -> bool:
-    """Say whether the best of ``others`` on average is significantly better than ``mine``."""
-    import optuna
-    from optuna.trial import TrialState, create_trial
-
-    rule = optuna.pruners.WilcoxonPruner(p_threshold=0.1)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for each in others:
-        study.add_trial(create_trial(value=mean(each.values()), intermediate_values=each))
-    return rule.prune(study, create_trial(state=TrialState.RUNNING, intermediate_values=mine))
-
-
 def _median() -> "BasePruner":
     from optuna.pruners import MedianPruner
 
@@ -196,5 +147,4 @@ PRUNERS: dict[str, Callable[[], Pruner]] = {
     "median": lambda: ByCurve(_median),
     "asha": lambda: ByCurve(_asha),
     "hyperband": lambda: ByCurve(_hyperband),
-    "wilcoxon": ByFold,
 }
