@@ -127,6 +127,22 @@ def test_training_eagerly_loads_nothing_slow():
     assert not after_import(training) & set(LATE)
 
 
+def test_training_does_not_load_torchs_compiler():
+    """Torch's own optimizers load it when they are made, which takes a second."""
+    training = (
+        "import sys, torch, fallline\n"
+        "p = torch.zeros(3, requires_grad=True)\n"
+        "optimizer = fallline.AdamW([p])\n"
+        "for _ in range(2):\n"
+        "    optimizer.zero_grad()\n"
+        "    p.square().sum().backward()\n"
+        "    optimizer.step()\n"
+        "optimizer.load_state_dict(optimizer.state_dict())\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    after_import(training)
+
+
 def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 

@@ -2,8 +2,9 @@
 
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, MethodType
 from typing import Any, ClassVar, Self, TypedDict
 
 import torch
@@ -139,7 +140,7 @@ class Optimizer(torch.optim.Optimizer):
             self._check(_settled(param_group, steps))
             _refuse_unknown(type(self).__name__, param_group, set(self.defaults) | COMMON_KEYS)
             plan(self.transforms(_settled({**self.defaults, **param_group}, steps)))
-        super().add_param_group(param_group)
+        _uncompiled(super().add_param_group)(param_group)
         self._timetable.add(self.param_groups[-1], steps)
         self._dispatches = ()
 
@@ -162,8 +163,12 @@ class Optimizer(torch.optim.Optimizer):
         Differs from torch's, which matches by position alone and looks at the number of parameters alone.
         """
         self._timetable.fit(self.param_groups)
-        checkpoint.load(self, state_dict, super().load_state_dict, strict)
+        checkpoint.load(self, state_dict, _uncompiled(super().load_state_dict), strict)
         self._dispatches = ()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset all gradients to None, or to zero."""
+        _uncompiled(super().zero_grad)(set_to_none)
 
     def settings_loaded(self, own: Mapping[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
         """Return the settings of a group that had ``own`` ones after loading ``saved`` ones."""
@@ -171,7 +176,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return state and groups as torch does; groups with a schedule tell their step and its state."""
-        packed = super().state_dict()
+        packed = _uncompiled(super().state_dict)()
         self._timetable.fit(self.param_groups)
         for group, states in zip(packed["param_groups"], self._timetable.states(), strict=True):
             group.update({STATES: states} if states else {})
@@ -280,6 +285,18 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError("`fused` does not support `differentiable`; drop one of them")
         if fused and foreach:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+
+def _uncompiled(method: Any) -> Callable[..., Any]:
+    """Return a bound method of torch's without the guard that keeps it out of compiled graphs.
+
+    The guard imports ``torch._dynamo`` when it is first passed, which takes a second; as long as that is not
+    loaded, there is no graph that it could keep the method out of.
+    """
+    torchs = getattr(torch.optim.Optimizer, method.__name__)
+    if "torch._dynamo" in sys.modules or getattr(method, "__func__", None) is not torchs:
+        return method
+    return MethodType(getattr(torchs, "__wrapped__", torchs), method.__self__)
 
 
 def _settled(group: Mapping[str, Any], step: int) -> dict[str, Any]:
