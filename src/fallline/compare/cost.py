@@ -11,10 +11,10 @@ from typing import Any
 
 from torch.nn.utils import clip_grad_norm_
 
-from fallline.compare.memory import needed_bytes
+from fallline.compare.memory import needed_bytes, optimizer_bytes
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.training import Training, evaluation_steps
-from fallline.compare.trials.trial import WARM_UP, one_thread, state_bytes
+from fallline.compare.trials.trial import WARM_UP, one_thread
 from fallline.core.registry import find
 from fallline.core.space import dimension, middle
 from fallline.tasks.seeding import seeded
@@ -73,7 +73,7 @@ def measure(task: Task, arms: Mapping[str, Arm], workers: int = 1) -> Cost:
         pass_seconds={name: setup.pass_seconds for name, setup in of.items()},
         evaluation_seconds={name: setup.evaluation_seconds for name, setup in of.items()},
         steps={name: pilot.training.evaluate_at[-1] for name, pilot in pilots.items()},
-        memory_bytes={name: of[name].bytes + state_bytes(pilots[name].optimizer) for name in steps},
+        memory_bytes={name: of[name].bytes + optimizer_bytes(pilots[name].optimizer) for name in steps},
         core_share=core_share(workers),
     )
 

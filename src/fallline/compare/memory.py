@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fallline.compare.trials.training import Training
+from fallline.compare.trials.trial import state_bytes
+from fallline.core.optimizer import Optimizer
 from fallline.tasks.data import leaves, sample_count
 from fallline.tasks.evaluation import BATCH
 from fallline.tasks.task import Task
 
 #: What a worker process takes before it has a model: resident memory (VmRSS) on Linux after it has imported
-#: torch (218 MiB) and fallline (4), and made the first step of an optimizer, which loads Numba (125).
-PROCESS_BYTES = 350 << 20
+#: torch (218 MiB) and fallline (4), and made the first step of an optimizer, which loads Numba (75).
+PROCESS_BYTES = 300 << 20
+#: What torch's compiler takes, which optimizers that are not ours load when they are made.
+COMPILER_BYTES = 50 << 20
 
 #: What a container may take, what it takes, and which of its statistics is files that make room for others,
 #: in the two versions of control groups.
@@ -65,6 +69,11 @@ def needed_bytes(training: Training, task: Task) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) + _allocated_in_passes(training, device)
     return PROCESS_BYTES + sum(kept.values()) + _taken_in_passes(training, kept)
+
+
+def optimizer_bytes(optimizer: Any) -> int:
+    """Return the bytes that an optimizer takes besides those of its step."""
+    return state_bytes(optimizer) + (0 if isinstance(optimizer, Optimizer) else COMPILER_BYTES)
 
 
 def _taken_in_passes(training: Training, kept: Storages) -> int:
