@@ -19,10 +19,10 @@ from fallline.tasks.evaluation import BATCH
 from fallline.tasks.task import Task
 
 #: What a worker process takes before it has a model: resident memory (VmRSS) on Linux after it has imported
-#: torch (218 MiB) and fallline (4), and made the first step of an optimizer, which loads Numba (75).
-PROCESS_BYTES = 300 << 20
-#: What torch's compiler takes, which optimizers that are not ours load when they are made.
-COMPILER_BYTES = 50 << 20
+#: torch (218 MiB) and fallline (6), and made the first step of an optimizer, which loads Numba (57).
+PROCESS_BYTES = 281 << 20
+#: What optimizers that are not ours take more: no Numba, but torch's compiler, loaded when they are made (80).
+FOREIGN_BYTES = 23 << 20
 
 #: What a container may take, what it takes, and which of its statistics is files that make room for others,
 #: in the two versions of control groups.
@@ -60,8 +60,9 @@ def _statistics(file: Path) -> dict[str, int]:
 def needed_bytes(training: Training, task: Task) -> int:
     """Return the bytes that ``training`` of ``task`` takes at its peak, without its optimizer's state.
 
-    On a CPU: the process, the data, the parameters, and what is larger of the gradients with the tensors
-    saved for the backward pass and the widest layer of an evaluation. On a GPU: what is allocated there.
+    On a CPU: the process, the data, the parameters, and what is larger: the gradients, the tensors saved for
+    the backward pass and what its widest layer has in work, or the widest layer of an evaluation. On a GPU:
+    what is allocated there.
     """
     data = [(each.train, each.valid, each.test) for each in (task, training.task)]
     kept = storages([data, training.model.state_dict()])
@@ -73,7 +74,7 @@ def needed_bytes(training: Training, task: Task) -> int:
 
 def optimizer_bytes(optimizer: Any) -> int:
     """Return the bytes that an optimizer takes besides those of its step."""
-    return state_bytes(optimizer) + (0 if isinstance(optimizer, Optimizer) else COMPILER_BYTES)
+    return state_bytes(optimizer) + (0 if isinstance(optimizer, Optimizer) else FOREIGN_BYTES)
 
 
 def _taken_in_passes(training: Training, kept: Storages) -> int:
@@ -82,7 +83,8 @@ def _taken_in_passes(training: Training, kept: Storages) -> int:
         training.task.loss_on(training.model, batch).backward()
     passing = saved | storages([batch, [parameter.grad for parameter in training.parameters]])
     in_step = sum(size for at, size in passing.items() if at not in kept)
-    return max(in_step, max(widest, default=0) * BATCH // (sample_count(batch) or 1))
+    layer = max(widest, default=0)
+    return max(in_step + layer, layer * BATCH // (sample_count(batch) or 1))
 
 
 def _allocated_in_passes(training: Training, device: torch.device) -> int:
