@@ -12,7 +12,7 @@ from fallline.core.entry import MISSING
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.registry import Entry, entries
 from fallline.core.space import Choice, Dimension, middle
-from fallline.tasks.load import BUILT_IN
+from fallline.tasks.catalogue import BUILT_IN
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,8 @@ def print_list(console: "Console") -> None:
     """Print every optimizer that can be compared, and every built-in task."""
     ours = ((entry.name, entry.summary) for entry in entries().values())
     optimizers = _grid(*ours, ("torch.optim.Name", "torch's"), ("my_file.py:Class", "your own"))
-    tasks = _grid(*((name, "built in") for name in BUILT_IN), ("my_file.py:make_task", "your own"))
+    built_in = ((name, listed.cost, listed.summary) for name, listed in BUILT_IN.items())
+    tasks = _grid(*built_in, ("my_file.py:make_task", "", "your own"))
     console.print("[bold]optimizers[/bold]", optimizers, "\n[bold]tasks[/bold]", tasks)
 
 
@@ -129,10 +130,10 @@ def references(optimizer: type) -> str:
     return re.sub(r"\n(?!Differs)", " ", "\n".join(chosen))
 
 
-def _grid(*rows: tuple[str, str]) -> "Table":
+def _grid(*rows: tuple[str, ...]) -> "Table":
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
     for row in rows:
-        grid.add_row("  " + row[0], row[1])
+        grid.add_row("  " + row[0], *row[1:])
     return grid

@@ -29,7 +29,6 @@ def make_task() -> Task:
         batch_size=32,
         epochs=20,
         target=0.12,
-        summary="handwritten digits, 8x8 pixels, 10 classes; an MLP 64-100-10 with ReLU",
     )
 
 

@@ -1,20 +1,21 @@
 """Find a task: a built-in one by name, the user's own as ``my_file.py:make_task``."""
 
+import ast
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
-from inspect import isfunction
+from inspect import isfunction, signature
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fallline.core.errors import UnknownNameError, suggestion
 from fallline.core.python_file import last_line, run, split
+from fallline.tasks.catalogue import BUILT_IN, Listed
 from fallline.tasks.errors import TaskError
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task, default_name
 
-#: Built-in tasks: the module whose ``make_task`` returns each; imported when asked for.
-BUILT_IN = {"digits": "fallline.tasks.digits"}
 #: Every worker process makes the task anew: random data and splits must come out the same in all of them.
 DATA_SEED = 0
 
@@ -23,12 +24,13 @@ def load(name: str) -> Task:
     """Return the task called ``name``: a built-in one, or ``path/to/file.py:function``.
 
     Arguments:
-        name: a built-in task's name, or a Python file and the function in it that returns a Task;
-            the function's name may be left out when it is ``make_task``.
+        name: a built-in task's name, with arguments if it has any, as in ``"quadratic(kappa=1000)"``; or a
+            Python file and the function in it that returns a Task, whose name may be left out when it is
+            ``make_task``.
 
     Raises:
         UnknownNameError: no built-in task, file or function of that name; the nearest is suggested.
-        TaskError: the file or the function raised, or did not return a Task.
+        TaskError: the file or the function raised, or did not return a Task; an argument is not understood.
 
     Example:
         >>> load("digits").batch_size
@@ -36,10 +38,35 @@ def load(name: str) -> Task:
     """
     if ".py" in name:
         return _called(*_own_function(name))
-    if name not in BUILT_IN:
-        hint = suggestion(name, BUILT_IN)
+    short = name.partition("(")[0]
+    if short not in BUILT_IN:
+        hint = suggestion(short, BUILT_IN)
         raise UnknownNameError(f"unknown task {name!r}{hint} (your own: path/to/file.py:function)")
-    return importlib.import_module(BUILT_IN[name]).make_task()
+    task = _made(BUILT_IN[short], _arguments(name) if "(" in name else {}, name)
+    return replace(task, name=name, summary=task.summary or BUILT_IN[short].summary)
+
+
+def _made(listed: Listed, arguments: dict[str, Any], name: str) -> Task:
+    make = getattr(importlib.import_module(f"fallline.tasks.{listed.module}"), listed.maker)
+    known = signature(make).parameters
+    if unknown := next((each for each in arguments if each not in known), None):
+        raise TaskError(f"task {name!r} has no argument {unknown!r}{suggestion(unknown, known)}")
+    return make(**arguments)
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    """Return the arguments that are given with a task's name.
+
+    >>> _arguments("quadratic(kappa=1e3, noise=0)")
+    {'kappa': 1000.0, 'noise': 0}
+    """
+    try:
+        call = ast.parse(f"f({name.partition('(')[2]}", mode="eval").body
+        if isinstance(call, ast.Call) and not call.args and all(each.arg for each in call.keywords):
+            return {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    except (SyntaxError, ValueError):
+        pass
+    raise TaskError(f"task {name!r} is not understood; write it as name(argument=number)")
 
 
 def _own_function(name: str) -> tuple[str, Callable[[], Task]]:

@@ -26,6 +26,7 @@ from fallline.tasks.folds import parts
 from fallline.tasks.forward import answer, doubled, precisely
 from fallline.tasks.loading import as_tensors, loading
 from fallline.tasks.losses import Metric, WeightedSum, accuracy, as_loss, as_metrics, inferred
+from fallline.tasks.reference import Reference
 from fallline.tasks.settings import (
     PRECISIONS,
     SCHEDULES,
@@ -81,6 +82,7 @@ class Task:
         evaluation: ``(model, batches)`` to ``(loss, metrics by name)``; takes the place of loss and metrics
             in an evaluation. ``metrics`` then holds their names.
         summary: one sentence about the task.
+        reference: what another method reaches on the same data, or the best that is possible.
 
     Raises:
         TaskError: a piece that is missing, of the wrong kind or out of its range.
@@ -115,6 +117,7 @@ class Task:
     training_step: Callable[[nn.Module, Batch], Tensor] | None = None
     evaluation: Callable[[nn.Module, Iterable[Batch]], tuple[Any, dict[str, Any]]] | None = None
     summary: str = ""
+    reference: Reference | None = None
 
     def __post_init__(self):
         check_model(self.model)
@@ -187,6 +190,10 @@ class Task:
         if self.target is not None and self.target.name not in (LOSS, *self.metric_names):
             raise TaskError(
                 f"target {self.target.text!r} names no metric; there are {[LOSS, *self.metric_names]}"
+            )
+        if self.reference is not None and self.reference.name not in (LOSS, *self.metric_names):
+            raise TaskError(
+                f"reference {self.reference.text!r} names no metric; there are {[LOSS, *self.metric_names]}"
             )
 
     def _usual_metrics(self) -> dict[str, Metric]:
