@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import redirect_stdout
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from fallline.core.errors import FalllineError
 
 if TYPE_CHECKING:
     from fallline.compare.request import Request
+    from fallline.studies import Study
+    from fallline.studies.running import Wish
 
 #: The exit code of a program that Ctrl-C ended: 128 and the signal's number.
 INTERRUPTED = 130
@@ -274,9 +277,57 @@ def lr_range(
     _print_json(found.to_json()) if as_json else print(text(found))
 
 
+@app.command()
+def study(
+    name: Annotated[str | None, typer.Argument(help="A study from `fallline list`, or my_study.py.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task of yours: my_file.py:make_task.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Make all studies, into one report.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, for a first impression.")] = False,
+    budget: Budget = None,
+    workers: Workers = None,
+    out: Out = None,
+    resume: Resume = False,
+    seed: Annotated[int, typer.Option(help="Where all seeds are derived from.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a ready question by measuring: activations, batch-size, schedules, ... (`fallline list`)."""
+    from fallline.compare.protocol.budget import seconds
+    from fallline.studies import BUILT_IN, find
+    from fallline.studies.running import Wish
+
+    if (name is None) != every:
+        raise FalllineError("name one study, or say --all; `fallline list` shows them")
+    studies = [find(each) for each in (BUILT_IN if name is None else [name])]
+    wish = Wish(
+        out or Path("runs") / f"study-{(name and Path(name).stem) or 'all'}-{datetime.now():%Y%m%d-%H%M%S}",
+        task, quick, seed, workers, None if budget is None else seconds(budget), resume,
+    )  # fmt: skip
+    _study(studies, wish, as_json)
+
+
+def _study(studies: "list[Study]", wish: "Wish", as_json: bool) -> None:
+    from rich.console import Console
+
+    from fallline.compare.progress import watched
+    from fallline.report.findings import print_finding
+    from fallline.studies.running import make_all
+
+    messages = Console(stderr=True)
+    with redirect_stdout(sys.stderr):
+        findings = make_all(
+            studies,
+            wish,
+            lambda trials, schedule, total: watched(trials, schedule, total, messages),
+            lambda finding: print_finding(finding, messages if as_json else Console(file=sys.__stdout__)),
+        )
+    messages.print(f"{wish.out / 'report.html'}", style="dim", highlight=False)
+    if as_json:
+        _print_json({"findings": [finding.to_json() for finding in findings], "folder": str(wish.out)})
+
+
 @app.command("list")
 def list_() -> None:
-    """List the optimizers and tasks."""
+    """List the optimizers, tasks and studies."""
     from rich.console import Console
 
     from fallline.describe import print_list

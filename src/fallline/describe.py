@@ -12,6 +12,7 @@ from fallline.core.entry import MISSING
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.registry import Entry, entries
 from fallline.core.space import Choice, Dimension, middle
+from fallline.studies.catalogue import BUILT_IN as STUDIES
 from fallline.tasks.catalogue import BUILT_IN
 
 if TYPE_CHECKING:
@@ -23,12 +24,16 @@ REFERENCES = ("Source:", "References:", "Differs")
 
 
 def print_list(console: "Console") -> None:
-    """Print every optimizer that can be compared, and every built-in task."""
+    """Print every optimizer that can be compared, every built-in task and every study."""
     ours = ((entry.name, entry.summary) for entry in entries().values())
     optimizers = _grid(*ours, ("torch.optim.Name", "torch's"), ("my_file.py:Class", "your own"))
     built_in = ((name, listed.cost, listed.summary) for name, listed in BUILT_IN.items())
     tasks = _grid(*built_in, ("my_file.py:make_task", "", "your own"))
+    studies = _grid(
+        *((name, listed.question) for name, listed in STUDIES.items()), ("my_study.py", "your own")
+    )
     console.print("[bold]optimizers[/bold]", optimizers, "\n[bold]tasks[/bold]", tasks)
+    console.print("\n[bold]studies[/bold]", studies)
 
 
 def print_entry(entry: Entry, console: "Console") -> None:

@@ -5,12 +5,15 @@ import pickle
 import platform
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 from time import monotonic
+
+import cloudpickle
 
 from fallline.compare.cost import Cost, measure
 from fallline.compare.errors import ComparisonError
@@ -128,11 +131,16 @@ def prepare(request: Request) -> Prepared:
 
 
 def portable(named: str | Task, task: Task) -> bytes | str:
-    """Return the task as a worker process can load it: a file's function by name, any other task pickled."""
+    """Return the task as a worker process can load it: a file's function by name, any other task pickled.
+
+    What cannot be imported there, such as a lambda or a class of the user's file, is pickled with its code.
+    """
     if isinstance(named, str) and ".py" in named:
         return named
-    try:
+    with suppress(Exception):
         return pickle.dumps(task)
+    try:
+        return cloudpickle.dumps(task)
     except Exception as error:
         raise ComparisonError(
             f"task {task.name!r} cannot be sent to worker processes ({error}); "

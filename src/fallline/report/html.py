@@ -25,14 +25,17 @@ def page(comparison: Comparison) -> str:
     Example:
         >>> Path("report.html").write_text(page(comparison), encoding="utf-8")
     """
-    from plotly.offline import get_plotlyjs
-
     verdict = judge(comparison)
     table = rows(comparison, verdict)
-    title = escape(f"Optimizers on {comparison.plan.task}")
-    body = "\n".join(_body(comparison, table, verdict))
+    return document(f"Optimizers on {comparison.plan.task}", "\n".join(_body(comparison, table, verdict)))
+
+
+def document(title: str, body: str) -> str:
+    """Return a whole page of HTML around ``body``, with style, script and Plotly inside."""
+    from plotly.offline import get_plotlyjs
+
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
@@ -117,8 +120,12 @@ def _toggle(figure: str) -> str:
 
 
 def _figure(key: str, figure: "go.Figure", label: str) -> str:
-    """Return a place for the figure and its data, in which no text can end the script element."""
-    data = (figure.to_json() or "").replace("<", "\\u003c")
+    return drawn(key, figure.to_json() or "", label)
+
+
+def drawn(key: str, plot: str, label: str) -> str:
+    """Return a place for the figure and its data, JSON, in which no text can end the script element."""
+    data = plot.replace("<", "\\u003c")
     place = f'id="{key}" data-source="{key}-data" role="img" aria-label="{escape(label)}"'
     source = f'<script type="application/json" id="{key}-data">{data}</script>'
     return f'<div class="figure" {place}></div>{source}'

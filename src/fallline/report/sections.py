@@ -1,6 +1,7 @@
 """The sections of the page that are text and tables; everything a user may have written is escaped."""
 
 import re
+from collections.abc import Sequence
 from html import escape
 from math import inf
 from typing import Any
@@ -21,6 +22,9 @@ from fallline.report.terminal import (
     target_text,
     time_text,
 )
+
+#: Columns of words.
+NAMED = ("optimizer", "arm", "tuned settings", "searched", "fixed")
 
 
 def prose(text: str) -> str:
@@ -83,11 +87,11 @@ def results(table: list[Row], comparison: Comparison) -> str:
     )
     if aim:
         about += " Epochs and steps: median to the target with its interval, or how many runs reached it."
-    return section("All results", about, _table(heads, body))
+    return section("All results", about, grid(heads, body))
 
 
-def _table(heads: list[str], body: str) -> str:
-    named = ("optimizer", "arm", "tuned settings", "searched", "fixed")
+def grid(heads: list[str], body: str, named: Sequence[str] = NAMED) -> str:
+    """Return a table of HTML that scrolls where it is too wide; ``named`` heads stand on the left."""
     cells = "".join(f'<th scope="col"{_named(head in named)}>{escape(head)}</th>' for head in heads)
     rows = f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="scroll" tabindex="0"><table>{rows}</table></div>'
@@ -100,20 +104,21 @@ def _named(is_name: bool) -> str:
 def _result(row: Row, share: bool, metric: bool, aim: bool) -> str:
     cells = [
         f"<td>{row.rank or '–'}<br><small>{places_text(row)}</small></td>",
-        _cell(row.arm, "name"),
+        cell(row.arm, "name"),
         f'<td><span class="mark {row.standing}">{escape(standing_text(row))}</span></td>',
         _interval(row.loss),
-        _cell("" if row.p_best is None else f"{row.p_best:.2f}"),
+        cell("" if row.p_best is None else f"{row.p_best:.2f}"),
         *([_interval(row.metric, share)] if metric else []),
         *([_time(row, row.epochs), _time(row, row.steps)] if aim else []),
-        _cell("" if row.step_microseconds is None else number(row.step_microseconds)),
-        _cell("" if row.state_bytes is None else size(row.state_bytes)),
-        _cell(", ".join(f"{name} {setting(value)}" for name, value in row.settings.items()), "settings"),
+        cell("" if row.step_microseconds is None else number(row.step_microseconds)),
+        cell("" if row.state_bytes is None else size(row.state_bytes)),
+        cell(", ".join(f"{name} {setting(value)}" for name, value in row.settings.items()), "settings"),
     ]
     return f'<tr class="{row.standing}">{"".join(cells)}</tr>'
 
 
-def _cell(text: str, kind: str = "") -> str:
+def cell(text: str, kind: str = "") -> str:
+    """Return a cell of a table."""
     return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
@@ -142,16 +147,16 @@ def need_for_tuning(comparison: Comparison, table: list[Row], verdict: Verdict) 
     return (
         "<h3>How much tuning each needs</h3>"
         '<p class="about">Validation loss to expect from the best of so many random trials, out of those '
-        "that were run; ∞ where all of them might diverge.</p>" + _table(heads, body)
+        "that were run; ∞ where all of them might diverge.</p>" + grid(heads, body)
     )
 
 
 def _need(comparison: Comparison, row: Row, counts: list[int], scale: Scale) -> str:
     known = best_of(comparison, row.arm, counts, scale)
     good = row.response and row.response.good
-    cells = [_cell(row.arm, "name"), _cell(f"{setting(good.low)} to {setting(good.high)}" if good else "")]
-    cells.append(_cell(f"{good.decades:.1f}" if good else ""))
-    cells += [_cell("" if x is None else "∞" if x == inf else number(x)) for x in known]
+    cells = [cell(row.arm, "name"), cell(f"{setting(good.low)} to {setting(good.high)}" if good else "")]
+    cells.append(cell(f"{good.decades:.1f}" if good else ""))
+    cells += [cell("" if x is None else "∞" if x == inf else number(x)) for x in known]
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -207,11 +212,11 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
 def _spaces(comparison: Comparison) -> str:
     plan = comparison.plan
     body = "".join(
-        f"<tr>{_cell(o, 'name')}{_cell(_searched(arm.space), 'settings')}"
-        f"{_cell(_fixed(arm.fixed), 'settings')}</tr>"
+        f"<tr>{cell(o, 'name')}{cell(_searched(arm.space), 'settings')}"
+        f"{cell(_fixed(arm.fixed), 'settings')}</tr>"
         for o, arm in plan.arms.items()
     )
-    table = _table([heading(comparison), "searched", "fixed"], body)
+    table = grid([heading(comparison), "searched", "fixed"], body)
     return f"<details><summary>Search spaces</summary>{table}</details>"
 
 

@@ -1,0 +1,21 @@
+"""The studies by name: the question that each answers, and where it is written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A study as `fallline list` shows it, before anything is loaded; ``module`` has ``STUDY``."""
+
+    module: str
+    question: str
+
+
+#: Every study that comes with fallline, in the order of a report of all.
+BUILT_IN: Mapping[str, Listed] = MappingProxyType(
+    {
+        "activations": Listed("activations", "Which activation function trains best?"),
+    }
+)

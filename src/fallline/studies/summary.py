@@ -1,0 +1,145 @@
+"""A finding from a comparison: its verdict, one table, the ranking and the curves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fallline.compare.judgement.verdict import Verdict, judge
+from fallline.compare.judgement.wording import number, plural, setting
+from fallline.compare.records import Comparison, Plan
+from fallline.report import figures
+from fallline.report.finding import Figure, Finding, Table
+from fallline.report.summary import Row, rows
+from fallline.report.terminal import is_share, percentage, span, standing_text, target_text
+from fallline.studies.drawing import plot
+from fallline.studies.study import Study
+from fallline.tasks.seeding import seeded
+from fallline.tasks.task import Task, sample_count
+
+
+def found(study: Study, comparison: Comparison, task: Task, **more: Any) -> Finding:
+    """Return what ``comparison`` says as the answer to ``study``.
+
+    Arguments:
+        study: whose question is answered.
+        comparison: its verdict is the answer, unless ``answer`` is given.
+        task: what it was measured on.
+        more: fields of `Finding` in place of the usual ones; ``sentences``, ``tables`` and ``figures`` come
+            after them.
+    """
+    verdict = judge(comparison)
+    usual = {
+        "answer": verdict.headline,
+        "caveats": [*(caution.text for caution in verdict.cautions), *verdict.caveats],
+        "facts": facts(comparison.plan),
+        "scale": scale(task),
+    }
+    added = {
+        "sentences": [*verdict.sentences, *more.pop("sentences", [])],
+        "tables": [table(comparison), *more.pop("tables", [])],
+        "figures": [*pictures(comparison), *more.pop("figures", [])],
+    }
+    return Finding(study.name, study.question, **{**usual, **added, **more})
+
+
+def scale(task: Task) -> str:
+    """Return on what a finding was made: the task, the size of its model, and how long a training is."""
+    with seeded(0):
+        count = sum(parameter.numel() for parameter in task.new_model().parameters())
+    samples = sample_count(task.train)
+    data = "a stream" if samples is None else f"{samples:,} training samples"
+    return f"{task.name}: {plural(count, 'parameter')}, {data}, {plural(task.total_steps, 'step')} a training"
+
+
+def facts(plan: Plan) -> dict[str, str]:
+    """Return how a comparison was made."""
+    return {
+        "Protocol": f"{plural(plan.trials, 'trial')} of tuning for each arm and "
+        f"{plural(plan.seeds, 'fresh seed')} for the best, in each of {plural(plan.studies, 'study')}; "
+        f"{plan.sampler} sampler",
+        "Searched": "; ".join(dict.fromkeys(_searched(arm.space) for arm in plan.arms.values())) or "nothing",
+        "Machine": plan.machine,
+        "Versions": ", ".join(f"{name} {version}" for name, version in plan.versions.items()),
+        "Date": plan.started[:10],
+    }
+
+
+def _searched(space: dict[str, dict[str, Any]]) -> str:
+    ends = {name: each.get("options") or [each["low"], each["high"]] for name, each in space.items()}
+    return ", ".join(f"{name} {' to '.join(map(setting, values))}" for name, values in ends.items())
+
+
+def table(comparison: Comparison) -> Table:
+    """Return the arms from best to worst, with their loss, metric and way to the target."""
+    verdict = judge(comparison)
+    ranked, plan = rows(comparison, verdict), comparison.plan
+    share = is_share(plan.metric_name, ranked)
+    metric = [f"{plan.metric_name}{' %' if share else ''}"] if plan.metric_name else []
+    aim = ["steps*"] if plan.target is not None else []
+    return Table(
+        [
+            _heading(plan),
+            plan.judged_by.replace("validation ", ""),
+            "95 %",
+            *metric,
+            *aim,
+            "µs/step",
+            "verdict",
+            "tuned",
+        ],
+        [_row(row, plan, share) for row in ranked],
+        note=f"* median to the target ({plan.target_name}), or how many arrived" if aim else "",
+    )
+
+
+def _row(row: Row, plan: Plan, share: bool) -> list[Any]:
+    loss = (
+        [None, None]
+        if row.loss is None
+        else [number(row.loss.mean), span(*row.loss.ends) if row.loss.ends else None]
+    )
+    metric = [] if not plan.metric_name else [None if row.metric is None else _metric(row.metric.mean, share)]
+    aim = [] if plan.target is None else [target_text(row, row.steps)]
+    step = None if row.step_microseconds is None else number(row.step_microseconds)
+    settings = ", ".join(f"{name} {setting(value)}" for name, value in row.settings.items())
+    return [level(row.arm, plan), *loss, *metric, *aim, step, standing_text(row), settings]
+
+
+def _metric(value: float, share: bool) -> str:
+    return percentage(value) if share else number(value)
+
+
+def _heading(plan: Plan) -> str:
+    names = {name.partition("=")[0] for name in plan.arms}
+    return names.pop() if len(names) == 1 and all("=" in name for name in plan.arms) else "arm"
+
+
+def level(arm: str, plan: Plan) -> str:
+    """Return an arm's name as its level alone where all arms are levels of one setting.
+
+    ``"activation=relu"`` becomes ``"relu"``.
+    """
+    return arm.partition("=")[2] if _heading(plan) != "arm" and "," not in arm else arm
+
+
+def pictures(comparison: Comparison) -> list[Figure]:
+    """Return the ranking and the learning curves; nothing before there is a final result."""
+    verdict = judge(comparison)
+    ranked = rows(comparison, verdict)
+    if not any(row.loss is not None for row in ranked):
+        return []
+    return [_ranking(comparison, ranked, verdict), _curves(comparison, ranked, verdict)]
+
+
+def _ranking(comparison: Comparison, ranked: Sequence[Row], verdict: Verdict) -> Figure:
+    about = (
+        "Mean with 95 % interval, and every fresh seed as a thin bar. Blue may be the best; grey is beaten."
+    )
+    drawn = figures.ranking(comparison, list(ranked), verdict)
+    return Figure(f"Ranking by {comparison.plan.judged_by}", about, plot(drawn))
+
+
+def _curves(comparison: Comparison, ranked: Sequence[Row], verdict: Verdict) -> Figure:
+    about = (
+        "Validation loss over epochs: the median over seeds, with the range from the lowest to the highest."
+    )
+    return Figure("Learning curves", about, plot(figures.curves(comparison, list(ranked), verdict)))
