@@ -2,7 +2,8 @@
 
 import json
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -313,7 +314,7 @@ def _study(studies: "list[Study]", wish: "Wish", as_json: bool) -> None:
     from fallline.studies.running import make_all
 
     messages = Console(stderr=True)
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), _resumable(wish.out):
         findings = make_all(
             studies,
             wish,
@@ -323,6 +324,16 @@ def _study(studies: "list[Study]", wish: "Wish", as_json: bool) -> None:
     messages.print(f"{wish.out / 'report.html'}", style="dim", highlight=False)
     if as_json:
         _print_json({"findings": [finding.to_json() for finding in findings], "folder": str(wish.out)})
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Let Ctrl-C end what runs, and say how to go on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with --resume --out {folder}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command("list")

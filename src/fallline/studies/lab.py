@@ -79,6 +79,10 @@ class Lab:
             task: the lab's own unless given.
             effort: the lab's own unless given; a budget takes its place.
             share: of the budget, where a study makes several comparisons.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended it; what is done stays in the folder.
+            FalllineError: as `fallline.compare`.
         """
         size = effort or self.effort
         request = Request(
@@ -97,7 +101,10 @@ class Lab:
             studies=None if self.budget else size.studies,
         )
         prepared = prepare(request)
-        return run(prepared, lambda trials, schedule: self.watch(trials, schedule, prepared.trainings))
+        comparison = run(prepared, lambda trials, schedule: self.watch(trials, schedule, prepared.trainings))
+        if comparison.interrupted:
+            raise KeyboardInterrupt
+        return comparison
 
     def on(self, task: Task) -> "Lab":
         """Return the same lab with another task."""

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from fallline.compare.storage.files import check_room, write_whole
+from fallline.core.errors import FalllineError
 from fallline.report.finding import Finding
 from fallline.report.findings import page
 from fallline.studies.lab import Lab, Watch, unwatched
@@ -103,7 +104,7 @@ def make_all(
 ) -> list[Finding]:
     """Make ``studies`` one after the other and write ``report.html`` after each.
 
-    A study that cannot be made on the wished task is left out, and said so in the report.
+    A study that cannot be made on the wished task is named in the report with the reason.
 
     Arguments:
         studies: what to make.
@@ -124,7 +125,7 @@ def _each(studies: Iterable[Study], wish: Wish, watch: Watch) -> Iterator[Findin
     for study in studies:
         try:
             yield make(study, wish, watch)
-        except StudyError as error:
+        except FalllineError as error:
             if alone:
                 raise
             yield Finding(study.name, study.question, wish.task or study.task, f"not made: {error}")
