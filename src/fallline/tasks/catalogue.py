@@ -33,5 +33,32 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "digits": Listed(
             "digits", "scikit-learn's digits, 8x8 pixels, 10 classes; an MLP 64-100-10", "second"
         ),
+        "digits-cnn": Listed(
+            "digits_cnn", "digits with a small convolutional network with batch normalisation", "seconds"
+        ),
+        "deep-narrow": Listed(
+            "deep_narrow",
+            "digits through 30 layers of 16 units; depth, activation, initialization",
+            "seconds",
+        ),
+        "cancer-logistic": Listed(
+            "cancer_logistic", "logistic regression on breast cancer: how far above the minimum", "second"
+        ),
+        "diabetes-linear": Listed(
+            "diabetes_linear", "least squares on diabetes: how far above the minimum", "second"
+        ),
+        "quadratic": Listed(
+            "functions", "a convex bowl of condition number kappa, in 20 dimensions", "second", "quadratic"
+        ),
+        "rosenbrock": Listed(
+            "functions", "Rosenbrock's curved valley, nearly flat along its bottom", "second", "rosenbrock"
+        ),
+        "beale": Listed("functions", "Beale's plateau between steep walls", "second", "beale"),
+        "rastrigin": Listed(
+            "functions", "Rastrigin's many minima, from a basin that is not the lowest", "second", "rastrigin"
+        ),
+        "saddle": Listed(
+            "functions", "the way off a saddle point, from beside the line into it", "instant", "saddle"
+        ),
     }
 )

@@ -1,0 +1,70 @@
+"""What every built-in task on scikit-learn's data must have: the same data each time, and a training."""
+
+import doctest
+import importlib
+import pickle
+
+import pytest
+import torch
+
+from fallline.compare.records import Arm, Spec
+from fallline.compare.trials.rehearsal import rehearse
+from fallline.compare.trials.trial import one_thread, run_trial
+from fallline.tasks import BUILT_IN, load
+from fallline.tasks.data import leaves
+from fallline.tasks.task import Task
+
+NAMES = ["digits-cnn", "deep-narrow", "cancer-logistic", "diabetes-linear"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def task(request) -> Task:
+    return load(request.param)
+
+
+def tensors(task: Task) -> list[torch.Tensor]:
+    return [leaf for part in task.parts for leaf in leaves(getattr(task, part))]
+
+
+def weights(task: Task, seed: int) -> list[torch.Tensor]:
+    torch.manual_seed(seed)
+    return list(task.new_model().state_dict().values())
+
+
+def equal(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return len(some) == len(others) and all(map(torch.equal, some, others))
+
+
+def test_loading_twice_gives_the_same_task_and_leaves_random_numbers_alone(task):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    again = load(task.name)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert equal(tensors(task), tensors(again))
+    assert equal(weights(task, 1), weights(again, 1))
+    assert again.reference == task.reference
+
+
+def test_a_worker_process_receives_the_same_task(task):
+    received = pickle.loads(pickle.dumps(task))
+    assert equal(tensors(task), tensors(received))
+    assert equal(weights(task, 1), weights(received, 1))
+
+
+def test_it_can_be_trained_and_judged(task):
+    rehearse(task, {"adamw": Arm("adamw")})
+    with one_thread():
+        spec = Spec("adamw", "tune", 0, 1, {"lr": 1e-3})
+        one, two = (run_trial(task, Arm("adamw"), spec, share=0.05) for _ in "ab")
+    assert one.status == "ok", one.error
+    assert one.curve == two.curve, "the same seed gives the same training"
+    assert list(one.metrics) == task.metric_names
+    assert task.target is not None
+    assert task.summary
+
+
+@pytest.mark.parametrize("module", ["convex", *sorted({BUILT_IN[name].module for name in NAMES})])
+def test_examples(module):
+    result = doctest.testmod(importlib.import_module(f"fallline.tasks.{module}"))
+    assert result.failed == 0
+    assert result.attempted
