@@ -10,14 +10,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import init
 
-from fallline.tasks.errors import TaskError
+from fallline.studies.study import StudyError
+from fallline.tasks.seeding import seeded
 from fallline.tasks.settings import model_arguments
 from fallline.tasks.task import Task
 
 #: Activation functions that a study tries, by their usual names.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
-    "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "softplus": nn.Softplus, "identity": nn.Identity,
+    "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU,
+    "softplus": nn.Softplus, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "identity": nn.Identity,
 }  # fmt: skip
 #: What counts as an activation function of a given model; Identity does not: it is a placeholder.
 KNOWN_ACTIVATIONS = (
@@ -35,7 +36,16 @@ INITIALIZATIONS: dict[str, Callable[[Tensor], Any]] = {
     "he": partial(init.kaiming_normal_, nonlinearity="relu"),
     "orthogonal": partial(init.orthogonal_, gain=sqrt(2)),
 }
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+#: Parts that keep their initial weights: what they look up or how they normalise has no fan-in.
+KEPT = (
+    nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.BatchNorm1d, nn.BatchNorm2d,
+    nn.BatchNorm3d, nn.SyncBatchNorm,
+)  # fmt: skip
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+#: Parts that have their share of dropout as a number.
+WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase)
+#: Parts whose activation may be a function, not a module.
+WITH_ACTIVATION = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 #: The level that leaves a model as it was made.
 UNCHANGED = "default"
 
@@ -72,21 +82,21 @@ class Varied:
     @property
     def __signature__(self) -> Signature:
         own = Parameter(self.argument, Parameter.KEYWORD_ONLY, default=self.default)
-        named = (p for p in signature(self.make).parameters.values() if p.kind in _NAMED)
-        return Signature([*(p.replace(kind=Parameter.KEYWORD_ONLY) for p in named), own])
+        theirs = [p for p in signature(self.make).parameters.values() if _is_setting(p, self.argument)]
+        return Signature([*(p.replace(kind=Parameter.KEYWORD_ONLY) for p in theirs), own])
 
     @property
     def __name__(self) -> str:
         return getattr(self.make, "__name__", type(self.make).__name__)
 
 
-_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+def _is_setting(parameter: Parameter, hidden: str) -> bool:
+    named = parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return named and parameter.name != hidden
 
 
 def varied(task: Task, argument: str, change: Callable[[nn.Module, Any], nn.Module], default: Any) -> Task:
-    """Return ``task`` with a model that takes ``argument``; one that takes it already is left alone."""
-    if argument in model_arguments(task.model):
-        return task
+    """Return ``task`` with a model that takes ``argument``, instead of its own of that name."""
     return replace(task, model=Varied(task.model, argument, change, default))
 
 
@@ -94,15 +104,13 @@ def with_activations(task: Task) -> Task:
     """Return ``task`` with a model whose activation functions are the setting ``activation``.
 
     Raises:
-        TaskError: the model has no activation module, and no argument of that name.
+        StudyError: the model has no activation module, and no argument of that name.
     """
-    changed = varied(task, "activation", with_activation, UNCHANGED)
-    if changed is not task and not any(isinstance(part, KNOWN_ACTIVATIONS) for part in _new(task).modules()):
-        raise TaskError(
-            f"task {task.name!r}: its model has no activation module, such as torch.nn.ReLU, to replace; "
-            "let the function that makes the model take the argument activation"
-        )
-    return changed
+    if _activations(_new(task)):
+        return varied(task, "activation", with_activation, UNCHANGED)
+    if "activation" in model_arguments(task.model):
+        return task
+    raise StudyError(_nothing_to_change(task, "activation"))
 
 
 def with_initializations(task: Task) -> Task:
@@ -111,67 +119,103 @@ def with_initializations(task: Task) -> Task:
 
 
 def with_dropouts(task: Task) -> Task:
-    """Return ``task`` with a model whose share of dropped activations is the setting ``dropout``."""
-    return varied(task, "dropout", with_dropout, 0.0)
+    """Return ``task`` with a model whose share of dropped activations is the setting ``dropout``.
+
+    Raises:
+        StudyError: the model has neither a dropout nor an activation module, and no argument of that name.
+    """
+    if "dropout" in model_arguments(task.model):
+        return task
+    model = _new(task)
+    if _dropouts(model) or _activations(model):
+        return varied(task, "dropout", with_dropout, 0.0)
+    raise StudyError(_nothing_to_change(task, "dropout"))
 
 
-def with_activation(model: nn.Module, name: str) -> nn.Module:
-    """Return ``model`` with every activation module replaced by the one called ``name``."""
-    return model if name == UNCHANGED else _replaced(model, KNOWN_ACTIVATIONS, ACTIVATIONS[name])
-
-
-def with_initialization(model: nn.Module, name: str) -> nn.Module:
-    """Return ``model`` with weights of two dimensions or more drawn anew, and the biases beside them zero."""
-    if name == UNCHANGED:
-        return model
-    for part in model.modules():
-        for key, weight in part.named_parameters(recurse=False):
-            if weight.dim() > 1 and not isinstance(part, nn.Embedding):
-                INITIALIZATIONS[name](weight)
-            elif "bias" in key:
-                init.zeros_(weight)
-    return model
-
-
-def with_dropout(model: nn.Module, share: float) -> nn.Module:
-    """Return ``model`` with ``share`` in all its dropouts; without any, one follows each activation."""
-    own = [part for part in model.modules() if isinstance(part, DROPOUTS)]
-    for part in own:
-        part.p = share
-    return model if own else _followed(model, KNOWN_ACTIVATIONS, lambda: nn.Dropout(share))
+def _nothing_to_change(task: Task, argument: str) -> str:
+    return (
+        f"task {task.name!r}: its model has no activation module, such as torch.nn.ReLU, between its layers; "
+        f"let the function that makes it take the argument {argument}"
+    )
 
 
 def _new(task: Task) -> nn.Module:
-    from fallline.tasks.seeding import seeded
-
     with seeded(0):
         return task.new_model()
 
 
-def _replaced(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable[[], nn.Module]
-) -> nn.Module:
-    if isinstance(model, kinds):
-        return make()
-    for parent, key in _places(model, kinds):
-        setattr(parent, key, make())
+def with_activation(model: nn.Module, name: str) -> nn.Module:
+    """Return ``model`` with every activation between its layers replaced by the one called ``name``."""
+    return model if name == UNCHANGED else _each_activation(model, lambda _: ACTIVATIONS[name]())
+
+
+def with_initialization(model: nn.Module, name: str) -> nn.Module:
+    """Return ``model`` with weights of two dimensions or more drawn anew, and the biases beside them zero.
+
+    Embeddings and normalisations stay as they are.
+    """
+    if name == UNCHANGED:
+        return model
+    for part in model.modules():
+        if not isinstance(part, KEPT):
+            _initialize(part, INITIALIZATIONS[name])
     return model
 
 
-def _followed(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...], make: Callable[[], nn.Module]
-) -> nn.Module:
-    if isinstance(model, kinds):
-        return nn.Sequential(model, make())
-    for parent, key in _places(model, kinds):
-        setattr(parent, key, nn.Sequential(getattr(parent, key), make()))
-    return model
+def _initialize(part: nn.Module, fill: Callable[[Tensor], Any]) -> None:
+    for key, weight in part.named_parameters(recurse=False):
+        if "bias" in key:
+            init.zeros_(weight)
+        elif weight.dim() > 1:
+            fill(weight)
 
 
-def _places(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterable[tuple[nn.Module, str]]:
+def with_dropout(model: nn.Module, share: float) -> nn.Module:
+    """Return ``model`` with ``share`` in all its dropouts; without any, one follows each activation."""
+    own = _dropouts(model)
+    for part in own:
+        setattr(part, "dropout" if isinstance(part, WITH_DROPOUT) else "p", share)
+    return model if own else _each_activation(model, lambda old: nn.Sequential(old, nn.Dropout(share)))
+
+
+def _dropouts(model: nn.Module) -> list[nn.Module]:
+    """Return the parts that drop activations: attention always, a recurrent net between its layers."""
     return [
-        (part, key)
+        part
         for part in model.modules()
-        for key, child in part.named_children()
-        if isinstance(child, kinds)
+        if isinstance(part, (*DROPOUTS, *WITH_DROPOUT)) and getattr(part, "num_layers", 2) > 1
     ]
+
+
+def _each_activation(model: nn.Module, change: Callable[[Any], nn.Module]) -> nn.Module:
+    if isinstance(model, KNOWN_ACTIVATIONS):
+        return change(model)
+    for parent, key in _activations(model):
+        setattr(parent, key, change(getattr(parent, key)))
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            parent.activation_relu_or_gelu = 0  # torch's fast path in evaluation knows these two alone
+    return model
+
+
+def _activations(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Return where the activations between layers are: all but one that ends the whole model."""
+    if isinstance(model, KNOWN_ACTIVATIONS):
+        return [(model, "")]
+    places = (place for part in model.modules() for place in _own_activations(part))
+    return [place for place in places if place != _end(model)]
+
+
+def _own_activations(part: nn.Module) -> Iterable[tuple[nn.Module, str]]:
+    """Return the places in ``part`` itself, each even where one module is in several."""
+    found = [(part, key) for key, child in part._modules.items() if isinstance(child, KNOWN_ACTIVATIONS)]
+    is_function = isinstance(part, WITH_ACTIVATION) and not isinstance(part.activation, nn.Module)
+    return [*found, (part, "activation")] if is_function else found
+
+
+def _end(model: nn.Module) -> tuple[nn.Module, str] | None:
+    """Return the place of the last module of nested Sequentials; what it does belongs to the output."""
+    place = None
+    while isinstance(model, nn.Sequential) and len(model):
+        place = (model, next(reversed(model._modules)))
+        model = model[-1]
+    return place
