@@ -17,5 +17,8 @@ class Listed:
 BUILT_IN: Mapping[str, Listed] = MappingProxyType(
     {
         "activations": Listed("activations", "Which activation function trains best?"),
+        "algorithms": Listed(
+            "algorithms", "Which gradient-descent algorithm is best, by samples, steps and time?"
+        ),
     }
 )
