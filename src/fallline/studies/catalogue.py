@@ -20,5 +20,8 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "algorithms": Listed(
             "algorithms", "Which gradient-descent algorithm is best, by samples, steps and time?"
         ),
+        "learning-rate": Listed(
+            "learning_rate", "What does the learning rate do: too small, good, too large?"
+        ),
     }
 )
