@@ -60,5 +60,13 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "saddle": Listed(
             "functions", "the way off a saddle point, from beside the line into it", "instant", "saddle"
         ),
+        "sparse-recovery": Listed(
+            "sparse_recovery", "which 8 of 200 coefficients are not zero? for proximal methods", "second"
+        ),
+        "matrix-factorisation": Listed(
+            "matrix_factorisation",
+            "half of a 60x40 matrix of rank 4 with noise; two embeddings of 4",
+            "second",
+        ),
     }
 )
