@@ -50,7 +50,7 @@ Seed = Annotated[int | None, typer.Option(help="Where all seeds are derived from
 Space = Annotated[Path | None, typer.Option(help="Search spaces of your own: a TOML or Python file.")]
 Sampler = Annotated[str | None, typer.Option(help="sobol, halton, random, tpe, gp or cmaes (sobol).")]
 Pruner = Annotated[str | None, typer.Option(help="none, median, asha or hyperband (none).")]
-Executor = Annotated[str | None, typer.Option(help="processes, serial or ray (processes).")]
+Executor = Annotated[str | None, typer.Option(help="processes, stacked, serial or ray (processes).")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto.")]
 Storage = Annotated[str | None, typer.Option(help="Also write to this Optuna storage (for its dashboard).")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")]

@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from statistics import mean, median
 from typing import Any
 
 from torch.nn.utils import clip_grad_norm_
 
-from fallline.compare.memory import needed_bytes, optimizer_bytes
+from fallline.compare.memory import PROCESS_BYTES, needed_bytes, optimizer_bytes
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.training import Training, evaluation_steps
 from fallline.compare.trials.trial import WARM_UP, one_thread
@@ -36,7 +36,8 @@ class Cost:
 
     All of it is measured with the settings in the middle of the arm's space. ``step_microseconds`` is without
     the forward and backward pass, ``evaluation_seconds`` of one evaluation. ``memory_bytes`` is the peak of
-    one training in a process of its own. ``core_share`` is how much of a core each worker gets now.
+    one training in a process of its own. ``core_share`` is how much of a core each worker gets now,
+    and ``gain`` how many times as fast trainings are when they are stacked.
     """
 
     step_microseconds: dict[str, float]
@@ -45,6 +46,7 @@ class Cost:
     steps: dict[str, int]
     memory_bytes: dict[str, int] = field(default_factory=dict)
     core_share: float = 1.0
+    gain: float = 1.0
 
     @property
     def pass_microseconds(self) -> dict[str, float]:
@@ -54,8 +56,14 @@ class Cost:
     def training_seconds(self, arm: str, share: float = 1.0) -> float:
         """Return how long one training of ``arm``, ``share`` of the task's length, takes in a worker."""
         at = evaluation_steps(share * self.steps.get(arm, 0))
-        step = self.pass_seconds.get(arm, 0.0) + self.step_microseconds.get(arm, 0.0) / 1e6
+        passes = self.pass_seconds.get(arm, 0.0) + self.step_microseconds.get(arm, 0.0) / 1e6
+        step = passes / self.gain
         return (at[-1] * step + len(at) * self.evaluation_seconds.get(arm, 0.0)) / self.core_share
+
+    def stacked(self, width: int, gain: float) -> "Cost":
+        """Return the cost with ``width`` trainings together in each process, ``gain`` times as fast."""
+        several = {arm: n + (width - 1) * max(0, n - PROCESS_BYTES) for arm, n in self.memory_bytes.items()}
+        return replace(self, memory_bytes=several, gain=gain)
 
 
 def measure(task: Task, arms: Mapping[str, Arm], workers: int = 1) -> Cost:

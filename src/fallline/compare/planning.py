@@ -23,7 +23,7 @@ from fallline.compare.protocol import budget, settling
 from fallline.compare.protocol.schedule import FEWEST_STUDIES, Growth, makespan
 from fallline.compare.records import Arm, Comparison, Plan, Trial
 from fallline.compare.request import Request
-from fallline.compare.resuming import refuse_another, resumed
+from fallline.compare.resuming import refuse_another, resumed, stacks
 from fallline.compare.search.arms import arms_of
 from fallline.compare.search.sampling import sampler
 from fallline.compare.storage import fingerprint
@@ -31,6 +31,7 @@ from fallline.compare.storage.files import check_room
 from fallline.compare.storage.lock import refuse_second_driver
 from fallline.compare.storage.store import Store
 from fallline.compare.trials.rehearsal import rehearse
+from fallline.compare.trials.stacking import Gain, stacking_gain
 from fallline.core.registry import FULL_SPACE_TRIALS, entries, find
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
@@ -102,6 +103,8 @@ def prepare(request: Request) -> Prepared:
     arms = _arms(request, task, request.trials or FULL_SPACE_TRIALS, stored)
     rehearse(task, arms)
     cost = measure(task, arms, _workers(request))
+    stack = _stack(request, task, arms, stored.plan if stored else None)
+    cost = cost.stacked(stack.width, stack.factor)
     workers, note = _fitting_memory(request, cost)
     workers = _worth_starting(request, workers, cost, seconds)
     if stored:
@@ -119,6 +122,7 @@ def prepare(request: Request) -> Prepared:
             plan.arms,
             share=plan.share,
             checkpoints=store.checkpoints.absolute(),
+            stack=stack.width if plan.stacked else None,
         ),
         plan=plan,
         cost=cost,
@@ -186,6 +190,7 @@ def _new_plan(
         judged_by="validation loss" if task.test is None and task.cv is None else "test loss",
         sampler=sampling,
         pruner=request.pruner or "none",
+        stacked=request.executor == "stacked",
         lag=max(0, ceil(workers / len(arms)) - 1) if sampler(sampling).adaptive else 0,
         workers=workers,
         budget_seconds=seconds,
@@ -239,6 +244,16 @@ def _growth(request: Request, plan: Plan, seconds: float | None) -> Growth:
         studies=plan.studies if request.studies or plan.folds else studies,
         seeds=plan.seeds if request.seeds else seeds,
     )
+
+
+def _stack(request: Request, task: Task, arms: Mapping[str, Arm], stored: Plan | None) -> Gain:
+    """Return how many trainings are made together; one at a time unless stacks are asked for."""
+    if not stacks(request, stored):
+        return Gain()
+    gain = stacking_gain(task, arms)
+    if gain.problem:
+        raise ComparisonError(f"trainings cannot be stacked: {gain.problem}; leave out --executor stacked")
+    return gain
 
 
 def _workers(request: Request) -> int:

@@ -108,9 +108,10 @@ class Plan:
     Each of ``studies`` tunes every one of the ``arms`` with ``trials`` configurations, and trains the winner
     again on ``seeds`` fresh seeds, for ``share`` of the task's own length; with ``folds`` each study holds
     another fold out. A verdict may be looked at ``looks`` times. An adaptive ``sampler`` knows the results of
-    all but the last ``lag`` configurations; ``pruner`` names what stops poor trainings early. ``versions``
-    and ``machine`` say where it ran. ``seed`` is where every training's seed is derived from; ``fingerprint``
-    and ``data_fingerprint`` say whether the task and its data are still the same.
+    all but the last ``lag`` configurations; ``pruner`` names what stops poor trainings early. Of ``stacked``
+    trainings sums are made in another order, so results differ by rounding from single ones.
+    ``versions`` and ``machine`` say where it ran. ``seed`` is where every training's seed is derived from;
+    ``fingerprint`` and ``data_fingerprint`` say whether the task and its data are still the same.
     """
 
     task: str
@@ -135,6 +136,7 @@ class Plan:
     sampler: str = "sobol"
     pruner: str = "none"
     lag: int = 0
+    stacked: bool = False
     seed: int = 0
     fingerprint: str = ""
     data_fingerprint: str = ""

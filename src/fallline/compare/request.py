@@ -11,8 +11,9 @@ from fallline.core.errors import suggestion
 from fallline.tasks.task import Task
 
 SAMPLERS = ("sobol", "halton", "random", "tpe", "gp", "cmaes")
+ADAPTIVE = ("tpe", "gp", "cmaes")
 PRUNERS = ("none", "median", "asha", "hyperband")
-EXECUTORS = ("processes", "serial", "ray")
+EXECUTORS = ("processes", "stacked", "serial", "ray")
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,22 @@ class Request:
             raise ComparisonError(f"seed must fit into 64 bits, got {self.seed}")
         if self.resume and self.out is None:
             raise ComparisonError("--resume needs the folder of the comparison to continue: add --out FOLDER")
+        if self.executor == "stacked":
+            _check_stacked(self.pruner, self.sampler)
         if self.address is not None and self.executor != "ray":
             raise ComparisonError("--address is for --executor ray; add it")
-        if self.executor in ("processes", "ray") and self.workers == 0:
+        if self.executor in ("processes", "stacked", "ray") and self.workers == 0:
             raise ComparisonError(f"workers=0 trains in this process; leave out --executor {self.executor}")
+
+
+def _check_stacked(pruner: str | None, sampler: str | None) -> None:
+    if pruner not in (None, "none"):
+        raise ComparisonError("stacked trainings end together; leave out --pruner, or --executor stacked")
+    if sampler in ADAPTIVE:
+        raise ComparisonError(
+            f"sampler {sampler!r} waits for results, and a stack needs many trainings at once; "
+            "leave out --sampler, or --executor stacked"
+        )
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

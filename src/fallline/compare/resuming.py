@@ -60,6 +60,7 @@ def _asked(request: Request, stored: Plan, task: Task, arms: Mapping[str, Arm]) 
         "seed": (stored.seed if request.seed is None else request.seed, stored.seed),
         "sampler": (request.sampler or stored.sampler, stored.sampler),
         "pruner": (request.pruner or stored.pruner, stored.pruner),
+        "way of training": (_way(stacks(request, stored)), _way(stored.stacked)),
         "trials": (_wanted_trials(request.trials, stored), stored.trials),
     }
 
@@ -72,6 +73,17 @@ def _searched(arms: Mapping[str, Arm], stored: Mapping[str, Arm]) -> dict[str, A
 
 def _fixed(arms: Mapping[str, Arm]) -> dict[str, Any]:
     return {name: arm.fixed for name, arm in arms.items()}
+
+
+def stacks(request: Request, stored: Plan | None) -> bool:
+    """Say whether trainings are made in stacks, as asked for or else as they were before."""
+    if request.executor is None:
+        return stored is not None and stored.stacked
+    return request.executor == "stacked"
+
+
+def _way(stacked: bool) -> str:
+    return "stacked" if stacked else "single"
 
 
 def _wanted_trials(wanted: int | None, stored: Plan) -> int:

@@ -78,7 +78,8 @@ def compare(
         pruner: what stops poor tuning trials early: ``"none"`` (default), ``"median"``, ``"asha"`` or
             ``"hyperband"``. What it stops depends on the order in which trials report.
         until_settled: go on with more studies until no optimizer is left open beside the best.
-        executor: ``"processes"`` (default), ``"serial"`` or ``"ray"``.
+        executor: ``"processes"`` (default), ``"stacked"``, which makes many trainings of a small model
+            together in each process, ``"serial"`` or ``"ray"``.
         address: of the Ray cluster, such as ``"auto"``; by default one is started on this machine.
         storage: also write the trials to this Optuna storage, which `optuna-dashboard` opens:
             ``"sqlite:///studies.db"``, ``"journal:studies.log"`` or any other database's URL.

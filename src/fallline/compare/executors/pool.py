@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from types import ModuleType
@@ -25,7 +26,7 @@ START_DEATHS = 3
 
 
 class Worker:
-    """One process and the pipe to it; ``spec`` is what it is working on."""
+    """One process and the pipe to it; ``specs`` is what it is working on."""
 
     def __init__(self, job: Job):
         context = multiprocessing.get_context("spawn")
@@ -40,14 +41,14 @@ class Worker:
             raise
         theirs.close()
         self.ready = False
-        self.spec: Spec | None = None
+        self.specs: list[Spec] = []
 
-    def assign(self, spec: Spec) -> None:
-        """Send a training to do."""
-        self.spec = spec
-        self.send(spec)
+    def assign(self, specs: list[Spec]) -> None:
+        """Send trainings to do."""
+        self.specs = specs
+        self.send(specs)
 
-    def send(self, message: Spec | bool) -> None:
+    def send(self, message: list[Spec] | bool) -> None:
         """Send what the worker waits for; if it has just died, that is noticed when its answer is awaited."""
         with suppress(OSError):
             self.connection.send(message)
@@ -116,14 +117,17 @@ class Pool:
                 yield from self._collect(connection)
 
     def _hand_out(self, next_spec: Callable[[], Spec | None]) -> bool:
-        """Give every idle worker something to do; say whether there is anything to wait for."""
-        for worker in self.workers:
-            if worker.ready and worker.spec is None:
-                spec = self._retries.next(next_spec)
-                if spec is None:
-                    return any(other.spec for other in self.workers)
-                worker.assign(spec)
-        return True
+        """Give every idle worker something to do; say whether there is anything to wait for.
+
+        What is tried again is tried alone, so that a training that kills its process takes no other with it.
+        """
+        idle = [worker for worker in self.workers if worker.ready and not worker.specs]
+        each = 1 if self._retries.waiting else self.job.stack or 1
+        specs = list(islice(iter(lambda: self._retries.next(next_spec), None), each * len(idle)))
+        for place, worker in enumerate(idle):
+            if part := specs[place :: len(idle)]:
+                worker.assign(part)
+        return not idle or any(worker.specs for worker in self.workers)
 
     def _collect(self, connection: object) -> Iterator[Trial]:
         worker = next(worker for worker in self.workers if worker.connection is connection)
@@ -132,23 +136,24 @@ class Pool:
         except EOFError:
             yield from self._replace(worker)
             return
-        if isinstance(message, Report) and worker.spec and self.judge:
-            worker.send(self.judge(worker.spec, *message))
+        if isinstance(message, Report) and self.judge:
+            worker.send(self.judge(worker.specs[0], *message))
         elif isinstance(message, Trial):
-            worker.spec = None
+            worker.specs.remove(message.spec)
             yield message
         elif message is not None:
             raise ComparisonError(f"the task does not load in a worker process:\n{message}")
         worker.ready = True
 
     def _replace(self, dead: Worker) -> Iterator[Trial]:
-        cause, spec = dead.cause_of_death(), dead.spec
+        cause = dead.cause_of_death()
         dead.stop()
         if not dead.ready:
             self._count_start_death(dead, cause)
         self.workers[self.workers.index(dead)] = Worker(self.job)
-        if spec is not None and (trial := self._retries.died(spec, cause)):
-            yield trial
+        for spec in dead.specs:
+            if trial := self._retries.died(spec, cause):
+                yield trial
 
     def _count_start_death(self, dead: Worker, cause: str) -> None:
         """Give up if it will happen again: at once unless it was killed, and then after a few times."""

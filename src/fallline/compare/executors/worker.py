@@ -6,6 +6,7 @@ import pickle
 import signal
 import threading
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -15,7 +16,8 @@ from typing import NamedTuple
 import torch
 
 import fallline  # noqa: F401 - registers every entry
-from fallline.compare.records import Arm, Spec
+from fallline.compare.records import Arm, Spec, Trial
+from fallline.compare.trials.stacking import run_stacked
 from fallline.compare.trials.trial import run_trial, warm_up
 from fallline.core.registry import find
 from fallline.tasks.load import load
@@ -28,7 +30,8 @@ class Job:
 
     ``share`` is the length of each training as a share of the task's own. In the folder ``checkpoints`` a
     long training saves itself, and goes on from there. With ``reports`` each evaluation of a tuning trial is
-    sent as a `Report`, and its answer, whether to go on, waited for.
+    sent as a `Report`, and its answer, whether to go on, waited for. With ``stack`` up to so many trainings
+    are made together, and none of that.
     """
 
     task: bytes | str
@@ -36,6 +39,7 @@ class Job:
     share: float = 1.0
     checkpoints: Path | None = None
     reports: bool = False
+    stack: int | None = None
 
     @property
     def in_script(self) -> bool:
@@ -59,7 +63,7 @@ class Report(NamedTuple):
 
 
 def serve(job: Job, connection: Connection) -> None:
-    """Answer each `Spec` with its `Trial`; first say None, or the traceback if the task does not load."""
+    """Answer specs with their trials; first say None, or the traceback if the task does not load."""
     _belong_to_parent()
     torch.set_num_threads(1)
     try:
@@ -74,13 +78,22 @@ def serve(job: Job, connection: Connection) -> None:
 def _answer(task: Task, job: Job, connection: Connection) -> None:
     warm = set()
     while True:
-        spec: Spec = connection.recv()
-        arm = job.arms[spec.arm]
-        if spec.arm not in warm:
-            warm_up(task, arm)
-            warm.add(spec.arm)
+        specs: list[Spec] = connection.recv()
+        for name in dict.fromkeys(spec.arm for spec in specs):
+            if name not in warm:
+                warm_up(task, job.arms[name])
+                warm.add(name)
+        for trial in _trials(task, job, specs, connection):
+            connection.send(trial)
+
+
+def _trials(task: Task, job: Job, specs: list[Spec], connection: Connection) -> Iterator[Trial]:
+    if job.stack is not None:
+        yield from run_stacked(task, job.arms, specs, job.share)
+        return
+    for spec in specs:
         report = partial(_ask, connection) if job.reports and spec.stage == "tune" else None
-        connection.send(run_trial(task, arm, spec, job.share, report=report, checkpoints=job.checkpoints))
+        yield run_trial(task, job.arms[spec.arm], spec, job.share, report=report, checkpoints=job.checkpoints)
 
 
 def _ask(connection: Connection, step: int, loss: float) -> bool:

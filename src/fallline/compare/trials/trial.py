@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from fallline.tasks.task import Task
 
 #: Takes the step and the validation loss there, and says whether to go on.
 Report = Callable[[int, float], bool]
+#: Yields the steps to come to, returns how it went.
+Course = Generator[int, None, dict[str, Any]]
 
 #: Steps before anything is timed: compilation, allocation of state, and Lookahead's synchronisation (k = 5).
 WARM_UP = 6
@@ -71,13 +73,23 @@ def run_trial(
     return Trial(spec, curve=training.curve, steps=training.step, seconds=training.seconds, **outcome)
 
 
-def _trained(training: Training, report: Report | None) -> dict[str, Any]:
-    """Train to the end and return the fields of the Trial that depend on how it went."""
+def course(training: Training, report: Report | None = None) -> Course:
+    """Yield each step up to which the training must be brought, where it is then evaluated.
+
+    What goes wrong on the way there is thrown in. Returned are the fields of the Trial that depend on how it
+    went.
+    """
     curve, last = training.curve, training.evaluate_at[-1]
     restored = len(curve.step)
     for i, step in enumerate(training.evaluate_at):
-        if i >= restored and (ended := _reached(training, step)):
-            return ended
+        if i >= restored:
+            try:
+                yield step
+                problem = training.evaluate()
+            except Exception:
+                return {"status": "failed", "error": traceback.format_exc()}
+            if problem:
+                return {"status": "diverged", "error": problem}
         if training.out_of_patience:
             break
         if report and step < last and not report(step, curve.valid_loss[i]):
@@ -85,14 +97,24 @@ def _trained(training: Training, report: Report | None) -> dict[str, Any]:
     return {"status": "ok", "state_bytes": state_bytes(training.optimizer), **_result(training)}
 
 
-def _reached(training: Training, step: int) -> dict[str, Any] | None:
-    """Train until ``step`` and evaluate; return the fields of a Trial that has ended there."""
+def _trained(training: Training, report: Report | None) -> dict[str, Any]:
+    """Follow the course of one training to its end."""
+    ahead = course(training, report)
+    try:
+        step = next(ahead)
+        while True:
+            step = _brought(training, step, ahead)
+    except StopIteration as ended:
+        return ended.value
+
+
+def _brought(training: Training, step: int, ahead: Course) -> int:
+    """Bring the training to ``step`` and return the next."""
     try:
         training.advance(step - training.step)
-        problem = training.evaluate()
-    except Exception:
-        return {"status": "failed", "error": traceback.format_exc()}
-    return {"status": "diverged", "error": problem} if problem else None
+    except Exception as error:
+        return ahead.throw(error)
+    return next(ahead)
 
 
 def _result(training: Training) -> dict[str, Any]:
