@@ -68,5 +68,8 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
             "half of a 60x40 matrix of rank 4 with noise; two embeddings of 4",
             "second",
         ),
+        "text-sparse": Listed(
+            "text_sparse", "which of 12 modules is this source from? 20,000 words, few in a step", "second"
+        ),
     }
 )
