@@ -1,0 +1,64 @@
+"""What arrives of the gradient in each layer of a new model: does it vanish, explode, or pass?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fallline.compare.statistics.pairs import Interval, mean_interval
+from fallline.report.finding import Figure
+from fallline.studies.drawing import Axis, lines
+from fallline.studies.levels import line
+from fallline.tasks.batches import Batches
+from fallline.tasks.seeding import seeded
+from fallline.tasks.task import Task
+
+#: New models that a norm is averaged over.
+MODELS = 5
+
+
+def gradient_norms(task: Task, settings: Mapping[str, Any], seed: int) -> list[float]:
+    """Return the norm of the loss's gradient for each weight of two dimensions or more, first to last.
+
+    It is that of a new model on its first batch, ‖∂L/∂W_l‖ (Frobenius).
+
+    Arguments:
+        task: has model, data and loss.
+        settings: of the model, such as its activation.
+        seed: of the initial weights and the batch.
+    """
+    given, _ = task.given(settings)
+    with seeded(seed):
+        model = given.new_model()
+        batch = next(iter(Batches(given.train, given.batch_size, seed)))
+        given.loss_on(model, batch).backward()
+    gradients = (weight.grad for weight in model.parameters() if weight.dim() > 1)
+    return [float(gradient.norm()) for gradient in gradients if gradient is not None]
+
+
+def norms_by_layer(task: Task, settings: Mapping[str, Any], seed: int) -> list[Interval]:
+    """Return `gradient_norms` as geometric means over some new models, with their intervals."""
+    drawn = [gradient_norms(task, settings, seed + i) for i in range(MODELS)]
+    return [_mean(layer) for layer in zip(*drawn, strict=True)]
+
+
+def _mean(values: Sequence[float]) -> Interval:
+    return mean_interval(values, scale="log") if min(values) > 0 else Interval(min(values))
+
+
+def figure(norms: Mapping[str, Sequence[Interval]], what: str) -> Figure:
+    """Return a figure of the gradient's norm over the layers for each level; zeros are left out."""
+    drawn = {
+        name: line(range(1, len(layers) + 1), layers)
+        for name, layers in norms.items()
+        if all(layer.mean > 0 for layer in layers)
+    }
+    about = (
+        f"Norm of the gradient of each layer's weights in new models, for each {what}: geometric mean of "
+        f"{MODELS}, with 95 % interval. One that falls to the left vanishes on its way back."
+    )
+    y = Axis("norm of the gradient", log=True)
+    return Figure("The gradient in each layer, before any training", about, lines(drawn, Axis("layer"), y))
+
+
+def reach(layers: Sequence[Interval]) -> float:
+    """Return the norm in the first layer over that in the last."""
+    return layers[0].mean / layers[-1].mean if layers[-1].mean else 0.0
