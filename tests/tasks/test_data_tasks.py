@@ -11,10 +11,14 @@ from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.rehearsal import rehearse
 from fallline.compare.trials.trial import one_thread, run_trial
 from fallline.tasks import BUILT_IN, load
+from fallline.tasks.batches import in_order
 from fallline.tasks.data import leaves
 from fallline.tasks.task import Task
 
-NAMES = ["digits-cnn", "deep-narrow", "cancer-logistic", "diabetes-linear"]
+NAMES = [
+    "digits-cnn", "digits-autoencoder", "noisy-labels", "drift", "transfer", "adversarial", "wine-tabular",
+    "deep-narrow", "cancer-logistic", "diabetes-linear",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -23,7 +27,8 @@ def task(request) -> Task:
 
 
 def tensors(task: Task) -> list[torch.Tensor]:
-    return [leaf for part in task.parts for leaf in leaves(getattr(task, part))]
+    batches = (batch for part in task.parts for batch in in_order(getattr(task, part), 256))
+    return [leaf for batch in batches for leaf in leaves(batch)]
 
 
 def weights(task: Task, seed: int) -> list[torch.Tensor]:
@@ -63,7 +68,7 @@ def test_it_can_be_trained_and_judged(task):
     assert task.summary
 
 
-@pytest.mark.parametrize("module", ["convex", *sorted({BUILT_IN[name].module for name in NAMES})])
+@pytest.mark.parametrize("module", ["convex", "threads", *sorted({BUILT_IN[name].module for name in NAMES})])
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(f"fallline.tasks.{module}"))
     assert result.failed == 0

@@ -36,6 +36,22 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "digits-cnn": Listed(
             "digits_cnn", "digits with a small convolutional network with batch normalisation", "seconds"
         ),
+        "digits-autoencoder": Listed(
+            "digits_autoencoder", "digits through 8 numbers and back; an MLP 64-128-8-128-64", "second"
+        ),
+        "noisy-labels": Listed(
+            "noisy_labels", "digits, a fifth of whose training labels are wrong; an MLP 64-256-10", "second"
+        ),
+        "drift": Listed(
+            "drift", "digits in 4 phases, each with other pixels and names, judged by the last", "second"
+        ),
+        "transfer": Listed(
+            "transfer", "100 digits from 5 to 9 for an MLP that knows 0 to 4, layers of it frozen", "second"
+        ),
+        "adversarial": Listed(
+            "adversarial", "digits under attack (PGD), in training and when judged", "seconds"
+        ),
+        "wine-tabular": Listed("wine_tabular", "178 wines, 13 measurements, 3 growers; an MLP", "instant"),
         "deep-narrow": Listed(
             "deep_narrow",
             "digits through 30 layers of 16 units; depth, activation, initialization",
@@ -70,6 +86,9 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         ),
         "text-sparse": Listed(
             "text_sparse", "which of 12 modules is this source from? 20,000 words, few in a step", "second"
+        ),
+        "text-lstm": Listed(
+            "text_lstm", "the next character of CPython's documentation; LSTM or GRU", "seconds"
         ),
     }
 )

@@ -12,6 +12,7 @@ from torch.nn import init
 from fallline.core.errors import suggestion
 from fallline.tasks import digits
 from fallline.tasks.errors import TaskError
+from fallline.tasks.reference import Reference
 from fallline.tasks.seeding import torch_seeded
 from fallline.tasks.task import Task
 
@@ -42,6 +43,9 @@ INITIALIZATIONS: Mapping[str, Callable[..., object] | None] = MappingProxyType(
     }
 )
 
+#: Of scikit-learn's LogisticRegression(max_iter=1000) on the same split.
+LOGISTIC = 0.164904
+
 
 def make_task(depth: int = 30, width: int = 16, activation: str = "relu", initialization: str = "he") -> Task:
     """Return the task: `network` on the split of `digits`, whose arguments can all be searched.
@@ -57,7 +61,8 @@ def make_task(depth: int = 30, width: int = 16, activation: str = "relu", initia
     model = partial(network, depth=depth, width=width, activation=activation, initialization=initialization)
     with torch_seeded(0):
         model()
-    return replace(digits.make_task(), name="deep-narrow", model=model, target=1.2)
+    reference = Reference(LOGISTIC, "scikit-learn's LogisticRegression, which has no hidden layer")
+    return replace(digits.make_task(), name="deep-narrow", model=model, target=1.2, reference=reference)
 
 
 def network(
