@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from fallline import AdamW, Route, layerwise_decay, route
+from fallline import SGD, AdamW, Route, layerwise_decay, route
 from fallline.routing import rest
 from fallline.tasks import TaskError, load
 from fallline.tasks.batches import Batches
@@ -79,12 +79,12 @@ def test_pretraining_does_not_depend_on_the_number_of_threads(task):
     assert all(torch.equal(value, other.model.func.weights[name]) for name, value in weights.items())
 
 
-def test_pretraining_is_torchs_momentum_on_shuffled_batches():
+def test_pretraining_is_momentum_on_shuffled_batches():
     """For 50 steps: after that, what rounds otherwise has grown."""
     data = of_classes(load("digits").train, 0)
     with one_thread(), torch_seeded(0):
         model = network()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+        optimizer = SGD(model.parameters(), lr=0.02, momentum=0.9)
         for inputs, labels in islice(Batches(data, 32, seed=0), 50):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs), labels).backward()
