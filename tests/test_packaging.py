@@ -32,6 +32,7 @@ ARROWS = {
     "tasks": {"core"},
     "compare": {"core", "tasks", "schedules", "checkpoints", "report"},  # a finished comparison is reported
     "studies": {"core", "tasks", "compare"},
+    "claims": {"core", "tasks", "compare", "studies", "report", "optimizers", "wrappers", "penalties"},
     "report": {"compare"},
     "testing": {"core", "backends", "optimizers", "wrappers", "tasks", "compare"},
 }

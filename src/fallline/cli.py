@@ -336,6 +336,28 @@ def _resumable(folder: Path) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+@app.command()
+def claims(
+    only: Annotated[list[str] | None, typer.Option(help="Names of claims (repeatable, or a,b).")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Show the claims, and judge none.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, for a first impression.")] = False,
+    workers: Workers = None,
+    out: Out = None,
+    resume: Resume = False,
+    seed: Annotated[int, typer.Option(help="Where all seeds are derived from.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Judge by measurement what tutorials on optimizers repeat: supported, refuted, depends, not settled."""
+    from fallline.claims.command import show_or_judge
+    from fallline.claims.running import Wish
+
+    wish = Wish(out or Path("runs") / f"claims-{datetime.now():%Y%m%d-%H%M%S}", quick, seed, workers, resume)
+    with redirect_stdout(sys.stderr), _resumable(wish.out):
+        judged = show_or_judge(only or [], listed, wish, as_json)
+    if as_json:
+        _print_json(judged)
+
+
 @app.command("list")
 def list_() -> None:
     """List the optimizers, tasks and studies."""

@@ -1,0 +1,100 @@
+"""Measures of trained models: final trials are trained again, to the same bits, and looked into."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+
+import torch
+from torch import Tensor, nn
+
+from fallline.claims.extraction import short
+from fallline.compare.records import Comparison, Trial
+from fallline.compare.statistics.cells import Cells
+from fallline.compare.trials.training import Training, as_judged
+from fallline.compare.trials.trial import one_thread
+from fallline.tasks.batches import in_order
+from fallline.tasks.data import Batch
+from fallline.tasks.seeding import seeded
+from fallline.tasks.task import Task
+
+#: Takes a training at its end, its parameters being what it is judged by.
+Look = Callable[[Training], float]
+#: Training samples that a curvature is measured on, and the steps of the power iteration.
+SAMPLES, ITERATIONS = 512, 30
+
+
+def measured_again(
+    comparison: Comparison, task: Task, arms: Sequence[str], looks: Mapping[str, Look]
+) -> Mapping[str, Mapping[str, Cells]]:
+    """Return for each of ``looks`` and ``arms`` what it sees at the end of each final training.
+
+    Trainings that went wrong are left out. A training is a function of its spec alone, so the weights are
+    those that the comparison judged, at the end instead of at the lowest validation loss.
+    """
+    names = {short(arm): arm for arm in comparison.plan.arms}
+    seen: dict[str, dict[str, dict[tuple[int, int], float]]] = {
+        look: {arm: {} for arm in arms} for look in looks
+    }
+    for arm in arms:
+        for trial in comparison.finals(names[arm]):
+            if trial.status == "ok":
+                for look, value in _looked(comparison, task, trial, looks).items():
+                    seen[look][arm][trial.spec.study, trial.spec.seed] = value
+    return seen
+
+
+def _looked(comparison: Comparison, task: Task, trial: Trial, looks: Mapping[str, Look]) -> dict[str, float]:
+    with one_thread(), seeded(trial.spec.seed):
+        training = Training(task, comparison.plan.arms[trial.spec.arm], trial.spec, comparison.plan.share)
+        training.advance(trial.steps)
+        with as_judged(training.optimizer):
+            return {name: look(training) for name, look in looks.items()}
+
+
+def loss_on_test(training: Training) -> float:
+    """Return the loss on the test data."""
+    return training.task.evaluated(training.model, training.task.test)[0]
+
+
+def zeros(training: Training) -> float:
+    """Return the share of the weights that are exactly zero, biases left out."""
+    weights = [p for p in training.parameters if p.dim() > 1]
+    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+
+
+def different_units(training: Training) -> float:
+    """Return how many units of the first layer differ from each other in their weights."""
+    first = next(part for part in training.model.modules() if isinstance(part, nn.Linear))
+    return len(first.weight.detach().unique(dim=0))
+
+
+def sharpness(training: Training) -> float:
+    r"""Return the largest absolute eigenvalue of the Hessian of the training loss, by power iteration.
+
+    .. math:: v \leftarrow H v / \lVert H v \rVert, \qquad |\lambda| \approx \lVert H v \rVert
+
+    on the first 512 training samples, from a fixed start. Source: Pearlmutter 1994 for the product H v.
+    """
+    model, task = training.model.eval(), training.task
+    batch = next(iter(in_order(task.train, SAMPLES, SAMPLES)))
+    size, generator = inf, torch.Generator().manual_seed(0)
+    vector = [torch.randn(p.shape, generator=generator) for p in training.parameters]
+    for _ in range(ITERATIONS):
+        vector = _divided(vector, _norm(vector))
+        vector = _product(task, model, batch, vector)
+        size = _norm(vector)
+    return size
+
+
+def _product(task: Task, model: nn.Module, batch: Batch, vector: list[Tensor]) -> list[Tensor]:
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(task.loss_on(model, batch), parameters, create_graph=True)
+    slope = sum((g * v).sum() for g, v in zip(gradients, vector, strict=True))
+    return list(torch.autograd.grad(slope, parameters))  # type: ignore[arg-type]
+
+
+def _norm(vector: list[Tensor]) -> float:
+    return float(torch.stack([v.square().sum() for v in vector]).sum().sqrt())
+
+
+def _divided(vector: list[Tensor], by: float) -> list[Tensor]:
+    return [v / max(by, 1e-30) for v in vector]

@@ -1,0 +1,13 @@
+"""The experiments by name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fallline.claims.experiments.experiment import Experiment
+from fallline.claims.experiments.functions import FUNCTIONS
+from fallline.claims.experiments.networks import NETWORKS
+
+#: Every experiment, the quick ones first, so that claims are judged as early as possible.
+EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
+    {each.name: each for each in (*FUNCTIONS, *NETWORKS)}
+)

@@ -1,0 +1,221 @@
+"""Experiments that train networks: each is a comparison with the learning rate tuned for every arm."""
+
+from functools import partial
+
+from fallline.claims.again import different_units, loss_on_test, sharpness, zeros
+from fallline.claims.entries import HERE
+from fallline.claims.experiments.experiment import Experiment, Tuned
+from fallline.claims.samples import Samples
+from fallline.claims.variants import bright_digits, few_digits, shortened, with_test
+from fallline.studies.lab import Effort, Lab
+from fallline.studies.varied import with_activations, with_dropouts, with_initializations
+from fallline.tasks.load import load
+from fallline.tasks.task import Task
+
+AT_THE_END = "test loss at the end"
+#: Search spaces of the entries that `fallline list` does not have, and of a wide sweep.
+ADAM_RATES, SGD_RATES = {"low": 1e-4, "high": 0.3}, {"low": 1e-3, "high": 10.0}
+STRENGTHS = {"low": 1e-5, "high": 1e-2}
+WIDE = {"low": 1e-5, "high": 10.0}
+
+
+def deep() -> Task:
+    """Return ten hidden layers of 16 units on digits, half as long as usual."""
+    return shortened(with_test("deep-narrow(depth=10, initialization='xavier')"), 0.5)
+
+
+def shallow() -> Task:
+    """Return digits with a model whose activations and initial weights are settings."""
+    return with_initializations(with_activations(with_test("digits")))
+
+
+def batches() -> Task:
+    """Return digits with time for large batches, too."""
+    return shortened(with_test("digits"), 1.5)
+
+
+def digits_with_dropout() -> Task:
+    """Return digits with a share of the hidden units left out in each step."""
+    return with_dropouts(with_test("digits"))
+
+
+def convolutional() -> Task:
+    """Return the convolutional network on digits, half as long as usual."""
+    return shortened(with_test("digits-cnn"), 0.5)
+
+
+PENALTIES = Tuned(
+    partial(with_test, "noisy-labels"),
+    ("sgd", "momentum", "adam", f"{HERE}momentum_l2", f"{HERE}l1_subgradient", f"{HERE}l1_proximal"),
+    space={
+        "optimizers": {
+            f"{HERE}momentum_l2": {"lr": {"low": 1e-4, "high": 1.0}, "l2": {"low": 1e-4, "high": 1e-1}},
+            f"{HERE}l1_subgradient": {"lr": SGD_RATES, "strength": STRENGTHS},
+            f"{HERE}l1_proximal": {"lr": SGD_RATES, "strength": STRENGTHS},
+        }
+    },
+    effort=Effort(8, 2, 5),
+    looks={"zeros": zeros, AT_THE_END: loss_on_test},
+    looked_at=("sgd", "momentum", "adam", "momentum_l2", "l1_subgradient", "l1_proximal"),
+)
+
+
+def regularization(lab: Lab) -> Samples:
+    """Return what penalties do, each arm also without early stopping: "sgd to the end" beside "sgd"."""
+    samples = PENALTIES(lab)
+    ends = {f"{arm} to the end": cells for arm, cells in samples.values[AT_THE_END].items()}
+    return samples.having({"test loss": ends})
+
+
+NETWORKS = (
+    Experiment(
+        "optimizers",
+        "optimizers on digits, an MLP",
+        Tuned(
+            partial(with_test, "digits"),
+            (
+                "sgd",
+                "momentum",
+                "nesterov",
+                "adagrad",
+                "rmsprop",
+                "adadelta",
+                "adam",
+                "adamax",
+                "nadam",
+                "radam",
+                "lookahead",
+                f"{HERE}averaged_adam",
+                f"{HERE}adam_at_default",
+                f"{HERE}adadelta_at_default",
+            ),
+            space={"optimizers": {f"{HERE}averaged_adam": {"lr": ADAM_RATES}}},
+            looks={"sharpness": sharpness},
+            looked_at=("sgd", "adam", "lookahead"),
+        ),
+    ),
+    Experiment(
+        "few samples",
+        "optimizers and weight decay on 200 digits, where every network fits the training data",
+        Tuned(
+            few_digits,
+            (
+                "sgd",
+                "momentum",
+                "adam",
+                "radam",
+                "lookahead",
+                f"{HERE}averaged_adam",
+                f"{HERE}adam_l2",
+                f"{HERE}adam_decoupled",
+            ),
+            space={
+                "optimizers": {
+                    f"{HERE}averaged_adam": {"lr": ADAM_RATES},
+                    f"{HERE}adam_l2": {"lr": ADAM_RATES, "l2": {"low": 1e-5, "high": 1e-1}},
+                    f"{HERE}adam_decoupled": {"lr": ADAM_RATES, "decay": {"low": 1e-3, "high": 10.0}},
+                }
+            },
+            effort=Effort(10, 2, 6),
+            looks={"sharpness": sharpness},
+            looked_at=("sgd", "adam", "lookahead"),
+        ),
+    ),
+    Experiment(
+        "convolutional",
+        "optimizers on digits, a convolutional network",
+        Tuned(convolutional, ("sgd", "momentum", "adam"), effort=Effort(5, 2, 4)),
+    ),
+    Experiment(
+        "deep",
+        "sigmoid and ReLU in ten hidden layers",
+        Tuned(
+            deep,
+            ("sgd", "momentum", "rmsprop", "adam"),
+            {"activation": ("relu", "sigmoid")},
+            effort=Effort(6, 2, 5),
+        ),
+    ),
+    Experiment(
+        "deep initialization",
+        "initial weights of ten hidden layers of ReLUs",
+        Tuned(deep, ("momentum",), {"initialization": ("normal", "xavier", "he", "orthogonal")}),
+    ),
+    Experiment(
+        "zero initialization",
+        "zero as initial weights of one hidden layer",
+        Tuned(
+            shallow,
+            ("momentum",),
+            {"initialization": ("zero", "xavier"), "activation": ("relu", "tanh", "sigmoid")},
+            effort=Effort(6, 2, 4),
+            looks={"different units": different_units},
+            looked_at=tuple(
+                f"initialization={i}, activation={a}"
+                for i in ("zero", "xavier")
+                for a in ("relu", "tanh", "sigmoid")
+            ),
+        ),
+    ),
+    Experiment(
+        "activations",
+        "activation functions of one hidden layer",
+        Tuned(shallow, ("adam",), {"activation": ("relu", "sigmoid", "tanh", "gelu")}),
+    ),
+    Experiment(
+        "batch size",
+        "batch sizes with a learning rate for each",
+        Tuned(batches, ("momentum",), {"batch_size": (8, 32, 128, 1437)}),
+    ),
+    Experiment(
+        "dropout",
+        "shares of dropped units on digits",
+        Tuned(digits_with_dropout, ("adam",), {"dropout": (0.0, 0.2, 0.5)}),
+    ),
+    Experiment(
+        "dropout with wrong labels",
+        "shares of dropped units on digits with a fifth of the training labels wrong",
+        Tuned(partial(with_test, "noisy-labels"), ("adam",), {"dropout": (0.0, 0.2, 0.5)}),
+    ),
+    Experiment(
+        "regularization",
+        "penalties on digits with a fifth of the training labels wrong",
+        regularization,
+    ),
+    Experiment(
+        "schedules",
+        "decay and warm-up of the learning rate",
+        Tuned(
+            partial(with_test, "digits"),
+            ("momentum", "adam"),
+            {"schedule": ("constant", "cosine"), "warmup": (0.0, 0.1)},
+            effort=Effort(6, 2, 5),
+        ),
+    ),
+    Experiment(
+        "large gradients",
+        "digits of which some are 30 times as bright, with and without clipping",
+        Tuned(bright_digits, ("sgd", "adam", "adamax"), {"clip": (None, 1.0)}, effort=Effort(6, 2, 5)),
+    ),
+    Experiment(
+        "learning rates",
+        "a sweep over six decades of the learning rate",
+        Tuned(
+            partial(with_test, "digits"),
+            ("sgd", "momentum", "adagrad", "rmsprop", "adam"),
+            space={"optimizers": {"all": {"lr": WIDE}}},
+            effort=Effort(12, 1, 6),
+            quick=Effort(10, 1, 2),
+        ),
+    ),
+    Experiment(
+        "width",
+        "networks of 8 to 512 hidden units on 200 digits",
+        Tuned(few_digits, ("adam",), {"hidden": (8, 32, 128, 512)}),
+    ),
+    Experiment(
+        "drift",
+        "digits whose pixels and labels change on the way",
+        Tuned(partial(load, "drift"), ("sgd", "adagrad", "rmsprop", "adam"), effort=Effort(6, 2, 5)),
+    ),
+)
