@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -321,3 +322,14 @@ def test_ctrl_c_while_workers_start_is_not_lost(tmp_path):
     assert "cut short" in " ".join(out.split())
     assert "Traceback" not in err
     assert lines(folder) < 8
+
+
+def test_going_on_with_another_version_is_said(tmp_path):
+    more = dict(trials=1, seeds=1, studies=1, quiet=True, workers=0, out=tmp_path)
+    compare(BLOBS, ["sgd"], **more)
+    file = tmp_path / "comparison.json"
+    file.write_text(re.sub(r'"torch": "[^"]*"', '"torch": "1.0.0"', file.read_text()))
+    for _ in range(2):
+        again = compare(BLOBS, ["sgd"], resume=True, **more)
+    (said,) = [caveat for caveat in again.plan.caveats if "other versions" in caveat]
+    assert said.startswith("continued with other versions: torch 1.0.0 before, ")
