@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -70,8 +71,14 @@ def test_worker_processes_give_the_same_comparison(finished, tmp_path):
     assert by_key(quick(out=tmp_path / "again", workers=2)) == by_key(serial)
 
 
-def test_a_task_object_is_sent_to_workers_if_it_can_be():
-    task = load(BLOBS)
+def test_a_task_object_is_sent_to_workers_with_its_lambdas(finished, tmp_path):
+    assert by_key(quick(load(BLOBS), out=tmp_path / "sent", workers=1)) == by_key(finished[1])
+
+
+def test_a_task_object_that_cannot_be_sent_to_workers_is_refused():
+    task, lock = load(BLOBS), threading.Lock()
+    model = task.model
+    task = replace(task, model=lambda: (lock.locked(), model())[1])
     with pytest.raises(ComparisonError, match=r"cannot be sent to worker processes .* or use workers=0"):
         quick(task, workers=1)
 
