@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -69,8 +71,14 @@ def test_worker_processes_give_the_same_comparison(finished, tmp_path):
     assert by_key(quick(out=tmp_path / "again", workers=2)) == by_key(serial)
 
 
-def test_a_task_object_is_sent_to_workers_if_it_can_be():
-    task = load(BLOBS)
+def test_a_task_object_is_sent_to_workers_with_its_lambdas(finished, tmp_path):
+    assert by_key(quick(load(BLOBS), out=tmp_path / "sent", workers=1)) == by_key(finished[1])
+
+
+def test_a_task_object_that_cannot_be_sent_to_workers_is_refused():
+    task, lock = load(BLOBS), threading.Lock()
+    model = task.model
+    task = replace(task, model=lambda: (lock.locked(), model())[1])
     with pytest.raises(ComparisonError, match=r"cannot be sent to worker processes .* or use workers=0"):
         quick(task, workers=1)
 
@@ -321,3 +329,14 @@ def test_ctrl_c_while_workers_start_is_not_lost(tmp_path):
     assert "cut short" in " ".join(out.split())
     assert "Traceback" not in err
     assert lines(folder) < 8
+
+
+def test_going_on_with_another_version_is_said(tmp_path):
+    more = dict(trials=1, seeds=1, studies=1, quiet=True, workers=0, out=tmp_path)
+    compare(BLOBS, ["sgd"], **more)
+    file = tmp_path / "comparison.json"
+    file.write_text(re.sub(r'"torch": "[^"]*"', '"torch": "1.0.0"', file.read_text()))
+    for _ in range(2):
+        again = compare(BLOBS, ["sgd"], resume=True, **more)
+    (said,) = [caveat for caveat in again.plan.caveats if "other versions" in caveat]
+    assert said.startswith("continued with other versions: torch 1.0.0 before, ")

@@ -52,7 +52,8 @@ def test_decay_rates_near_one_are_not_rounded_to_one():
 @pytest.mark.parametrize("name", ["torch.optim.AdamW", "torch.optim:AdamW"])
 def test_a_foreign_optimizer_is_written_as_its_package_does(name):
     line = code(Arm(name), {"lr": 0.0031622, "beta1": 0.8, "dropout": 0.1, "batch_size": 16})
-    assert line == "torch.optim.AdamW(model.parameters(), lr=0.00316, betas=(0.8, 0.999))"
+    call = "torch.optim.AdamW(model.parameters(), lr=0.00316, betas=(0.8, 0.999))"
+    assert line == f"{call}  # dropout 0.1, batch_size 16"
     assert type(runs(line)) is torch.optim.AdamW
 
 

@@ -50,12 +50,26 @@ class Request:
             raise ComparisonError(f"seed must fit into 64 bits, got {self.seed}")
         if self.resume and self.out is None:
             raise ComparisonError("--resume needs the folder of the comparison to continue: add --out FOLDER")
+        if self.storage is not None and not is_storage(self.storage):
+            raise ComparisonError(
+                f"cannot read the storage {self.storage!r}; write it as journal:FILE, sqlite:///FILE or the "
+                "address of a database"
+            )
         if self.executor == "stacked":
             _check_stacked(self.pruner, self.sampler)
         if self.address is not None and self.executor != "ray":
             raise ComparisonError("--address is for --executor ray; add it")
         if self.executor in ("processes", "stacked", "ray") and self.workers == 0:
             raise ComparisonError(f"workers=0 trains in this process; leave out --executor {self.executor}")
+
+
+def is_storage(name: str) -> bool:
+    """Say whether ``name`` has the form of an Optuna storage: a journal's file or a database's address.
+
+    >>> is_storage("journal:studies.log"), is_storage("sqlite:///studies.db"), is_storage("studies")
+    (True, True, False)
+    """
+    return name.startswith("journal:") or name.endswith(".log") or "://" in name
 
 
 def _check_stacked(pruner: str | None, sampler: str | None) -> None:

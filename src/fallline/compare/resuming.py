@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 from fallline.compare.errors import ComparisonError
@@ -40,12 +41,25 @@ def resumed(request: Request, stored: Plan, workers: int, seconds: float | None)
     """Return the stored plan as it goes on: with more seeds or studies if asked for, and the new budget."""
     return replace(
         stored,
+        caveats=[*stored.caveats, *_other_versions(stored)],
         seeds=max(stored.seeds, request.seeds or 0),
         studies=max(stored.studies, request.studies or 0),
         looks=max(stored.looks, LOOKS if request.until_settled else 1),
         workers=workers,
         budget_seconds=seconds,
     )
+
+
+def _other_versions(stored: Plan) -> list[str]:
+    """Say that trainings before and after were made by different versions, whose rounding may differ."""
+    now = {name: version(name) for name in stored.versions if name != "python"}
+    changed = [
+        f"{name} {stored.versions[name]} before, {now[name]} now"
+        for name in now
+        if now[name] != stored.versions[name]
+    ]
+    note = f"continued with other versions: {', '.join(changed)}"
+    return [note] if changed and note not in stored.caveats else []
 
 
 def _asked(request: Request, stored: Plan, task: Task, arms: Mapping[str, Arm]) -> dict[str, tuple[Any, Any]]:

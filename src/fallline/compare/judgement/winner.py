@@ -169,32 +169,42 @@ def _given_up(arm: str, rivals: list[str], grounds: list[_Ground]) -> str:
 def code(arm: Arm, settings: Mapping[str, Any]) -> str:
     """Return the line of Python that makes the optimizer of ``arm`` with its tuned ``settings``.
 
+    What is not the optimizer's, but the training's or the model's, follows as a comment.
+
     >>> code(Arm("adamw"), {"lr": 0.0031622, "beta1": 0.9, "batch_size": 64})
-    'fallline.AdamW(model.parameters(), lr=0.00316, betas=(0.9, 0.999))'
+    'fallline.AdamW(model.parameters(), lr=0.00316, betas=(0.9, 0.999))  # batch_size 64'
     """
-    entry = entries().get(arm.optimizer)
-    given = {name: x for name, x in {**arm.fixed, **settings}.items() if name not in TRAINING}
-    if entry is None:
-        return _foreign(arm.optimizer.replace(":", "."), given)
-    taken = _taken(entry.make) | set(entry.space) | set(entry.fixed)
-    given = {name: x for name, x in {**entry.fixed, **given}.items() if name in taken}
-    made = getattr(entry.make, "__name__", "")
-    if getattr(fallline, made, None) is entry.make:
-        return _call(f"fallline.{made}", given)
-    return _call(f"fallline.core.registry.find({arm.optimizer!r}).build", given, nest=False)
+    every = {**arm.fixed, **settings}
+    taken = _taken_by(arm.optimizer)
+    own = {name: x for name, x in every.items() if name not in TRAINING and (name in taken or "**" in taken)}
+    rest = [f"{name} {setting(x)}" for name, x in every.items() if name not in own]
+    call = _made(arm.optimizer, own)
+    return f"{call}  # {', '.join(rest)}" if call and rest else call
 
 
-def _foreign(path: str, given: dict[str, Any]) -> str:
-    """Return the call of another package's optimizer; what it takes is known if it was imported before.
+def _taken_by(optimizer: str) -> set[str]:
+    """Return the settings that an optimizer takes; another package's is known if it was imported before.
 
     It is not imported for this: reading a result must not run anybody's code.
     """
-    if "." not in path or ".py" in path or not all(map(str.isidentifier, path.split("."))):
-        return ""
-    module, _, name = path.rpartition(".")
+    if entry := entries().get(optimizer):
+        return (_taken(entry.make) - {"**"}) | set(entry.space) | set(entry.fixed)
+    module, _, name = optimizer.replace(":", ".").rpartition(".")
     target = getattr(sys.modules.get(module), name, None)
-    taken = _taken(target) if callable(target) else {"**"}
-    return _call(path, {name: x for name, x in given.items() if name in taken or "**" in taken})
+    return _taken(target) if callable(target) else {"**"}
+
+
+def _made(optimizer: str, settings: dict[str, Any]) -> str:
+    """Return the call; nothing for an optimizer in a file, which has no name that can be imported."""
+    entry = entries().get(optimizer)
+    if entry is None:
+        path = optimizer.replace(":", ".")
+        can_be_named = "." in path and ".py" not in path and all(map(str.isidentifier, path.split(".")))
+        return _call(path, settings) if can_be_named else ""
+    given, made = {**entry.fixed, **settings}, getattr(entry.make, "__name__", "")
+    if getattr(fallline, made, None) is entry.make:
+        return _call(f"fallline.{made}", given)
+    return _call(f"fallline.core.registry.find({optimizer!r}).build", given, nest=False)
 
 
 def _taken(make: Callable[..., Any]) -> set[str]:
