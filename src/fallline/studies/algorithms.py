@@ -21,7 +21,7 @@ from fallline.tasks.task import Task, sample_count
 ALGORITHMS = ("gd", "online-sgd", "sgd", "momentum", "nesterov", "adam")
 #: The most steps of a training that sees one sample at a time.
 MOST_STEPS, MOST_QUICK_STEPS = 14_400, 2_900
-ABOUT = "Median over the final runs, with the range from the lowest to the highest."
+ABOUT = "Median over the final runs."
 
 
 def answer(lab: Lab) -> Finding:
@@ -61,17 +61,19 @@ def costs(comparison: Comparison, task: Task) -> Table:
 
 
 def figures(equal_samples: Comparison, equal_steps: Comparison) -> list[Figure]:
-    """Return the loss by samples seen, by steps and by the time that the steps take."""
+    """Return the loss by steps, and by the time that the steps take."""
     loss = loss_axis(equal_samples)
-    by_epoch = loss_lines(equal_samples, lambda arm, trial: trial.curve.epoch)
     by_step = loss_lines(equal_steps, lambda arm, trial: trial.curve.step)
     by_time = loss_lines(
         equal_samples, lambda arm, trial: [s * pass_and_step(equal_samples, arm) for s in trial.curve.step]
     )
     return [
-        Figure("Loss by samples seen", ABOUT, lines(by_epoch, Axis("passes over the data"), loss)),
-        Figure("Loss by steps", ABOUT, lines(by_step, Axis("steps", log=True), loss)),
-        Figure("Loss by time", ABOUT, lines(by_time, Axis("seconds of steps on one core", log=True), loss)),
+        Figure("Loss by steps", ABOUT, lines(by_step, Axis("steps", log=True), loss, markers=False)),
+        Figure(
+            "Loss by time",
+            ABOUT,
+            lines(by_time, Axis("seconds of steps on one core", log=True), loss, markers=False),
+        ),
     ]
 
 

@@ -23,5 +23,6 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "learning-rate": Listed(
             "learning_rate", "What does the learning rate do: too small, good, too large?"
         ),
+        "noise": Listed("noise", "Does the noise of SGD help it escape poor places?"),
     }
 )
