@@ -20,6 +20,10 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "algorithms": Listed(
             "algorithms", "Which gradient-descent algorithm is best, by samples, steps and time?"
         ),
+        "schedules": Listed(
+            "schedules", "Which learning-rate schedule trains best, and does a warm-up help?"
+        ),
+        "dropout": Listed("dropout", "Does dropout lower the validation loss, and at what price?"),
         "learning-rate": Listed(
             "learning_rate", "What does the learning rate do: too small, good, too large?"
         ),

@@ -47,16 +47,26 @@ def _mean(values: Sequence[float]) -> Interval:
 def figure(norms: Mapping[str, Sequence[Interval]], what: str) -> Figure:
     """Return a figure of the gradient's norm over the layers for each level; zeros are left out."""
     drawn = {
-        name: line(range(1, len(layers) + 1), layers)
+        name: line(range(1, len(layers) + 1), relative(layers))
         for name, layers in norms.items()
-        if all(layer.mean > 0 for layer in layers)
+        if reach(layers)
     }
     about = (
-        f"Norm of the gradient of each layer's weights in new models, for each {what}: geometric mean of "
-        f"{MODELS}, with 95 % interval. One that falls to the left vanishes on its way back."
+        "Norm of the gradient of each layer's weights over the last layer's, before any training, for "
+        f"each {what}: geometric mean of {MODELS} models, with 95 % interval. To the left is the way back."
     )
-    y = Axis("norm of the gradient", log=True)
-    return Figure("The gradient in each layer, before any training", about, lines(drawn, Axis("layer"), y))
+    y = Axis("norm, relative to the last layer's", log=True)
+    return Figure("What arrives of the gradient in each layer", about, lines(drawn, Axis("layer"), y))
+
+
+def relative(layers: Sequence[Interval]) -> list[Interval]:
+    """Return the norms over the mean of the last layer's."""
+    last = layers[-1].mean
+    ends = [each.ends or (each.mean, each.mean) for each in layers]
+    return [
+        Interval(each.mean / last, low / last, high / last)
+        for each, (low, high) in zip(layers, ends, strict=True)
+    ]
 
 
 def reach(layers: Sequence[Interval]) -> float:

@@ -8,8 +8,9 @@ from fallline.compare.judgement.standings import LEVEL, judged
 from fallline.compare.judgement.verdict import judge
 from fallline.compare.judgement.wording import number
 from fallline.compare.records import Comparison, Trial
+from fallline.compare.statistics.cells import Cells
 from fallline.compare.statistics.pairs import Interval, Pair, Scale, mean_interval
-from fallline.compare.statistics.resampling import two_level_interval
+from fallline.compare.statistics.resampling import difference_interval, two_level_interval
 from fallline.studies.drawing import Line
 
 
@@ -102,6 +103,23 @@ def sentence(comparison: Comparison, first: str, second: str) -> str:
 def best_beside(comparison: Comparison, base: str) -> str:
     """Return the arm with the lowest loss of all but ``base``."""
     return next(place.arm for place in judge(comparison).places if place.arm != base)
+
+
+def main_effect(comparison: Comparison, pairs: Sequence[tuple[str, str]]) -> tuple[Interval, str]:
+    """Return what the second arm of each pair adds to the loss of the first on average, and that in words.
+
+    ``pairs`` differ in one setting, each at another level of the rest.
+    """
+    of = judged(comparison)
+    known = [[of.repeats[arm] for arm in pair] for pair in pairs if set(pair) <= of.repeats.keys()]
+    first, second = (_mean_cells(cells) for cells in zip(*known, strict=True))
+    effect = difference_interval(first, second)
+    return effect, difference(effect, of.scale)
+
+
+def _mean_cells(cells: Sequence[Cells]) -> Cells:
+    shared = set.intersection(*(set(each) for each in cells))
+    return {cell: sum(each[cell] for each in cells) / len(cells) for cell in shared}
 
 
 def mean_over(runs: Sequence[Trial], value: Callable[[Trial], float], scale: Scale) -> Interval:
