@@ -87,6 +87,9 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "text-sparse": Listed(
             "text_sparse", "which of 12 modules is this source from? 20,000 words, few in a step", "second"
         ),
+        "text-transformer": Listed(
+            "text_transformer", "the next character of CPython's documentation; a decoder", "minutes"
+        ),
         "text-lstm": Listed(
             "text_lstm", "the next character of CPython's documentation; LSTM or GRU", "seconds"
         ),
