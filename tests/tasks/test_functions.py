@@ -181,6 +181,14 @@ def test_noise_on_the_gradient_has_the_mean_and_the_deviation_that_it_should():
     assert task.evaluated(model, task.valid) == load("beale").evaluated(model, task.valid)
 
 
+def test_values_below_rounding_count_as_solved_alike():
+    """Otherwise 1e-38 would beat 1e-30 in every comparison."""
+    specs = [Spec("", "tune", 0, 0, {"lr": lr}) for lr in (0.45, 0.5)]
+    trials = [run_trial(load("saddle(start=(1, 0.1))"), Arm("gd"), spec) for spec in specs]
+    assert [trial.valid_loss for trial in trials] == [2.0**-52] * 2
+    assert trials[0].metrics["distance"] < 1e-7
+
+
 def test_noise_is_the_seeds():
     task = load("rosenbrock(noise=0.1)")
     spec = [Spec("", "tune", 0, seed, {"lr": 1e-3, "max_steps": 40}) for seed in (1, 1, 2)]

@@ -17,6 +17,8 @@ from fallline.tasks.task import Task
 
 #: The rotated quadratic's axes are drawn by it.
 DATA_SEED = 0
+#: Values below count as this, the rounding of numbers near 1: nobody is better for being nearer to nothing.
+RESOLUTION = torch.finfo(torch.float64).eps
 
 
 class Point(nn.Module):
@@ -37,7 +39,7 @@ class Function:
 
     A step sees :math:`f(x) + \sigma\, z \cdot x`, where :math:`z` is drawn anew each time, a standard normal
     number for each coordinate: the gradient is right in the mean, and off by the standard deviation
-    :math:`\sigma`. What is judged is :math:`f(x)` itself.
+    :math:`\sigma`. What is judged is :math:`f(x)` itself, down to `RESOLUTION`.
 
     Args:
         value: :math:`f`, of a tensor of coordinates.
@@ -57,8 +59,10 @@ class Function:
     def judged(self, model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the value, and how far off the nearest minimum the point is; with two coordinates, both."""
         (x,) = model.parameters()
-        distance = torch.linalg.vector_norm(self.minima - x, dim=1).min()
-        return self.value(x), {"distance": distance, **dict(zip("xy", x, strict=True) if len(x) == 2 else {})}
+        found = {"distance": torch.linalg.vector_norm(self.minima - x, dim=1).min()}
+        if len(x) == 2:
+            found |= {"x": x[0], "y": x[1]}
+        return self.value(x).clamp(min=RESOLUTION), found
 
 
 def quadratic(kappa: float = 100.0, dimensions: int = 20, noise: float = 0.0, rotated: bool = False) -> Task:
