@@ -1,19 +1,17 @@
 """Which activation function? Each with its own learning rate, on one network, and then in a deep one."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import log
 
 from fallline.compare.judgement.wording import number
 from fallline.compare.records import Comparison
-from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Finding, Table
 from fallline.studies import depth
 from fallline.studies.lab import Effort, Lab
 from fallline.studies.levels import clause, sentence
 from fallline.studies.reading import leader
 from fallline.studies.study import Study
-from fallline.studies.summary import found, level, table
+from fallline.studies.summary import found, level
 from fallline.studies.varied import ACTIVATIONS, with_activations
 from fallline.tasks import deep_narrow
 
@@ -33,14 +31,16 @@ def answer(lab: Lab) -> Finding:
         STUDY, comparison, lab.task, answer=f"With its own learning rate each, {leader(comparison)}.",
         tables=[costs(comparison)], figures=[depth.figure(norms, "activation function")],
     )  # fmt: skip
-    said = [sentence(comparison, "activation=sigmoid", "activation=relu"), vanishing(norms, deep.name)]
+    said = [sentence(comparison, "activation=sigmoid", "activation=relu"), depth.arriving(norms, deep.name)]
     finding = replace(finding, sentences=said)
     if lab.quick or not known:
         return finding
     shorter = replace(deep, epochs=DEEP_EPOCHS)
     wanted = {"activation": DEEP_LEVELS}
     in_depth = lab.compare("deep", ["adamw"], task=shorter, scientific=wanted, effort=DEEP_EFFORT, share=0.4)
-    return beside(finding, in_depth)
+    against = clause(in_depth, "activation=sigmoid", "activation=tanh")
+    guessing = f"There {against}; guessing among ten digits has a loss of ln 10 = {number(log(10))}."
+    return depth.beside(finding, in_depth, guessing)
 
 
 def costs(comparison: Comparison) -> Table:
@@ -48,21 +48,6 @@ def costs(comparison: Comparison) -> Table:
     ranked = sorted(comparison.pass_microseconds.items(), key=lambda each: each[1])
     rows = [[level(arm, comparison.plan), number(us), f"{us / ranked[0][1]:.2f}"] for arm, us in ranked]
     return Table(["activation", "µs", "ratio"], rows, note="A forward and backward pass over one batch.")
-
-
-def vanishing(norms: Mapping[str, Sequence[Interval]], name: str) -> str:
-    """Return how much of the gradient arrives in the first layer, in one sentence."""
-    said = [f"{number(depth.reach(norms[each]))} with {each}" for each in ("relu", "tanh", "sigmoid")]
-    return f"In new models of {name} the first layer's gradient over the last one's is {', '.join(said)}."
-
-
-def beside(finding: Finding, deep: Comparison) -> Finding:
-    """Return ``finding`` with what the comparison in the deep network says."""
-    said = f"In {deep.plan.task}, 30 hidden layers of 16 units, {leader(deep)}."
-    against = clause(deep, "activation=sigmoid", "activation=tanh")
-    guessing = f"There {against}; guessing among ten digits has a loss of ln 10 = {number(log(10))}."
-    titled = replace(table(deep), title=f"{deep.plan.task}, {DEEP_EPOCHS} epochs")
-    return replace(finding, sentences=[*finding.sentences, said, guessing], tables=[*finding.tables, titled])
 
 
 STUDY = Study("activations", "Which activation function trains best?", answer)

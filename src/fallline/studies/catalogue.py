@@ -24,6 +24,7 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
             "schedules", "Which learning-rate schedule trains best, and does a warm-up help?"
         ),
         "dropout": Listed("dropout", "Does dropout lower the validation loss, and at what price?"),
+        "initialization": Listed("initialization", "Which initial weights train best, and why not zero?"),
         "workers": Listed("workers", "Is training on several processes faster?"),
         "learning-rate": Listed(
             "learning_rate", "What does the learning rate do: too small, good, too large?"

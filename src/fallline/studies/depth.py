@@ -1,12 +1,17 @@
 """What arrives of the gradient in each layer of a new model: does it vanish, explode, or pass?"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from fallline.compare.judgement.wording import number
+from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval, mean_interval
-from fallline.report.finding import Figure
+from fallline.report.finding import Figure, Finding
 from fallline.studies.drawing import Axis, lines
 from fallline.studies.levels import line
+from fallline.studies.reading import leader
+from fallline.studies.summary import table
 from fallline.tasks.batches import Batches
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
@@ -72,3 +77,16 @@ def relative(layers: Sequence[Interval]) -> list[Interval]:
 def reach(layers: Sequence[Interval]) -> float:
     """Return the norm in the first layer over that in the last."""
     return layers[0].mean / layers[-1].mean if layers[-1].mean else 0.0
+
+
+def arriving(norms: Mapping[str, Sequence[Interval]], name: str) -> str:
+    """Return how much of the gradient arrives in the first layer at each level, in one sentence."""
+    said = ", ".join(f"{number(reach(each))} with {level}" for level, each in norms.items())
+    return f"In new models of {name} the first layer's gradient over the last one's is {said}."
+
+
+def beside(finding: Finding, deep: Comparison, *said: str) -> Finding:
+    """Return ``finding`` with what a comparison in a deep network says, and more sentences on it."""
+    leading = f"In {deep.plan.task}, 30 hidden layers of 16 units, {leader(deep)}."
+    titled = replace(table(deep), title=f"{deep.plan.task}, {number(deep.plan.epochs)} epochs")
+    return replace(finding, sentences=[*finding.sentences, leading, *said], tables=[*finding.tables, titled])

@@ -1,0 +1,60 @@
+"""How should weights begin? Each initialisation with its own learning rate, also in a deep network."""
+
+from dataclasses import replace
+
+from fallline.compare.records import Comparison
+from fallline.report.finding import Finding
+from fallline.report.summary import tuned
+from fallline.studies import depth
+from fallline.studies.lab import Effort, Lab
+from fallline.studies.levels import best_beside, sentence
+from fallline.studies.reading import leader
+from fallline.studies.study import Study
+from fallline.studies.summary import found
+from fallline.studies.symmetry import distinct_units, trained
+from fallline.studies.varied import INITIALIZATIONS, UNCHANGED, with_initializations
+from fallline.tasks import deep_narrow
+from fallline.tasks.task import Task
+
+SETTING, QUICK_LEVELS = "initialization", (UNCHANGED, "zero", "large", "xavier", "he")
+#: A second comparison in a deep network: fewer levels, and trainings of a quarter of the length.
+DEEP_LEVELS = (UNCHANGED, "small", "large", "xavier", "he", "orthogonal")
+DEEP_EPOCHS, DEEP_EFFORT = 5, Effort(4, 2, 3)
+
+
+def answer(lab: Lab) -> Finding:
+    """Compare the initialisations, AdamW's learning rate tuned anew for each; then in 30 layers."""
+    levels, known = QUICK_LEVELS if lab.quick else (UNCHANGED, *INITIALIZATIONS), lab.task.name == STUDY.task
+    layers = deep_narrow.make_task(initialization="default") if known else lab.task
+    wide, deep = map(with_initializations, (lab.task, layers))
+    comparison = lab.compare("initializations", ["adamw"], task=wide, scientific={SETTING: levels}, share=0.6)
+    norms = {name: depth.norms_by_layer(deep, {SETTING: name}, lab.seed) for name in levels}
+    finding = found(
+        STUDY, comparison, lab.task, answer=f"With its own learning rate each, {leader(comparison)}.",
+        figures=[depth.figure(norms, SETTING)],
+    )  # fmt: skip
+    base = f"{SETTING}={UNCHANGED}"
+    against = sentence(comparison, base, best_beside(comparison, base))
+    said = [*equal_units(lab, wide, comparison), against, depth.arriving(norms, deep.name)]
+    finding = replace(finding, sentences=said)
+    if lab.quick or not known:
+        return finding
+    shorter, wanted = replace(deep, epochs=DEEP_EPOCHS), {SETTING: DEEP_LEVELS}
+    in_depth = lab.compare("deep", ["adamw"], task=shorter, scientific=wanted, effort=DEEP_EFFORT, share=0.4)
+    return depth.beside(finding, in_depth)
+
+
+def equal_units(lab: Lab, task: Task, comparison: Comparison) -> list[str]:
+    """Return how many hidden units differ after a training from zeros, in a sentence if there are any."""
+    settings = {SETTING: "zero", **tuned(comparison, f"{SETTING}=zero")}
+    units = distinct_units(trained(task, "adamw", settings, lab.seed))
+    why = "units that begin equal have equal gradients"
+    after = f"after {task.total_steps} steps: {why}"
+    return (
+        [f"From zeros, {units[0]} of {units[1]} units of the first layer have weights of their own {after}."]
+        if units
+        else []
+    )
+
+
+STUDY = Study("initialization", "Which initial weights train best, and why not zero?", answer)
