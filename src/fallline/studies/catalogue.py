@@ -30,5 +30,6 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
             "learning_rate", "What does the learning rate do: too small, good, too large?"
         ),
         "noise": Listed("noise", "Does the noise of SGD help it escape poor places?"),
+        "precision": Listed("precision", "Which precision: float32, bfloat16 or float64?"),
     }
 )
