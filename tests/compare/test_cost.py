@@ -17,9 +17,10 @@ from fallline.compare.cost import Cost, core_share, interleaved, measure
 from fallline.compare.memory import PROCESS_BYTES, free_memory, storages
 from fallline.compare.records import Arm, Spec
 from fallline.compare.request import Request
-from fallline.compare.trials.trial import one_thread, run_trial
+from fallline.compare.trials.trial import run_trial
 from fallline.core.registry import Entry, find, register
 from fallline.tasks import load
+from fallline.tasks.threads import one_thread
 
 SMALL = Path(__file__).with_name("small_task.py")
 
@@ -110,7 +111,8 @@ import re, sys, torch
 torch.set_num_threads(1)
 from fallline.compare.memory import PROCESS_BYTES
 from fallline.compare.records import Arm, Spec
-from fallline.compare.trials.trial import one_thread, run_trial
+from fallline.compare.trials.trial import run_trial
+from fallline.tasks.threads import one_thread
 from fallline.tasks import load
 
 task, name = load(sys.argv[1]), sys.argv[2]

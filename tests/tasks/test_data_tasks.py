@@ -9,11 +9,12 @@ import torch
 
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.rehearsal import rehearse
-from fallline.compare.trials.trial import one_thread, run_trial
+from fallline.compare.trials.trial import run_trial
 from fallline.tasks import BUILT_IN, load
 from fallline.tasks.batches import in_order
 from fallline.tasks.data import leaves
 from fallline.tasks.task import Task
+from fallline.tasks.threads import one_thread
 
 NAMES = [
     "digits-cnn", "digits-autoencoder", "noisy-labels", "drift", "transfer", "adversarial", "wine-tabular",

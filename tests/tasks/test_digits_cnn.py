@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from fallline.compare.records import Arm, Spec
-from fallline.compare.trials.trial import one_thread, run_trial
+from fallline.compare.trials.trial import run_trial
 from fallline.tasks import load
+from fallline.tasks.threads import one_thread
 
 
 def test_the_network_has_the_parameters_of_its_formula():

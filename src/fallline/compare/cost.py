@@ -14,11 +14,12 @@ from torch.nn.utils import clip_grad_norm_
 from fallline.compare.memory import PROCESS_BYTES, needed_bytes, optimizer_bytes
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.training import Training, evaluation_steps
-from fallline.compare.trials.trial import WARM_UP, one_thread
+from fallline.compare.trials.trial import WARM_UP
 from fallline.core.registry import find
 from fallline.core.space import dimension, middle
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
+from fallline.tasks.threads import one_thread
 
 #: Steps per measurement, enough that reading the clock does not count; one alone if it takes this long.
 STEPS, LONG_STEP_SECONDS = 5, 1e-3

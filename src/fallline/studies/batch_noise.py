@@ -7,7 +7,6 @@ from fallline.compare.judgement.wording import number
 from fallline.compare.records import Comparison, Spec
 from fallline.compare.statistics.pairs import Interval
 from fallline.compare.trials.training import Training
-from fallline.compare.trials.trial import one_thread
 from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
 from fallline.studies.drawing import bars
@@ -20,6 +19,7 @@ from fallline.studies.sweeps import shortened
 from fallline.tasks.batches import in_order
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task, sample_count
+from fallline.tasks.threads import one_thread
 
 #: The Hessian is that of the training loss on so many samples.
 SAMPLES = 1024

@@ -9,13 +9,13 @@ from torch import Tensor
 from fallline import SGD
 from fallline.compare.judgement.wording import number, setting
 from fallline.compare.statistics.pairs import Interval
-from fallline.compare.trials.trial import one_thread
 from fallline.report.finding import Figure, Table
 from fallline.schedules import constant, linear
 from fallline.studies.drawing import Axis, Line, lines
 from fallline.studies.reading import percent, share
 from fallline.tasks.functions import Function
 from fallline.tasks.load import load
+from fallline.tasks.threads import one_thread
 
 
 @dataclass(frozen=True)

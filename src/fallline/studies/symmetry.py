@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.training import Training
-from fallline.compare.trials.trial import one_thread
 from fallline.studies.varied import KEPT
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
+from fallline.tasks.threads import one_thread
 
 
 def trained(task: Task, optimizer: str, settings: Mapping[str, Any], seed: int) -> nn.Module:

@@ -14,12 +14,12 @@ from fallline.compare.protocol.seeds import training_seed
 from fallline.compare.records import Arm, Comparison, Spec
 from fallline.compare.statistics.rate_response import GoodRange, rate_response
 from fallline.compare.trials.training import Training
-from fallline.compare.trials.trial import one_thread
 from fallline.core.registry import Entry, find
 from fallline.core.space import Range
 from fallline.tasks.load import load
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
+from fallline.tasks.threads import one_thread
 
 #: The share of the last average in the next, as in fast.ai's test.
 SMOOTHING = 0.98

@@ -17,9 +17,10 @@ from fallline.compare.executors.retries import Retries
 from fallline.compare.executors.worker import Job
 from fallline.compare.records import Spec, Trial
 from fallline.compare.search.pruning import Judge
-from fallline.compare.trials.trial import one_thread, run_trial, warm_up
+from fallline.compare.trials.trial import run_trial, warm_up
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
+from fallline.tasks.threads import one_thread
 
 #: Seconds between two looks at whether the cluster has grown.
 LOOK = 2.0

@@ -7,8 +7,9 @@ from functools import partial
 from fallline.compare.executors.worker import Job
 from fallline.compare.records import Spec, Trial
 from fallline.compare.search.pruning import Judge
-from fallline.compare.trials.trial import one_thread, run_trial
+from fallline.compare.trials.trial import run_trial
 from fallline.tasks.task import Task
+from fallline.tasks.threads import one_thread
 
 
 class Serial:

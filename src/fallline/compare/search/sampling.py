@@ -16,8 +16,8 @@ from torch.quasirandom import SobolEngine
 from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Trial
 from fallline.compare.search.distributions import inside, parameters, quiet, suggested
-from fallline.compare.trials.trial import one_thread
 from fallline.core.space import Space, point
+from fallline.tasks.threads import one_thread
 
 if TYPE_CHECKING:  # Optuna takes 0.3 s to import
     from optuna import Study

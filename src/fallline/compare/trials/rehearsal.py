@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.training import Training
-from fallline.compare.trials.trial import one_thread
 from fallline.core.python_file import last_line
 from fallline.core.space import dimension, middle
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
+from fallline.tasks.threads import one_thread
 
 
 def rehearse(task: Task, arms: Mapping[str, Arm]) -> None:

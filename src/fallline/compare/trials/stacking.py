@@ -17,11 +17,12 @@ from torch.func import functional_call, vmap
 
 from fallline.compare.records import Arm, Spec, Trial
 from fallline.compare.trials.training import Training
-from fallline.compare.trials.trial import WARM_UP, course, one_thread, run_trial
+from fallline.compare.trials.trial import WARM_UP, course, run_trial
 from fallline.core.space import dimension, middle
 from fallline.tasks.data import Batch, each, sample_count
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
+from fallline.tasks.threads import one_thread
 
 #: Settings that each training of a stack may have its own of.
 OWN = frozenset({"clip", "schedule", "warmup", "patience"})

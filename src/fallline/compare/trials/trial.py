@@ -3,11 +3,10 @@
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fallline.compare.records import Arm, Curve, Spec, Trial
@@ -151,14 +150,3 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, (dict, list, tuple)):
         for branch in tree.values() if isinstance(tree, dict) else tree:
             yield from _tensors(branch)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread, as a worker does: sums, and so results, depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
