@@ -30,6 +30,9 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
             "learning_rate", "What does the learning rate do: too small, good, too large?"
         ),
         "noise": Listed("noise", "Does the noise of SGD help it escape poor places?"),
+        "early-stopping": Listed(
+            "early_stopping", "Does early stopping help, and how much patience does it need?"
+        ),
         "precision": Listed("precision", "Which precision: float32, bfloat16 or float64?"),
     }
 )
