@@ -33,6 +33,7 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "early-stopping": Listed(
             "early_stopping", "Does early stopping help, and how much patience does it need?"
         ),
+        "layer-wise": Listed("layer_wise", "Do layers want learning rates of their own?"),
         "precision": Listed("precision", "Which precision: float32, bfloat16 or float64?"),
     }
 )
