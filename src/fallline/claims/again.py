@@ -1,25 +1,23 @@
 """Measures of trained models: final trials are trained again, to the same bits, and looked into."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fallline.claims.extraction import short
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.statistics.cells import Cells
 from fallline.compare.trials.training import Training, as_judged
-from fallline.compare.trials.trial import one_thread
+from fallline.studies.sharpness import sharpness
 from fallline.tasks.batches import in_order
-from fallline.tasks.data import Batch
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
+from fallline.tasks.threads import one_thread
 
 #: Takes a training at its end, its parameters being what it is judged by.
 Look = Callable[[Training], float]
-#: Training samples that a curvature is measured on, and the steps of the power iteration.
-SAMPLES, ITERATIONS = 512, 30
+#: Training samples that a curvature is measured on.
+SAMPLES = 512
 
 
 def measured_again(
@@ -67,34 +65,7 @@ def different_units(training: Training) -> float:
     return len(first.weight.detach().unique(dim=0))
 
 
-def sharpness(training: Training) -> float:
-    r"""Return the largest absolute eigenvalue of the Hessian of the training loss, by power iteration.
-
-    .. math:: v \leftarrow H v / \lVert H v \rVert, \qquad |\lambda| \approx \lVert H v \rVert
-
-    on the first 512 training samples, from a fixed start. Source: Pearlmutter 1994 for the product H v.
-    """
-    model, task = training.model.eval(), training.task
-    batch = next(iter(in_order(task.train, SAMPLES, SAMPLES)))
-    size, generator = inf, torch.Generator().manual_seed(0)
-    vector = [torch.randn(p.shape, generator=generator) for p in training.parameters]
-    for _ in range(ITERATIONS):
-        vector = _divided(vector, _norm(vector))
-        vector = _product(task, model, batch, vector)
-        size = _norm(vector)
-    return size
-
-
-def _product(task: Task, model: nn.Module, batch: Batch, vector: list[Tensor]) -> list[Tensor]:
-    parameters = list(model.parameters())
-    gradients = torch.autograd.grad(task.loss_on(model, batch), parameters, create_graph=True)
-    slope = sum((g * v).sum() for g, v in zip(gradients, vector, strict=True))
-    return list(torch.autograd.grad(slope, parameters))  # type: ignore[arg-type]
-
-
-def _norm(vector: list[Tensor]) -> float:
-    return float(torch.stack([v.square().sum() for v in vector]).sum().sqrt())
-
-
-def _divided(vector: list[Tensor], by: float) -> list[Tensor]:
-    return [v / max(by, 1e-30) for v in vector]
+def curvature(training: Training) -> float:
+    """Return the sharpness of the training loss on the first 512 training samples."""
+    batch = next(iter(in_order(training.task.train, SAMPLES, SAMPLES)))
+    return sharpness(training.task, training.model, batch)

@@ -50,5 +50,5 @@ def print_list(claims: Sequence[Claim], console: "Console") -> None:
     from rich.text import Text
 
     for claim in claims:
-        console.print(Text(f"{claim.name}  ", "bold") + Text(claim.statement))
+        console.print(Text(f"{claim.name}  ", "bold") + Text(claim.statement), soft_wrap=True)
         console.print(Text(f"    {claim.origin.text}", "dim"), soft_wrap=True)

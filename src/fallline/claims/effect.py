@@ -99,12 +99,21 @@ def _means(contrast: Contrast, arms: Mapping[str, Cells]) -> "partial[Effect]":
     scaled = MEASURES[contrast.measure].scaled
     results = {arm: {cell: scaled(x) for cell, x in cells.items()} for arm, cells in arms.items()}
     whole = {arm: cells for arm, cells in results.items() if all(map(isfinite, cells.values()))}
+    _refuse_single(contrast, whole)
     pairs = compare_studies({arm: _spread(cells) for arm, cells in whole.items()})
     sides = {contrast.less, contrast.more}
     (pair,) = (pair for pair in pairs if {pair.first, pair.second} == sides)
     pair = pair if pair.first == contrast.less else pair.reversed()
     both = _mean(arms[contrast.less]), _mean(arms[contrast.more])
     return partial(Effect, contrast, pair.difference, pair.error, pair.df, pair.n, both)
+
+
+def _refuse_single(contrast: Contrast, arms: Mapping[str, Cells]) -> None:
+    if min(len(arms.get(arm, ())) for arm in (contrast.less, contrast.more)) < 2:
+        raise ClaimError(
+            f"a single {contrast.measure} of {contrast.less} or {contrast.more} says nothing of luck; "
+            "have it measured in several studies"
+        )
 
 
 def _spread(cells: Cells) -> Cells:

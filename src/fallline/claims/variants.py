@@ -15,11 +15,26 @@ FEW = 200
 EVERY, BRIGHTER = 50, 30.0
 
 
-def with_test(name: str) -> Task:
-    """Return a built-in task of tensors with every other validation sample set aside as test data."""
+def with_test(name: str, target: float | None = None) -> Task:
+    """Return a built-in task of tensors with every other validation sample set aside as test data.
+
+    Args:
+        name: of the task.
+        target: the validation loss that counts as reached, such as also poor arms reach; None for the task's.
+
+    Example:
+        >>> task = with_test("digits", target=0.25)
+        >>> len(task.valid[0]), len(task.test[0]), task.target.text
+        (180, 180, 'validation loss <= 0.25')
+    """
     task = load(name)
     inputs, targets = task.valid
-    return replace(task, valid=(inputs[::2], targets[::2]), test=(inputs[1::2], targets[1::2]))
+    return replace(
+        task,
+        valid=(inputs[::2], targets[::2]),
+        test=(inputs[1::2], targets[1::2]),
+        target=task.target if target is None else target,
+    )
 
 
 def few_digits(hidden: int = 100) -> Task:

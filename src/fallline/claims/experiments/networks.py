@@ -1,8 +1,9 @@
 """Experiments that train networks: each is a comparison with the learning rate tuned for every arm."""
 
+from dataclasses import dataclass, replace
 from functools import partial
 
-from fallline.claims.again import different_units, loss_on_test, sharpness, zeros
+from fallline.claims.again import curvature, different_units, loss_on_test, zeros
 from fallline.claims.entries import HERE
 from fallline.claims.experiments.experiment import Experiment, Tuned
 from fallline.claims.samples import Samples
@@ -12,6 +13,8 @@ from fallline.studies.varied import with_activations, with_dropouts, with_initia
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 
+#: A validation loss on digits that every arm reaches, and one of the convolutional network.
+EASY, EASY_CONVOLUTIONAL = 0.25, 0.15
 AT_THE_END = "test loss at the end"
 #: Search spaces of the entries that `fallline list` does not have, and of a wide sweep.
 ADAM_RATES, SGD_RATES = {"low": 1e-4, "high": 0.3}, {"low": 1e-3, "high": 10.0}
@@ -19,33 +22,66 @@ STRENGTHS = {"low": 1e-5, "high": 1e-2}
 WIDE = {"low": 1e-5, "high": 10.0}
 
 
+@dataclass(frozen=True)
+class AlsoAtTheEnd:
+    """A comparison with each arm also judged at its end: "sgd to the end" beside "sgd", stopped early.
+
+    Args:
+        comparison: one that looks at `AT_THE_END`.
+    """
+
+    comparison: Tuned
+
+    def __call__(self, lab: Lab) -> Samples:
+        """Return what the comparison measures in ``lab``."""
+        samples = self.comparison(lab)
+        ends = {f"{arm} to the end": cells for arm, cells in samples.values[AT_THE_END].items()}
+        return samples.having({"test loss": ends})
+
+
 def deep() -> Task:
-    """Return ten hidden layers of 16 units on digits, half as long as usual."""
-    return shortened(with_test("deep-narrow(depth=10, initialization='xavier')"), 0.5)
+    """Return ten hidden layers of 16 units on digits, somewhat shorter than usual."""
+    task = with_test("deep-narrow(depth=10, initialization='xavier')")
+    return replace(shortened(task, 0.7), name="ten layers")
 
 
 def shallow() -> Task:
     """Return digits with a model whose activations and initial weights are settings."""
-    return with_initializations(with_activations(with_test("digits")))
+    return with_initializations(with_activations(with_test("digits", EASY)))
 
 
 def batches() -> Task:
     """Return digits with time for large batches, too."""
-    return shortened(with_test("digits"), 1.5)
+    return shortened(with_test("digits", EASY), 1.5)
 
 
 def digits_with_dropout() -> Task:
     """Return digits with a share of the hidden units left out in each step."""
-    return with_dropouts(with_test("digits"))
+    return with_dropouts(with_test("digits", EASY))
+
+
+def recurrent() -> Task:
+    """Return the recurrent network on text, 40 % as long as usual."""
+    return shortened(load("text-lstm"), 0.4)
+
+
+def drift() -> Task:
+    """Return digits that change twice on the way, after three passes each."""
+    return replace(load("drift(phases=3, passes=3)"), name="drift")
+
+
+def mislabelled() -> Task:
+    """Return digits with a fifth of the training labels wrong, half as long as usual."""
+    return shortened(with_test("noisy-labels"), 0.5)
 
 
 def convolutional() -> Task:
     """Return the convolutional network on digits, half as long as usual."""
-    return shortened(with_test("digits-cnn"), 0.5)
+    return shortened(with_test("digits-cnn", EASY_CONVOLUTIONAL), 0.5)
 
 
 PENALTIES = Tuned(
-    partial(with_test, "noisy-labels"),
+    mislabelled,
     ("sgd", "momentum", "adam", f"{HERE}momentum_l2", f"{HERE}l1_subgradient", f"{HERE}l1_proximal"),
     space={
         "optimizers": {
@@ -60,19 +96,12 @@ PENALTIES = Tuned(
 )
 
 
-def regularization(lab: Lab) -> Samples:
-    """Return what penalties do, each arm also without early stopping: "sgd to the end" beside "sgd"."""
-    samples = PENALTIES(lab)
-    ends = {f"{arm} to the end": cells for arm, cells in samples.values[AT_THE_END].items()}
-    return samples.having({"test loss": ends})
-
-
 NETWORKS = (
     Experiment(
         "optimizers",
         "optimizers on digits, an MLP",
         Tuned(
-            partial(with_test, "digits"),
+            partial(with_test, "digits", EASY),
             (
                 "sgd",
                 "momentum",
@@ -90,7 +119,7 @@ NETWORKS = (
                 f"{HERE}adadelta_at_default",
             ),
             space={"optimizers": {f"{HERE}averaged_adam": {"lr": ADAM_RATES}}},
-            looks={"sharpness": sharpness},
+            looks={"sharpness": curvature},
             looked_at=("sgd", "adam", "lookahead"),
         ),
     ),
@@ -117,7 +146,7 @@ NETWORKS = (
                 }
             },
             effort=Effort(10, 2, 6),
-            looks={"sharpness": sharpness},
+            looks={"sharpness": curvature},
             looked_at=("sgd", "adam", "lookahead"),
         ),
     ),
@@ -175,18 +204,18 @@ NETWORKS = (
     Experiment(
         "dropout with wrong labels",
         "shares of dropped units on digits with a fifth of the training labels wrong",
-        Tuned(partial(with_test, "noisy-labels"), ("adam",), {"dropout": (0.0, 0.2, 0.5)}),
+        Tuned(mislabelled, ("adam",), {"dropout": (0.0, 0.2, 0.5)}),
     ),
     Experiment(
         "regularization",
         "penalties on digits with a fifth of the training labels wrong",
-        regularization,
+        AlsoAtTheEnd(PENALTIES),
     ),
     Experiment(
         "schedules",
         "decay and warm-up of the learning rate",
         Tuned(
-            partial(with_test, "digits"),
+            partial(with_test, "digits", EASY),
             ("momentum", "adam"),
             {"schedule": ("constant", "cosine"), "warmup": (0.0, 0.1)},
             effort=Effort(6, 2, 5),
@@ -201,11 +230,11 @@ NETWORKS = (
         "learning rates",
         "a sweep over six decades of the learning rate",
         Tuned(
-            partial(with_test, "digits"),
+            partial(with_test, "digits", EASY),
             ("sgd", "momentum", "adagrad", "rmsprop", "adam"),
             space={"optimizers": {"all": {"lr": WIDE}}},
             effort=Effort(12, 1, 6),
-            quick=Effort(10, 1, 2),
+            quick=Effort(8, 1, 3),
         ),
     ),
     Experiment(
@@ -214,8 +243,26 @@ NETWORKS = (
         Tuned(few_digits, ("adam",), {"hidden": (8, 32, 128, 512)}),
     ),
     Experiment(
+        "recurrent",
+        "optimizers on text, an LSTM",
+        Tuned(recurrent, ("sgd", "momentum", "adam"), effort=Effort(5, 1, 4)),
+    ),
+    Experiment(
+        "sparse",
+        "optimizers on words, of which each step sees few",
+        Tuned(
+            partial(load, "text-sparse"),
+            ("sgd", "momentum", "adagrad", "adadelta", "adam"),
+            effort=Effort(6, 2, 5),
+        ),
+    ),
+    Experiment(
         "drift",
         "digits whose pixels and labels change on the way",
-        Tuned(partial(load, "drift"), ("sgd", "adagrad", "rmsprop", "adam"), effort=Effort(6, 2, 5)),
+        Tuned(
+            drift,
+            ("sgd", "adagrad", "rmsprop", "adam"),
+            effort=Effort(6, 2, 5),
+        ),
     ),
 )
