@@ -23,6 +23,9 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "schedules": Listed(
             "schedules", "Which learning-rate schedule trains best, and does a warm-up help?"
         ),
+        "regularization": Listed(
+            "regularization", "Which penalty lowers the validation loss, and which makes weights zero?"
+        ),
         "dropout": Listed("dropout", "Does dropout lower the validation loss, and at what price?"),
         "initialization": Listed("initialization", "Which initial weights train best, and why not zero?"),
         "workers": Listed("workers", "Is training on several processes faster?"),
