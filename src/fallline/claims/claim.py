@@ -41,6 +41,7 @@ class Contrast:
         margin: the smallest difference that matters: a ratio above 1 where the measure is compared by ratios,
             otherwise a difference above 0 in its unit.
         denied: whether the claim says the opposite: that ``less`` does *not* have less by what matters.
+        label: tells it from other contrasts of its claim on the same task; may be empty.
 
     Raises:
         ClaimError: an unknown measure, a margin out of range, or an arm that is compared with itself.
@@ -56,6 +57,7 @@ class Contrast:
     measure: str
     margin: float
     denied: bool = False
+    label: str = ""
 
     def __post_init__(self):
         if self.measure not in MEASURES:

@@ -52,6 +52,11 @@ class Effect:
         return float(stats.t.cdf(gap / self.error, self.df))
 
     @property
+    def where(self) -> str:
+        """The task, with what tells this contrast from others on it."""
+        return f"{self.task}, {self.contrast.label}" if self.contrast.label else self.task
+
+    @property
     def measure(self) -> Measure:
         """How the contrast's quantity is compared."""
         return MEASURES[self.contrast.measure]

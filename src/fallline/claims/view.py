@@ -68,21 +68,23 @@ def _contrast(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def sentence(judgement: Judgement) -> str:
-    """Return the outcome with its numbers, and where it holds."""
-    if judgement.reason:
-        return f"{_capital(judgement.outcome)}: {judgement.reason}."
-    shown = "; ".join(_evidence(each) for each in judgement.evidence)
-    return f"{_capital(judgement.outcome)}: {shown}."
+def answer(judgement: Judgement) -> str:
+    """Return the outcome with its numbers, in one sentence."""
+    shown = judgement.reason or "; ".join(map(_measured, judgement.evidence))
+    return f"{judgement.outcome[0].upper()}{judgement.outcome[1:]}: {shown}."
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+def _measured(evidence: Evidence) -> str:
+    return f"{evidence.effect.contrast.measure} {evidence.effect.text} on {evidence.effect.where}"
 
 
-def _evidence(evidence: Evidence) -> str:
+def _sentence(evidence: Evidence) -> str:
+    """Return what one contrast says, and in which words."""
     effect, contrast = evidence.effect, evidence.effect.contrast
-    return f"{contrast.measure} of {contrast.more} over {contrast.less} {effect.text} on {effect.task}"
+    return (
+        f"{evidence.says.capitalize()} ({evidence.why}) on {effect.where}: {contrast.measure} of "
+        f"{contrast.more} against {contrast.less} {effect.text}; {_margin(evidence)} would matter."
+    )
 
 
 def finding(judgement: Judgement) -> Finding:
@@ -94,7 +96,8 @@ def finding(judgement: Judgement) -> Finding:
         claim.name,
         claim.statement,
         f"{claim.name}: {claim.origin.text}",
-        sentence(judgement),
+        answer(judgement),
+        [_sentence(each) for each in judgement.evidence],
         tables=[_table(judgement)] if judgement.evidence else [],
         figures=figures,
         caveats=[claim.note] if claim.note else [],
@@ -146,8 +149,8 @@ def overview(judgements: Sequence[Judgement]) -> Finding:
 def forest(judgements: Sequence[Judgement]) -> dict[str, Any]:
     """Return the effects of all claims with their intervals, a line for each contrast."""
     evidence = [(judgement.claim.name, each) for judgement in judgements for each in judgement.evidence]
-    names = [f"{escape(name)}{' ' * place}" for name, place in _places([name for name, _ in evidence])]
-    traces = [_trace(name, each) for name, (_, each) in zip(names, evidence, strict=True)]
+    names = _names(evidence)
+    traces = [_trace(escape(name), each) for name, (_, each) in zip(names, evidence, strict=True)]
     ends = [end for trace in traces for end in trace["range"]]
     ticks = [tick for tick in TICKS if min(ends, default=-1) <= asinh(tick) <= max(ends, default=1)]
     across = {
@@ -160,15 +163,21 @@ def forest(judgements: Sequence[Judgement]) -> dict[str, Any]:
         [{key: value for key, value in trace.items() if key != "range"} for trace in traces],
         100 + ROW_HEIGHT * len(names),
         xaxis={**across, "ticktext": [f"{tick:g}" for tick in ticks]},
-        yaxis={"type": "category", "autorange": "reversed", "ticksuffix": "  ", "automargin": True},
+        yaxis={"type": "category", "range": [len(names) - 0.5, -0.5], "ticksuffix": "  ", "automargin": True},
         shapes=lines,
     )
     return plot(drawn)
 
 
-def _places(names: Sequence[str]) -> list[tuple[str, int]]:
-    """Return each name with how often it was there before, so that equal names have lines of their own."""
-    return [(name, names[:place].count(name)) for place, name in enumerate(names)]
+def _names(evidence: Sequence[tuple[str, Evidence]]) -> list[str]:
+    """Return a name for each line, the claim and where, with spaces behind until all are different."""
+    names: list[str] = []
+    for claim, each in evidence:
+        name = f"{claim}: {each.effect.where}"
+        while name in names:
+            name += " "
+        names.append(name)
+    return names
 
 
 def _upright(x: float, dash: str) -> dict[str, Any]:
@@ -237,4 +246,4 @@ def _styled(judgement: Judgement) -> "Text":
 
 def _brief(evidence: Evidence) -> str:
     sign = {"for": "+", "against": "−", "open": "?"}[evidence.says]
-    return f"{sign} {evidence.effect.task}: {evidence.effect.contrast.measure} {evidence.effect.text}"
+    return f"{sign} {evidence.effect.where}: {evidence.effect.contrast.measure} {evidence.effect.text}"

@@ -15,6 +15,14 @@ from fallline.tasks.task import Task
 
 #: A validation loss on digits that every arm reaches, and one of the convolutional network.
 EASY, EASY_CONVOLUTIONAL = 0.25, 0.15
+OPTIMIZERS = (
+    "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamax", "nadam", "radam",
+    "lookahead", f"{HERE}averaged_adam", f"{HERE}adam_at_default", f"{HERE}adadelta_at_default",
+)  # fmt: skip
+DECAYS = (
+    "sgd", "momentum", "adam", "radam", "lookahead", f"{HERE}averaged_adam", f"{HERE}adam_l2",
+    f"{HERE}adam_decoupled",
+)  # fmt: skip
 AT_THE_END = "test loss at the end"
 #: Search spaces of the entries that `fallline list` does not have, and of a wide sweep.
 ADAM_RATES, SGD_RATES = {"low": 1e-4, "high": 0.3}, {"low": 1e-3, "high": 10.0}
@@ -90,7 +98,7 @@ PENALTIES = Tuned(
             f"{HERE}l1_proximal": {"lr": SGD_RATES, "strength": STRENGTHS},
         }
     },
-    effort=Effort(8, 2, 5),
+    effort=Effort(8, 2, 4),
     looks={"zeros": zeros, AT_THE_END: loss_on_test},
     looked_at=("sgd", "momentum", "adam", "momentum_l2", "l1_subgradient", "l1_proximal"),
 )
@@ -102,22 +110,7 @@ NETWORKS = (
         "optimizers on digits, an MLP",
         Tuned(
             partial(with_test, "digits", EASY),
-            (
-                "sgd",
-                "momentum",
-                "nesterov",
-                "adagrad",
-                "rmsprop",
-                "adadelta",
-                "adam",
-                "adamax",
-                "nadam",
-                "radam",
-                "lookahead",
-                f"{HERE}averaged_adam",
-                f"{HERE}adam_at_default",
-                f"{HERE}adadelta_at_default",
-            ),
+            OPTIMIZERS,
             space={"optimizers": {f"{HERE}averaged_adam": {"lr": ADAM_RATES}}},
             looks={"sharpness": curvature},
             looked_at=("sgd", "adam", "lookahead"),
@@ -128,16 +121,7 @@ NETWORKS = (
         "optimizers and weight decay on 200 digits, where every network fits the training data",
         Tuned(
             few_digits,
-            (
-                "sgd",
-                "momentum",
-                "adam",
-                "radam",
-                "lookahead",
-                f"{HERE}averaged_adam",
-                f"{HERE}adam_l2",
-                f"{HERE}adam_decoupled",
-            ),
+            DECAYS,
             space={
                 "optimizers": {
                     f"{HERE}averaged_adam": {"lr": ADAM_RATES},
@@ -145,7 +129,7 @@ NETWORKS = (
                     f"{HERE}adam_decoupled": {"lr": ADAM_RATES, "decay": {"low": 1e-3, "high": 10.0}},
                 }
             },
-            effort=Effort(10, 2, 6),
+            effort=Effort(8, 2, 5),
             looks={"sharpness": curvature},
             looked_at=("sgd", "adam", "lookahead"),
         ),
@@ -162,7 +146,6 @@ NETWORKS = (
             deep,
             ("sgd", "momentum", "rmsprop", "adam"),
             {"activation": ("relu", "sigmoid")},
-            effort=Effort(6, 2, 5),
         ),
     ),
     Experiment(
@@ -177,7 +160,7 @@ NETWORKS = (
             shallow,
             ("momentum",),
             {"initialization": ("zero", "xavier"), "activation": ("relu", "tanh", "sigmoid")},
-            effort=Effort(6, 2, 4),
+            effort=Effort(5, 2, 4),
             looks={"different units": different_units},
             looked_at=tuple(
                 f"initialization={i}, activation={a}"
@@ -218,13 +201,12 @@ NETWORKS = (
             partial(with_test, "digits", EASY),
             ("momentum", "adam"),
             {"schedule": ("constant", "cosine"), "warmup": (0.0, 0.1)},
-            effort=Effort(6, 2, 5),
         ),
     ),
     Experiment(
         "large gradients",
         "digits of which some are 30 times as bright, with and without clipping",
-        Tuned(bright_digits, ("sgd", "adam", "adamax"), {"clip": (None, 1.0)}, effort=Effort(6, 2, 5)),
+        Tuned(bright_digits, ("sgd", "adam", "adamax"), {"clip": (None, 1.0)}),
     ),
     Experiment(
         "learning rates",
@@ -233,7 +215,7 @@ NETWORKS = (
             partial(with_test, "digits", EASY),
             ("sgd", "momentum", "adagrad", "rmsprop", "adam"),
             space={"optimizers": {"all": {"lr": WIDE}}},
-            effort=Effort(12, 1, 6),
+            effort=Effort(12, 1, 5),
             quick=Effort(8, 1, 3),
         ),
     ),
@@ -245,7 +227,7 @@ NETWORKS = (
     Experiment(
         "recurrent",
         "optimizers on text, an LSTM",
-        Tuned(recurrent, ("sgd", "momentum", "adam"), effort=Effort(5, 1, 4)),
+        Tuned(recurrent, ("sgd", "momentum", "adam"), effort=Effort(5, 1, 4), quick=Effort(2, 1, 2)),
     ),
     Experiment(
         "sparse",
@@ -253,7 +235,6 @@ NETWORKS = (
         Tuned(
             partial(load, "text-sparse"),
             ("sgd", "momentum", "adagrad", "adadelta", "adam"),
-            effort=Effort(6, 2, 5),
         ),
     ),
     Experiment(
@@ -262,7 +243,6 @@ NETWORKS = (
         Tuned(
             drift,
             ("sgd", "adagrad", "rmsprop", "adam"),
-            effort=Effort(6, 2, 5),
         ),
     ),
 )
