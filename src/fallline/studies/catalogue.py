@@ -29,6 +29,7 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "dropout": Listed("dropout", "Does dropout lower the validation loss, and at what price?"),
         "initialization": Listed("initialization", "Which initial weights train best, and why not zero?"),
         "workers": Listed("workers", "Is training on several processes faster?"),
+        "clipping": Listed("clipping", "Does clipping the gradient widen the range of good learning rates?"),
         "learning-rate": Listed(
             "learning_rate", "What does the learning rate do: too small, good, too large?"
         ),

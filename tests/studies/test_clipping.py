@@ -1,0 +1,100 @@
+"""The study of clipping: the norms are quantiles of the gradient's, and where gradients explode it helps."""
+
+from functools import partial
+from math import inf, log10
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fallline import Task
+from fallline.compare.run import read
+from fallline.studies.clipped import Clipped, by_norm, clip_norms, widening
+from fallline.studies.clipping import STUDY
+from fallline.studies.rates import grid, untrained_loss
+
+GRADIENT, STEPS = (3.0, 4.0), 20
+
+
+class Point(nn.Module):
+    def __init__(self, *start):
+        super().__init__()
+        self.place = nn.Parameter(torch.tensor(start))
+
+
+def slope(model, batch):
+    """A plane: its gradient is (3, 4) everywhere, times the sample."""
+    return batch[0].mean() * (model.place * torch.tensor(GRADIENT)).sum()
+
+
+def quartic(model, batch):
+    return 1 + (model.place**4).sum()
+
+
+def on_points(step, start, samples):
+    data = torch.tensor(samples)
+    return Task(
+        partial(Point, *start), (data,), (data,), training_step=step, name="points", batch_size=1, epochs=1
+    )
+
+
+def test_norms_are_exceeded_by_the_wished_share_of_the_steps():
+    samples = [float(i) for i in range(1, STEPS + 1)]
+    task = on_points(slope, (0.0, 0.0), samples)
+    norms = sorted(5 * sample for sample in samples)  # the norm of (3, 4) is 5
+    shares = (0.1, 0.5, 0.9)
+    found = clip_norms(task, shares, seed=0)
+    for share, norm in zip(shares, found, strict=True):
+        assert sum(each > norm for each in norms) == pytest.approx(share * STEPS)
+
+
+def test_clipping_widens_the_range_where_the_gradient_grows_with_the_cube(new_lab):
+    """From 3, w - η 4 w³ runs away for η > 1/18; a clipped step is at most η c long, and never does."""
+    task = on_points(quartic, (3.0,), [0.0] * 40)
+    lab = new_lab(task)
+    finding = STUDY.answer(lab)
+    comparison = read(lab.folder / "points")
+    found = by_norm(comparison, untrained_loss(task, 0))
+    for at in found[None].losses.values():
+        assert all(loss < inf for rate, loss in at.items() if rate < 1 / 18)
+        assert all(loss == inf for rate, loss in at.items() if rate > 1 / 18)
+    smallest = min(norm for norm in found if norm is not None)
+    assert all(at[min(at)] < inf for at in found[smallest].losses.values())
+    assert widening(found, smallest).mean > 0.5
+    assert "clipping to a norm" in finding.answer
+
+
+def test_widths_and_their_difference_are_in_closed_form():
+    """Straight lines of log loss over log rate: the width is where they cross 1.5 times the lowest."""
+    rates = [0.01, 0.1, 1.0, 10.0]
+    narrow = dict(zip(rates, [15.0, 1.0, 15.0, inf], strict=True))
+    wide = dict(zip(rates, [15.0, 1.0, 1.0, inf], strict=True))
+    found = {
+        None: Clipped({0: narrow, 1: narrow}, "log"),
+        0.5: Clipped({0: wide, 1: narrow}, "log"),
+    }
+    side = log10(1.5) / log10(15)
+    assert list(found[None].widths.values()) == pytest.approx([2 * side] * 2)
+    assert found[0.5].widths[0] == pytest.approx(1 + side)
+    assert widening(found, 0.5).mean == pytest.approx((1 - side) / 2)
+    assert list(found[None].means) == rates[:3]
+    assert found[None].lowest.mean == 1.0
+
+
+def test_the_table_is_that_of_the_recorded_trainings(new_lab):
+    lab = new_lab()
+    finding = STUDY.answer(lab)
+    comparison = read(lab.folder / "blobs")
+    trials = comparison.tuning("sgd")
+    norms = {trial.spec.settings["clip"] for trial in trials}
+    assert len(norms) == 3
+    assert len(trials) == len(norms) * 2 * len(grid("sgd", 1.2))
+    rows = finding.tables[0].rows
+    assert rows[0][0] == "none"
+    best = {}
+    for trial in trials:
+        if trial.spec.settings["clip"] is None:
+            best.setdefault(trial.spec.seed, []).append(trial.valid_loss)
+    expected = np.exp(np.mean([np.log(min(losses)) for losses in best.values()]))
+    assert float(rows[0][2].partition(",")[0]) == pytest.approx(expected, rel=5e-3)
