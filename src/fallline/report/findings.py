@@ -91,10 +91,13 @@ def print_finding(finding: Finding, console: "Console") -> None:
     console.print(Text(finding.question, "bold"), Text(finding.scale, "dim"), sep="\n", width=width)
     for table in finding.tables:
         console.print(_grid(table), width=width)
+        if table.note:
+            console.print(Text(table.note, "dim"), "", sep="\n", width=width)
     for line in (finding.answer, *finding.sentences):
         console.print(Text(line, "bold" if line is finding.answer else ""), width=width)
     for caveat in finding.caveats:
         console.print(Text(f"Note: {caveat}", "dim"), width=width)
+    console.print()
 
 
 def _grid(table: Table) -> Any:
@@ -102,12 +105,16 @@ def _grid(table: Table) -> Any:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 0), collapse_padding=True, title=table.title or None)
+    grid = Grid(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),
+        collapse_padding=True,
+        title=table.title or None,
+        title_justify="left",
+    )
     for place, head in enumerate(table.columns):
         words = _is_words(table, place)
         grid.add_column(head, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in table.rows:
         grid.add_row(*(Text("" if value is None else str(value)) for value in row))
-    grid.caption = Text(table.note, "dim") if table.note else None
-    grid.caption_justify = "left"
     return grid

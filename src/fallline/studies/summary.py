@@ -29,8 +29,8 @@ def found(study: Study, comparison: Comparison, task: Task, **more: Any) -> Find
     verdict = judge(comparison)
     usual = {
         "answer": verdict.headline,
-        "caveats": [*(caution.text for caution in verdict.cautions), *verdict.caveats],
-        "facts": facts(comparison.plan),
+        "caveats": [*(caution.text for caution in verdict.cautions), *comparison.plan.caveats],
+        "facts": {**facts(comparison.plan), "Statistics": " ".join(_statistics(comparison, verdict))},
         "scale": scale(task),
     }
     added = {
@@ -39,6 +39,11 @@ def found(study: Study, comparison: Comparison, task: Task, **more: Any) -> Find
         "figures": [*pictures(comparison), *more.pop("figures", [])],
     }
     return Finding(study.name, study.question, **{**usual, **added, **more})
+
+
+def _statistics(comparison: Comparison, verdict: Verdict) -> list[str]:
+    """Return what the verdict says of its own method, which is equal for all studies."""
+    return [f"{text}." for text in verdict.caveats if text not in comparison.plan.caveats]
 
 
 def scale(task: Task) -> str:
