@@ -28,6 +28,7 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         ),
         "dropout": Listed("dropout", "Does dropout lower the validation loss, and at what price?"),
         "initialization": Listed("initialization", "Which initial weights train best, and why not zero?"),
+        "optimizers": Listed("optimizers", "Which optimizer is best, on one task and over several?"),
         "workers": Listed("workers", "Is training on several processes faster?"),
         "clipping": Listed("clipping", "Does clipping the gradient widen the range of good learning rates?"),
         "learning-rate": Listed(
@@ -37,6 +38,7 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "early-stopping": Listed(
             "early_stopping", "Does early stopping help, and how much patience does it need?"
         ),
+        "drift": Listed("drift", "Which optimizers and memories cope when the data change?"),
         "layer-wise": Listed("layer_wise", "Do layers want learning rates of their own?"),
         "precision": Listed("precision", "Which precision: float32, bfloat16 or float64?"),
     }
