@@ -23,8 +23,8 @@ def found(study: Study, comparison: Comparison, task: Task, **more: Any) -> Find
         study: whose question is answered.
         comparison: its verdict is the answer, unless ``answer`` is given.
         task: what it was measured on.
-        more: fields of `Finding` in place of the usual ones; ``sentences``, ``tables`` and ``figures`` come
-            after them.
+        more: fields of `Finding` in place of the usual ones; ``sentences`` and ``tables`` come after them,
+            ``figures`` before.
     """
     verdict = judge(comparison)
     usual = {
@@ -36,7 +36,7 @@ def found(study: Study, comparison: Comparison, task: Task, **more: Any) -> Find
     added = {
         "sentences": [*verdict.sentences, *more.pop("sentences", [])],
         "tables": [table(comparison), *more.pop("tables", [])],
-        "figures": [*pictures(comparison), *more.pop("figures", [])],
+        "figures": [*more.pop("figures", []), *pictures(comparison)],
     }
     return Finding(study.name, study.question, **{**usual, **added, **more})
 
