@@ -1,0 +1,75 @@
+"""Which optimizer? All that are registered, on three tasks, by loss and by how soon they reach the target."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fallline.compare.judgement.verdict import judge
+from fallline.compare.judgement.wording import listing, plural
+from fallline.compare.statistics.pairs import Interval
+from fallline.core.registry import entries
+from fallline.report.finding import Finding
+from fallline.studies import over_tasks
+from fallline.studies.lab import Effort, Lab
+from fallline.studies.reading import estimate, leader
+from fallline.studies.study import Study, StudyError
+from fallline.studies.summary import found
+from fallline.studies.sweeps import shortened
+from fallline.tasks.load import load
+from fallline.tasks.task import Task
+
+#: Besides the study's own a small table and a convex task, whose own target asks for the exact minimum.
+OTHERS = {"wine-tabular": None, "cancer-logistic": 1e-3}
+#: How long trainings are, as a share of the task's own, and how many profiles are drawn.
+SHARE, QUICK_SHARE, SHOWN = 0.7, 0.4, 6
+#: What is compared with ``quick``; otherwise all but those that see one sample at a time.
+FEW = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam"]
+
+
+def answer(lab: Lab) -> Finding:
+    """Compare the optimizers on each task, and score them over all by AlgoPerf's rule."""
+    if lab.task.target is None:
+        raise StudyError("the task has no target to be fast to; give one, such as Task(target=0.1)")
+    tasks = [shortened(lab.task, QUICK_SHARE if lab.quick else SHARE), *_others(lab)]
+    names = FEW if lab.quick else [name for name, entry in entries().items() if entry.batch_size != 1]
+    made = {
+        task.name: lab.compare(task.name.partition("(")[0], names, task=task, share=1 / len(tasks))
+        for task in tasks
+    }
+    records = over_tasks.records(made)
+    scored = over_tasks.scores(records, lab.seed)
+    return found(
+        STUDY,
+        made[lab.task.name],
+        tasks[0],
+        answer=f"On {lab.task.name} {leader(made[lab.task.name])}; {_fastest(scored, len(tasks))}.",
+        sentences=[f"On {name}: {judge(made[name]).headline}" for name in list(made)[1:]],
+        tables=[over_tasks.table(records, scored)],
+        figures=[over_tasks.figure(over_tasks.profiles(records), list(scored)[:SHOWN])],
+    )
+
+
+def _others(lab: Lab) -> list[Task]:
+    """Return the further tasks: none beside a user's own, one with ``quick``."""
+    if lab.task.name != STUDY.task:
+        return []
+    tasks = [replace(load(name), **({"target": goal} if goal else {})) for name, goal in OTHERS.items()]
+    return tasks[:1] if lab.quick else tasks
+
+
+def _fastest(scored: Mapping[str, Interval], tasks: int) -> str:
+    """Return who has the highest score, and whose interval overlaps its own, as part of a sentence."""
+    first, *rest = scored
+    best = scored[first]
+    rivals = [name for name in rest if (scored[name].high or 0) >= (best.low or 0)]
+    level = f", and {listing(rivals, 4)} may be as high" if rivals else ""
+    over = f"by passes to the target over {plural(tasks, 'task')}"
+    return f"{over} {first} scores highest, {estimate(best)} of 1{level}"
+
+
+STUDY = Study(
+    "optimizers",
+    "Which optimizer is best, on one task and over several?",
+    answer,
+    effort=Effort(5, 1, 3),
+    quick=Effort(3, 2, 1),
+)
