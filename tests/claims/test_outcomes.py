@@ -141,6 +141,22 @@ def test_chances_have_an_interval_even_where_all_runs_end_alike():
     assert found.error == pytest.approx((2 * 0.1 * 0.9 / 10) ** 0.5)
 
 
+def test_arms_that_share_a_single_run_are_not_judged():
+    values = {"a": {(0, 0): 1.0, (1, 0): 2.0}, "b": {(0, 0): 1.0, (1, 0): float("inf"), (2, 0): 3.0}}
+    with pytest.raises(ClaimError, match="a and b share 1 runs with a test loss"):
+        effect_of(contrast(), Samples({"test loss": values}, "digits", ""))
+
+
+def test_an_arm_that_lacks_runs_takes_none_from_the_others():
+    full = {
+        arm: {(study, 0): 1.0 + study / 10 + extra for study in range(4)}
+        for arm, extra in (("a", 0), ("b", 1))
+    }
+    whole = Samples({"test loss": full}, "digits", "")
+    ragged = Samples({"test loss": {**full, "c": {(0, 0): 9.0}}}, "digits", "")
+    assert effect_of(contrast(), ragged) == effect_of(contrast(), whole)
+
+
 def test_a_missing_arm_is_named_with_those_that_are_there():
     with pytest.raises(ClaimError, match=r"no 'test loss' of 'addam'.*did you mean 'adam'"):
         effect_of(contrast(less="addam"), Samples({"test loss": {"adam": {}, "b": {}}}, "digits", ""))

@@ -101,10 +101,13 @@ def _measured(contrast: Contrast, samples: Samples) -> Mapping[str, Cells]:
 
 
 def _means(contrast: Contrast, arms: Mapping[str, Cells]) -> "partial[Effect]":
-    scaled = MEASURES[contrast.measure].scaled
-    results = {arm: {cell: scaled(x) for cell, x in cells.items()} for arm, cells in arms.items()}
+    scaled, shared = MEASURES[contrast.measure].scaled, _shared(contrast, arms)
+    results = {
+        arm: {cell: scaled(cells[cell]) for cell in shared}
+        for arm, cells in arms.items()
+        if shared <= set(cells)
+    }
     whole = {arm: cells for arm, cells in results.items() if all(map(isfinite, cells.values()))}
-    _refuse_single(contrast, whole)
     pairs = compare_studies({arm: _spread(cells) for arm, cells in whole.items()})
     sides = {contrast.less, contrast.more}
     (pair,) = (pair for pair in pairs if {pair.first, pair.second} == sides)
@@ -113,12 +116,16 @@ def _means(contrast: Contrast, arms: Mapping[str, Cells]) -> "partial[Effect]":
     return partial(Effect, contrast, pair.difference, pair.error, pair.df, pair.n, both)
 
 
-def _refuse_single(contrast: Contrast, arms: Mapping[str, Cells]) -> None:
-    if min(len(arms.get(arm, ())) for arm in (contrast.less, contrast.more)) < 2:
+def _shared(contrast: Contrast, arms: Mapping[str, Cells]) -> set[tuple[int, int]]:
+    """Return the runs that both arms have, at least two, or raise."""
+    less, more = (arms[arm] for arm in (contrast.less, contrast.more))
+    shared = {cell for cell in set(less) & set(more) if isfinite(less[cell]) and isfinite(more[cell])}
+    if len(shared) < 2:
         raise ClaimError(
-            f"a single {contrast.measure} of {contrast.less} or {contrast.more} says nothing of luck; "
-            "have it measured in several studies"
+            f"{contrast.less} and {contrast.more} share {len(shared)} runs with a {contrast.measure}, which "
+            "say nothing of luck; have it measured more often"
         )
+    return shared
 
 
 def _spread(cells: Cells) -> Cells:
