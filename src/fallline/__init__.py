@@ -14,16 +14,22 @@ from fallline.core.registry import Entry, register
 from fallline.core.space import Choice, Range
 from fallline.core.transform import Slot, per_tensor, transform
 from fallline.optimizers import (
+    ADOPT,
     SGD,
+    AdaBelief,
     Adadelta,
     Adagrad,
     Adam,
     Adamax,
     AdamW,
+    Lion,
     NAdam,
     ProximalSGD,
     RAdam,
     RMSprop,
+    SignSGD,
+    Signum,
+    Yogi,
 )
 from fallline.penalties import prox
 from fallline.routing import Frozen, Route, layerwise_decay, route
@@ -48,12 +54,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "EMA", "SAM", "SGD", "SWA", "Accumulate", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Choice",
-    "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lookahead", "NAdam", "OffloadState", "Optimizer",
-    "Polyak", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "ScheduleFree", "Slot", "Task",
-    "averaged", "chain", "compare", "explain", "follow_parameters", "functional", "gradients",
-    "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register", "route", "save", "schedules",
-    "show_kernel", "transform",
+    "ADOPT", "EMA", "SAM", "SGD", "SWA", "Accumulate", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW",
+    "Adamax", "Choice", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "NAdam",
+    "OffloadState", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route",
+    "ScheduleFree", "SignSGD", "Signum", "Slot", "Task", "Yogi", "averaged", "chain", "compare", "explain",
+    "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor",
+    "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

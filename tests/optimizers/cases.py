@@ -4,6 +4,7 @@ import torch
 
 import fallline
 from fallline.core.optimizer import Optimizer
+from optimizers.beyond import ELEMENTWISE
 
 CASES = [
     (fallline.SGD, {"lr": 0.1}),
@@ -25,6 +26,7 @@ CASES = [
     (fallline.RAdam, {"betas": (0.9, 0.9)}),
     (fallline.RAdam, {"weight_decay": 0.1, "decoupled_weight_decay": True}),
     (fallline.ProximalSGD, {"lr": 0.1, "prox": fallline.prox.L1(0.5)}),
+    *ELEMENTWISE,
 ]
 IDS = [f"{cls.__name__}-{settings}" for cls, settings in CASES]
 

@@ -14,7 +14,13 @@ from fallline.optimizers.adamax import Adamax
 from fallline.optimizers.nadam import NAdam
 from fallline.optimizers.radam import RAdam
 from fallline.optimizers.proximal_sgd import ProximalSGD
+from fallline.optimizers.lion import Lion
+from fallline.optimizers.signum import SignSGD, Signum
+from fallline.optimizers.adabelief import AdaBelief
+from fallline.optimizers.yogi import Yogi
+from fallline.optimizers.adopt import ADOPT
 
 __all__ = [
-    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "ProximalSGD", "RAdam", "RMSprop",
+    "ADOPT", "SGD", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam",
+    "ProximalSGD", "RAdam", "RMSprop", "SignSGD", "Signum", "Yogi",
 ]  # fmt: skip

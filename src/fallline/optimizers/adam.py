@@ -20,7 +20,7 @@ from fallline.optimizers.settings import (
     weight_decay,
 )
 from fallline.optimizers.sgd import scale_by_learning_rate
-from fallline.penalties.decay import add_decayed_weights
+from fallline.penalties.decay import add_decayed_weights, coupled_decay
 
 
 @per_tensor()
@@ -169,11 +169,14 @@ class Adam(Optimizer):
 
 def with_decay(group: Mapping[str, Any], *scaling: Transform) -> tuple[Transform, ...]:
     """Return ``scaling`` and the learning rate, with weight decay before it or, decoupled, after it."""
-    if not group["weight_decay"]:
-        return *scaling, scale_by_learning_rate
-    if group["decoupled_weight_decay"]:
-        return *scaling, add_decayed_weights, scale_by_learning_rate
-    return add_decayed_weights, *scaling, scale_by_learning_rate
+    if group["weight_decay"] and not group["decoupled_weight_decay"]:
+        return add_decayed_weights, *scaling, scale_by_learning_rate
+    return with_decoupled_decay(group, *scaling)
+
+
+def with_decoupled_decay(group: Mapping[str, Any], *scaling: Transform) -> tuple[Transform, ...]:
+    """Return ``scaling``, decoupled weight decay if there is any, and the learning rate."""
+    return *scaling, *coupled_decay(group), scale_by_learning_rate
 
 
 register(Entry("adam", Adam, space(Adam, "lr", "beta1", "beta2", "eps"), "Adam"))

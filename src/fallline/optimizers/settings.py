@@ -18,17 +18,21 @@ def learning_rate(default: float, low: float, high: float) -> Hyperparameter:
 
 def betas(beta1: float, beta2: float) -> Hyperparameter:
     """Return the record of Adam's pair of decay rates."""
-    first = Hyperparameter(
-        "beta1", beta1, "decay rate of the average of gradients", "β₁", "per step", low=0, high=1,
-        open_high=True, search=USUAL["beta1"],
-        complaint="Invalid beta parameter at index 0",
+    return decay_rates((beta1, "average of gradients"), (beta2, "average of squared gradients"))
+
+
+def decay_rates(*averages: tuple[float, str]) -> Hyperparameter:
+    """Return the record of ``betas``: for each average the default of its decay rate, and what it is of."""
+    parts = tuple(
+        Hyperparameter(
+            f"beta{i}", default, f"decay rate of the {average}", f"β{'₁₂₃'[i - 1]}", "per step", low=0,
+            high=1, open_high=True, search=USUAL["beta1" if i == 1 else "beta2"],
+            complaint=f"Invalid beta parameter at index {i - 1}",
+        )
+        for i, (default, average) in enumerate(averages, 1)
     )  # fmt: skip
-    second = Hyperparameter(
-        "beta2", beta2, "decay rate of the average of squared gradients", "β₂", "per step", low=0, high=1,
-        open_high=True, search=USUAL["beta2"],
-        complaint="Invalid beta parameter at index 1",
-    )  # fmt: skip
-    return Hyperparameter("betas", (beta1, beta2), "decay rates of the averages", parts=(first, second))
+    defaults = tuple(default for default, _ in averages)
+    return Hyperparameter("betas", defaults, "decay rates of the averages", parts=parts)
 
 
 def epsilon(default: float) -> Hyperparameter:

@@ -1,0 +1,19 @@
+"""Settings that reach every branch of the optimizers beyond torch's."""
+
+import fallline
+
+ELEMENTWISE = [
+    (fallline.Lion, {"lr": 0.01}),
+    (fallline.Lion, {"lr": 0.01, "betas": (0.5, 0.8), "weight_decay": 0.1, "maximize": True}),
+    (fallline.SignSGD, {"lr": 0.01}),
+    (fallline.SignSGD, {"lr": 0.01, "weight_decay": 0.1}),
+    (fallline.Signum, {"lr": 0.01}),
+    (fallline.Signum, {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.1}),
+    (fallline.AdaBelief, {"betas": (0.8, 0.95)}),
+    (fallline.AdaBelief, {"weight_decay": 0.1, "eps": 1e-8}),
+    (fallline.Yogi, {"betas": (0.8, 0.95)}),
+    (fallline.Yogi, {"weight_decay": 0.1, "initial_accumulator": 0.1, "maximize": True}),
+    (fallline.ADOPT, {"betas": (0.8, 0.95)}),
+    (fallline.ADOPT, {"weight_decay": 0.1}),
+    (fallline.ADOPT, {"weight_decay": 0.1, "decouple": True}),
+]
