@@ -78,15 +78,6 @@ def _measured(evidence: Evidence) -> str:
     return f"{evidence.effect.contrast.measure} {evidence.effect.text} on {evidence.effect.where}"
 
 
-def _sentence(evidence: Evidence) -> str:
-    """Return what one contrast says, and in which words."""
-    effect, contrast = evidence.effect, evidence.effect.contrast
-    return (
-        f"{evidence.says.capitalize()} ({evidence.why}) on {effect.where}: {contrast.measure} of "
-        f"{contrast.more} against {contrast.less} {effect.text}; {_margin(evidence)} would matter."
-    )
-
-
 def finding(judgement: Judgement) -> Finding:
     """Return a judgement as a finding: its statement in place of the question."""
     claim = judgement.claim
@@ -97,7 +88,6 @@ def finding(judgement: Judgement) -> Finding:
         claim.statement,
         f"{claim.name}: {claim.origin.text}",
         answer(judgement),
-        [_sentence(each) for each in judgement.evidence],
         tables=[_table(judgement)] if judgement.evidence else [],
         figures=figures,
         caveats=[claim.note] if claim.note else [],
@@ -113,7 +103,7 @@ def _table(judgement: Judgement) -> Table:
         ]
         for each in judgement.evidence
     ]  # fmt: skip
-    return Table(["claimed", "less", "more", "more against less, 95 %", "matters", "n", "says"], rows)
+    return Table(["claimed", "less", "more", "ratio or difference, 95 %", "matters", "n", "says"], rows)
 
 
 def _margin(evidence: Evidence) -> str:

@@ -177,7 +177,13 @@ NETWORKS = (
     Experiment(
         "batch size",
         "batch sizes with a learning rate for each",
-        Tuned(batches, ("momentum",), {"batch_size": (8, 32, 128, 1437)}),
+        Tuned(
+            batches,
+            ("momentum",),
+            {"batch_size": (8, 32, 128, 1437)},
+            looks={"sharpness": curvature},
+            looked_at=("batch_size=8", "batch_size=128"),
+        ),
     ),
     Experiment(
         "dropout",
