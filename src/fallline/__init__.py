@@ -17,13 +17,17 @@ from fallline.optimizers import (
     ADOPT,
     SGD,
     AdaBelief,
+    AdaBound,
     Adadelta,
     Adagrad,
     Adam,
     Adamax,
     AdamW,
+    Adan,
+    AdEMAMix,
     Lion,
     NAdam,
+    NAdamW,
     ProximalSGD,
     RAdam,
     RMSprop,
@@ -54,12 +58,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADOPT", "EMA", "SAM", "SGD", "SWA", "Accumulate", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW",
-    "Adamax", "Choice", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "NAdam",
-    "OffloadState", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route",
-    "ScheduleFree", "SignSGD", "Signum", "Slot", "Task", "Yogi", "averaged", "chain", "compare", "explain",
-    "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor",
-    "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
+    "ADOPT", "EMA", "SAM", "SGD", "SWA", "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta",
+    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice", "Entry", "Frozen", "GradientRelease",
+    "Hyperparameter", "Lion", "Lookahead", "NAdam", "NAdamW", "OffloadState", "Optimizer", "Polyak",
+    "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "ScheduleFree", "SignSGD", "Signum", "Slot", "Task",
+    "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters", "functional", "gradients",
+    "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register", "route", "save", "schedules",
+    "show_kernel", "transform",
 ]  # fmt: skip
 
 

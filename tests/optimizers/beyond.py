@@ -16,4 +16,13 @@ ELEMENTWISE = [
     (fallline.ADOPT, {"betas": (0.8, 0.95)}),
     (fallline.ADOPT, {"weight_decay": 0.1}),
     (fallline.ADOPT, {"weight_decay": 0.1, "decouple": True}),
+    (fallline.Adan, {}),
+    (fallline.Adan, {"weight_decay": 0.1, "betas": (0.8, 0.7, 0.9)}),
+    (fallline.Adan, {"weight_decay": 0.1, "no_prox": True, "maximize": True}),
+    (fallline.AdEMAMix, {}),
+    (fallline.AdEMAMix, {"weight_decay": 0.1, "beta3_warmup": 30, "alpha_warmup": 20, "alpha": 5.0}),
+    (fallline.NAdamW, {"betas": (0.8, 0.95)}),
+    (fallline.NAdamW, {"weight_decay": 0.0, "maximize": True}),
+    (fallline.AdaBound, {}),
+    (fallline.AdaBound, {"weight_decay": 0.1, "gamma": 0.1, "final_lr": 0.01, "lr": 0.01}),
 ]

@@ -96,3 +96,115 @@ def test_adopt_converges_where_adam_does_not():
         optimizer.step()
         p.data.clamp_(-1, 1)
     assert p.item() < 0
+
+
+def test_adan_without_gradient_changes_is_adam():
+    """In a constant gradient d = 0: bias-corrected averages of one value, whatever their rates."""
+    steady = GRADS[:1].expand(10, 17)
+    adan = end(fallline.Adan, steady, lr=0.1, betas=(0.9, 0.8, 0.99))
+    torch.testing.assert_close(adan, end(fallline.Adam, steady, lr=0.1), rtol=1e-13, atol=1e-13)
+
+
+def test_adan_by_hand():
+    """All betas 1/2, two steps: m 7/4, v 3/2 (d = 3), n from g 1 and 4 + 3/2."""
+    grads = torch.tensor([[1.0], [4.0]], dtype=torch.float64)
+    settings = {"lr": 1.0, "betas": (0.5, 0.5, 0.5), "eps": 0.0, "weight_decay": 1.0}
+    start = torch.tensor([3.0], dtype=torch.float64)
+    first = (3.0 - 1.0) / 2
+    m, v, n = 0.25 + 2.0, 1.5, 0.25 + 0.5 * 5.5**2
+    second = (first - (m + 0.5 * v) / 0.75 / (n / 0.75) ** 0.5) / 2
+    course, _ = run(fallline.Adan, settings, start, grads, "cpu")
+    assert course.flatten().tolist() == pytest.approx([first, second], rel=1e-14)
+
+
+def test_adans_two_decays_agree_to_second_order():
+    """1 / (1 + x) = 1 - x + x^2 - ..., for x = lr * weight_decay, on a parameter without gradient."""
+    ends = [
+        end(fallline.Adan, 0 * GRADS[:1], lr=0.1, weight_decay=0.1, no_prox=no_prox)
+        for no_prox in (False, True)
+    ]
+    torch.testing.assert_close(ends[0], START / 1.01, rtol=1e-14, atol=0)
+    torch.testing.assert_close(ends[1], START * 0.99, rtol=1e-14, atol=0)
+
+
+def test_ademamix_without_its_slow_average_is_adamw():
+    ademamix = end(fallline.AdEMAMix, alpha=0.0, weight_decay=0.1)
+    torch.testing.assert_close(ademamix, end(fallline.AdamW, weight_decay=0.1), rtol=1e-14, atol=1e-14)
+
+
+def test_ademamix_warms_up_from_adams_average_to_the_slow_one():
+    """Half-lives -ln 2 / ln beta of 1 (beta1 1/2) and 3: after half the warm-up 2, as by 2^(-1/2)."""
+    beta3 = 0.5 ** (1 / 3)
+    p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = fallline.AdEMAMix([p], betas=(0.5, 0.9, beta3), alpha=8.0, beta3_warmup=4, alpha_warmup=4)
+    slow = 0.0
+    for t in range(1, 7):
+        p.grad = torch.tensor([1.0 + t], dtype=torch.float64)
+        optimizer.step()
+        rate = 0.5 ** (1 / (1 + 2 * min(t, 4) / 4))
+        slow = rate * slow + (1 - rate) * (1.0 + t)
+        # the authors' 1e-8 beside the betas moves the half-life by 3e-8
+        assert optimizer.state[p]["exp_avg_slow"].item() == pytest.approx(slow, rel=1e-7)
+
+
+def test_ademamix_weighs_the_slow_average_by_the_step():
+    """One step, everything 1: update (1 + alpha / T * (1 - beta3)) with beta2's bias corrected."""
+    course, _ = run(
+        fallline.AdEMAMix,
+        {"lr": 1.0, "alpha": 8.0, "alpha_warmup": 4, "eps": 0.0, "betas": (0.9, 0.999, 0.75)},
+        torch.zeros(1, dtype=torch.float64),
+        torch.ones(1, 1, dtype=torch.float64),
+        "cpu",
+    )
+    assert course.item() == pytest.approx(-(1 + 8.0 / 4 * 0.25), rel=1e-14)
+
+
+def test_nadamw_adds_to_adamw_what_the_average_lacks():
+    """One step with weight decay 0: (1 - beta1^2) / (1 - beta1) = 1 + beta1 times the step of Adam."""
+    adam = START - end(fallline.Adam, GRADS[:1], lr=0.1, betas=(0.7, 0.9), eps=0.0)
+    nadamw = START - end(fallline.NAdamW, GRADS[:1], lr=0.1, betas=(0.7, 0.9), eps=0.0, weight_decay=0.0)
+    torch.testing.assert_close(nadamw, 1.7 * adam, rtol=1e-13, atol=0)
+
+
+def test_nadamw_without_momentum_is_adamw():
+    settings = {"betas": (0.0, 0.9), "weight_decay": 0.1}
+    torch.testing.assert_close(
+        end(fallline.NAdamW, **settings), end(fallline.AdamW, **settings), rtol=1e-14, atol=1e-14
+    )
+
+
+def test_adabound_between_wide_bounds_is_adam():
+    """The bounds begin far apart; eps stands beside the uncorrected root, so it is left out."""
+    settings = {"lr": 1e-3, "eps": 0.0, "betas": (0.9, 0.999)}
+    bound = end(fallline.AdaBound, gamma=1e-8, **settings)
+    torch.testing.assert_close(bound, end(fallline.Adam, **settings), rtol=1e-12, atol=1e-12)
+
+
+def test_adabound_between_closed_bounds_is_sgd_with_momentum():
+    bound = end(fallline.AdaBound, gamma=1e12, final_lr=0.1)
+    sgd = START
+    velocity = torch.zeros_like(START)
+    for g in GRADS:
+        velocity = 0.9 * velocity + 0.1 * g
+        sgd = sgd - 0.1 * velocity
+    torch.testing.assert_close(bound, sgd, rtol=1e-11, atol=1e-11)
+
+
+def test_adabounds_final_rate_follows_a_scheduler_and_each_groups_own_rate():
+    """The step is the final rate times lr / base_lr times (1 - beta1) g, where bounds have closed."""
+    slow, fast = (torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2))
+    groups = [{"params": [slow]}, {"params": [fast], "lr": 1.0}]
+    optimizer = fallline.AdaBound(groups, lr=1e-3, final_lr=0.5, gamma=1e12, betas=(0.0, 0.999))
+    assert [group["base_lr"] for group in optimizer.param_groups] == [1e-3, 1.0]
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)
+    for expected in (-0.5, -0.55):
+        for p in (slow, fast):
+            p.grad = torch.ones(1, dtype=torch.float64)
+        optimizer.step()
+        scheduler.step()
+        assert [slow.item(), fast.item()] == pytest.approx([expected] * 2, rel=1e-9)
+
+
+def test_adabound_refuses_a_start_at_zero():
+    with pytest.raises(ValueError, match="Invalid base_lr value"):
+        fallline.AdaBound([torch.nn.Parameter(torch.ones(1))], lr=0.0)

@@ -19,8 +19,12 @@ from fallline.optimizers.signum import SignSGD, Signum
 from fallline.optimizers.adabelief import AdaBelief
 from fallline.optimizers.yogi import Yogi
 from fallline.optimizers.adopt import ADOPT
+from fallline.optimizers.adan import Adan
+from fallline.optimizers.ademamix import AdEMAMix
+from fallline.optimizers.nadamw import NAdamW
+from fallline.optimizers.adabound import AdaBound
 
 __all__ = [
-    "ADOPT", "SGD", "AdaBelief", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam",
-    "ProximalSGD", "RAdam", "RMSprop", "SignSGD", "Signum", "Yogi",
+    "ADOPT", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax",
+    "Adan", "Lion", "NAdam", "NAdamW", "ProximalSGD", "RAdam", "RMSprop", "SignSGD", "Signum", "Yogi",
 ]  # fmt: skip
