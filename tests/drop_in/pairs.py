@@ -77,6 +77,18 @@ SETTINGS: dict[str, list[Settings]] = {
         {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.1},
         {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True, "maximize": True},
     ],
+    "ASGD": [
+        {},
+        {"lr": 0.1, "lambd": 0.1, "alpha": 0.5},
+        {"lr": 0.1, "t0": 2.0, "weight_decay": 0.1},
+        {"lr": 0.1, "lambd": 0.01, "t0": 0.0, "weight_decay": 0.01, "maximize": True},
+    ],
+    "Rprop": [
+        {},
+        {"lr": 0.1, "etas": (0.3, 2.0)},
+        {"lr": 0.1, "step_sizes": (0.02, 0.2)},
+        {"lr": 0.1, "etas": (0.7, 1.5), "step_sizes": (0.05, 0.3), "maximize": True},
+    ],
 }
 
 
@@ -94,6 +106,15 @@ class Pair:
     def options(self) -> set[str]:
         """The names that torch's constructor takes, ``params`` aside."""
         return set(inspect.signature(self.theirs).parameters) - {"params"}
+
+    def decaying(self, strength: float) -> Settings:
+        """Return the setting of weight decay, where there is one."""
+        return {"weight_decay": strength} if "weight_decay" in self.options else {}
+
+    @property
+    def undecayed(self) -> Settings:
+        """Settings under which nothing but the gradient moves a parameter."""
+        return {name: 0.0 for name in ("weight_decay", "lambd") if name in self.options}
 
     @property
     def rich(self) -> Settings:

@@ -167,7 +167,7 @@ def aged(state_dict):
         for key in NEWER:
             group.pop(key, None)
     for entry in old["state"].values():
-        for key in ("step", "mu_product"):
+        for key in ("step", "mu_product", "eta", "mu"):
             if key in entry:
                 entry[key] = entry[key].item()
     return old

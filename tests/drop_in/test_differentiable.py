@@ -9,6 +9,10 @@ from drop_in.pairs import each_adam, each_pair, having, noise
 STEPS = 3
 
 
+#: How wide differences are taken. torch keeps ASGD's rate in float32; narrow ones would see its rounding.
+WIDTHS = {"ASGD": 1e-3}
+
+
 def tensor(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64, requires_grad=True)
 
@@ -47,7 +51,7 @@ def test_gradients_reach_the_learning_rate(pair):
 
     lr = tensor(0.1)
     assert final(lr).requires_grad
-    assert gradcheck(final, (lr,))
+    assert gradcheck(final, (lr,), eps=WIDTHS.get(str(pair), 1e-6))
 
 
 @each_adam
@@ -87,11 +91,11 @@ def test_hypergradient_through_a_training(pair):
             optimizer.step()
         return (param - target).square().sum()
 
-    lr, h = tensor(0.05), 1e-6
+    lr, h = tensor(0.05), WIDTHS.get(str(pair), 1e-6)
     (slope,) = torch.autograd.grad(loss_after(lr), lr)
     difference = (loss_after(lr.detach() + h) - loss_after(lr.detach() - h)) / (2 * h)
-    # Central differences err by h^2 f''' and by 1e-16 f / h, both about 1e-9 here.
-    assert slope.item() == pytest.approx(difference.item(), rel=1e-6, abs=1e-7)
+    # Central differences err by h^2 f''' and by 1e-16 f / h, both about 1e-9 here; the wide ones by 1e-5.
+    assert slope.item() == pytest.approx(difference.item(), rel=max(1e-6, h / 10), abs=1e-7)
 
 
 @each_pair

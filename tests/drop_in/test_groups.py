@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from drop_in.pairs import assert_same_course, each_pair, each_run, having, make_params, outcome, train, values
+from drop_in.pairs import (
+    PAIRS,
+    assert_same_course,
+    each_pair,
+    each_run,
+    having,
+    make_params,
+    outcome,
+    train,
+    values,
+)
 
 
 def both(pair, make_groups, **settings):
@@ -34,7 +44,7 @@ def test_values_of_each_group(pair):
         params = make_params()
         return [{"params": params[:2], "lr": 0.5}, {"params": iter(params[2:4])}, {"params": params[4]}]
 
-    ours, theirs = both(pair, groups, lr=0.1, weight_decay=0.2)
+    ours, theirs = both(pair, groups, lr=0.1, **pair.decaying(0.2))
     assert described(ours) == described(theirs)
 
 
@@ -76,7 +86,7 @@ def test_add_param_group_in_mid_training(pair):
         params = make_params(torch.float64)
         optimizer = cls(params[:4], lr=0.01)
         train(optimizer, params[:4], range(3))
-        optimizer.add_param_group({"params": params[4:], "lr": 0.2, "weight_decay": 0.1})
+        optimizer.add_param_group({"params": params[4:], "lr": 0.2, **pair.decaying(0.1)})
         train(optimizer, params, range(3, 8))
         sides.append((params, described(optimizer)))
     (ours, our_groups), (theirs, their_groups) = sides
@@ -174,18 +184,20 @@ def test_a_retained_non_leaf_is_accepted(pair):
     assert (inner < 2).all()
 
 
-@pytest.mark.parametrize(
-    ("wrong", "right"), [("weigth_decay", "weight_decay"), ("learning_rate", "lr"), ("maximise", "maximize")]
-)
-@each_pair
+def misspelt(*candidates: tuple[str, str]):
+    """Parametrise over the pairs and the misspelt options that are right for them."""
+    chosen = [(pair, *one) for pair in PAIRS for one in candidates if one[1] in pair.options]
+    return pytest.mark.parametrize(("pair", "wrong", "right"), chosen, ids=str)
+
+
+@misspelt(("weigth_decay", "weight_decay"), ("learning_rate", "lr"), ("maximise", "maximize"))
 def test_unknown_options_are_refused_with_the_nearest_name(pair, wrong, right):
     with pytest.raises(TypeError, match=wrong) as raised:
         pair.ours(make_params(), **{wrong: 0.1})
     assert right in str(raised.value)
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("weigth_decay", "weight_decay"), ("maximise", "maximize")])
-@each_pair
+@misspelt(("weigth_decay", "weight_decay"), ("maximise", "maximize"))
 def test_misspelt_group_keys_are_refused_with_the_nearest_name(pair, wrong, right):
     params = make_params()
     with pytest.raises(TypeError, match=wrong) as raised:

@@ -106,6 +106,10 @@ def views():
     }
 
 
+#: torch lays out Rprop's step sizes as the gradient, which autograd lays out as the parameter.
+AS_THE_GRADIENT = {"step_size"}
+
+
 @pytest.mark.parametrize("name", views())
 @each_pair
 def test_strides_follow_the_parameter(pair, name):
@@ -114,7 +118,8 @@ def test_strides_follow_the_parameter(pair, name):
         params = [views()[name].requires_grad_()]
         optimizer = cls(params, **pair.rich)
         train(optimizer, params, range(2))
-        sides.append(described(optimizer, params))
+        (entry,) = described(optimizer, params)
+        sides.append({key: value for key, value in entry.items() if key not in AS_THE_GRADIENT})
     assert sides[0] == sides[1]
 
 

@@ -20,7 +20,7 @@ from drop_in.pairs import (
 
 STEPS = 50
 #: Scalars of a state entry; torch keeps them in float32 and never converts them.
-SCALARS = {"step", "mu_product"}
+SCALARS = {"step", "mu_product", "eta", "mu"}
 #: Each state entry is one multiply-add of two products, with rounded coefficients and a decayed gradient.
 STATE_ULPS = 8
 
@@ -138,7 +138,7 @@ def test_groups_keep_their_own_settings(pair):
         params = make_params(torch.float64)
         groups = [
             {"params": params[:3], "lr": 0.5},
-            {"params": params[3:5], "weight_decay": 0.3},
+            {"params": params[3:5], **pair.decaying(0.3)},
             {"params": params[5:], "maximize": True},
         ]
         optimizer = cls(groups, lr=0.01)
@@ -156,8 +156,7 @@ def test_settings_changed_between_steps_take_effect(pair):
         train(optimizer, params, range(3))
         optimizer.param_groups[0]["lr"] = 0.25
         train(optimizer, params, range(3, 6))
-        optimizer.param_groups[0]["weight_decay"] = 0.2
-        optimizer.param_groups[0]["maximize"] = True
+        optimizer.param_groups[0].update(pair.decaying(0.2), maximize=True)
         train(optimizer, params, range(6, 9))
         sides.append(params)
     assert_same_course(*sides, values(make_params(torch.float64)), 9)
@@ -173,7 +172,7 @@ def test_the_same_steps_give_the_same_bits(pair):
 @each_pair
 def test_a_zero_gradient_from_the_start_moves_nothing_but_by_decay(pair):
     params, untouched = make_params(), make_params()
-    optimizer = pair.ours(params, weight_decay=0.0)
+    optimizer = pair.ours(params, **pair.undecayed)
     for param in params:
         param.grad = torch.zeros_like(param)
     for _ in range(3):

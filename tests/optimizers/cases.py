@@ -26,6 +26,8 @@ CASES = [
     (fallline.RAdam, {"betas": (0.9, 0.9)}),
     (fallline.RAdam, {"weight_decay": 0.1, "decoupled_weight_decay": True}),
     (fallline.ProximalSGD, {"lr": 0.1, "prox": fallline.prox.L1(0.5)}),
+    (fallline.ASGD, {"lr": 0.1, "lambd": 0.1, "t0": 3.0, "weight_decay": 0.1}),
+    (fallline.Rprop, {"lr": 0.1, "etas": (0.7, 1.5), "step_sizes": (0.05, 0.3)}),
     *ELEMENTWISE,
 ]
 IDS = [f"{cls.__name__}-{settings}" for cls, settings in CASES]

@@ -27,6 +27,7 @@ CASES = [
     (fallline.Adamax, {}),
     (fallline.NAdam, {}),
     (fallline.RAdam, {}),
+    (fallline.ASGD, {"lr": 0.1, "lambd": 0.0}),
     (fallline.Adam, {"before": [fallline.gradients.clip_by_value(1.0)]}),
     (fallline.SGD, {"lr": 0.1, "before": [fallline.gradients.clip_by_global_norm(1.0)]}),
     (fallline.Adam, {"before": [fallline.gradients.clip_by_norm(1.0)]}),
