@@ -30,6 +30,9 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "initialization": Listed("initialization", "Which initial weights train best, and why not zero?"),
         "optimizers": Listed("optimizers", "Which optimizer is best, on one task and over several?"),
         "workers": Listed("workers", "Is training on several processes faster?"),
+        "hyperparameters": Listed(
+            "hyperparameters", "Which settings of AdamW matter, and which work together?"
+        ),
         "clipping": Listed("clipping", "Does clipping the gradient widen the range of good learning rates?"),
         "learning-rate": Listed(
             "learning_rate", "What does the learning rate do: too small, good, too large?"
