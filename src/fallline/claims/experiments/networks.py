@@ -7,7 +7,7 @@ from fallline.claims.again import curvature, different_units, loss_on_test, zero
 from fallline.claims.entries import HERE
 from fallline.claims.experiments.experiment import Experiment, Tuned
 from fallline.claims.samples import Samples
-from fallline.claims.variants import bright_digits, few_digits, shortened, with_test
+from fallline.claims.variants import bright_digits, few_digits, mislabelled_digits, shortened, with_test
 from fallline.studies.lab import Effort, Lab
 from fallline.studies.varied import with_activations, with_dropouts, with_initializations
 from fallline.tasks.load import load
@@ -27,7 +27,7 @@ AT_THE_END = "test loss at the end"
 #: Search spaces of the entries that `fallline list` does not have, and of a wide sweep.
 ADAM_RATES, SGD_RATES = {"low": 1e-4, "high": 0.3}, {"low": 1e-3, "high": 10.0}
 STRENGTHS = {"low": 1e-5, "high": 1e-2}
-WIDE = {"low": 1e-5, "high": 10.0}
+WIDE = {"low": 1e-4, "high": 10.0}
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,13 @@ def drift() -> Task:
     return replace(load("drift(phases=3, passes=3)"), name="drift")
 
 
-def mislabelled() -> Task:
-    """Return digits with a fifth of the training labels wrong, half as long as usual."""
-    return shortened(with_test("noisy-labels"), 0.5)
-
-
 def convolutional() -> Task:
     """Return the convolutional network on digits, half as long as usual."""
     return shortened(with_test("digits-cnn", EASY_CONVOLUTIONAL), 0.5)
 
 
 PENALTIES = Tuned(
-    mislabelled,
+    mislabelled_digits,
     ("sgd", "momentum", "adam", f"{HERE}momentum_l2", f"{HERE}l1_subgradient", f"{HERE}l1_proximal"),
     space={
         "optimizers": {
@@ -180,7 +175,7 @@ NETWORKS = (
         Tuned(
             batches,
             ("momentum",),
-            {"batch_size": (8, 32, 128, 1437)},
+            {"batch_size": (8, 32, 128, 1000)},
             looks={"sharpness": curvature},
             looked_at=("batch_size=8", "batch_size=128"),
         ),
@@ -193,7 +188,7 @@ NETWORKS = (
     Experiment(
         "dropout with wrong labels",
         "shares of dropped units on digits with a fifth of the training labels wrong",
-        Tuned(mislabelled, ("adam",), {"dropout": (0.0, 0.2, 0.5)}),
+        Tuned(mislabelled_digits, ("adam",), {"dropout": (0.0, 0.2, 0.5)}),
     ),
     Experiment(
         "regularization",
@@ -216,12 +211,12 @@ NETWORKS = (
     ),
     Experiment(
         "learning rates",
-        "a sweep over six decades of the learning rate",
+        "a sweep over five decades of the learning rate",
         Tuned(
             partial(with_test, "digits", EASY),
             ("sgd", "momentum", "adagrad", "rmsprop", "adam"),
             space={"optimizers": {"all": {"lr": WIDE}}},
-            effort=Effort(12, 1, 5),
+            effort=Effort(9, 1, 6),
             quick=Effort(8, 1, 3),
         ),
     ),
