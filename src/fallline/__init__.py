@@ -15,6 +15,7 @@ from fallline.core.space import Choice, Range
 from fallline.core.transform import Slot, per_tensor, transform
 from fallline.optimizers import (
     ADOPT,
+    ASGD,
     SGD,
     AdaBelief,
     AdaBound,
@@ -31,6 +32,7 @@ from fallline.optimizers import (
     ProximalSGD,
     RAdam,
     RMSprop,
+    Rprop,
     SignSGD,
     Signum,
     Yogi,
@@ -58,11 +60,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADOPT", "EMA", "SAM", "SGD", "SWA", "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta",
-    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice", "Entry", "Frozen", "GradientRelease",
+    "ADOPT", "ASGD", "EMA", "SAM", "SGD", "SWA", "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound",
+    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice", "Entry", "Frozen", "GradientRelease",
     "Hyperparameter", "Lion", "Lookahead", "NAdam", "NAdamW", "OffloadState", "Optimizer", "Polyak",
-    "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "ScheduleFree", "SignSGD", "Signum", "Slot", "Task",
-    "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters", "functional", "gradients",
+    "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "SignSGD", "Signum", "Slot",
+    "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters", "functional", "gradients",
     "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register", "route", "save", "schedules",
     "show_kernel", "transform",
 ]  # fmt: skip

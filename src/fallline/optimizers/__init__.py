@@ -23,8 +23,11 @@ from fallline.optimizers.adan import Adan
 from fallline.optimizers.ademamix import AdEMAMix
 from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.adabound import AdaBound
+from fallline.optimizers.asgd import ASGD
+from fallline.optimizers.rprop import Rprop
 
 __all__ = [
-    "ADOPT", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax",
-    "Adan", "Lion", "NAdam", "NAdamW", "ProximalSGD", "RAdam", "RMSprop", "SignSGD", "Signum", "Yogi",
+    "ADOPT", "ASGD", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW",
+    "Adamax", "Adan", "Lion", "NAdam", "NAdamW", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "SignSGD",
+    "Signum", "Yogi",
 ]  # fmt: skip
