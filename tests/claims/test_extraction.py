@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from math import inf, log
+from math import exp, inf, log
 from statistics import median
 
 import pytest
@@ -10,13 +10,14 @@ from claimed_task import noisy_line
 
 from fallline.claims import Claim, Contrast, judge
 from fallline.claims.again import different_units, measured_again, zeros
+from fallline.claims.arrival import arrival
 from fallline.claims.effect import effect_of
 from fallline.claims.entries import HERE
 from fallline.claims.experiments.experiment import Tuned
 from fallline.claims.extraction import samples_of
 from fallline.claims.samples import Samples
 from fallline.compare import compare
-from fallline.compare.records import Comparison
+from fallline.compare.records import Comparison, Curve, Spec, Trial
 from fallline.studies.lab import Effort, Lab
 from fallline.studies.varied import with_activations, with_initializations
 from fallline.tasks.load import load
@@ -77,6 +78,26 @@ def test_who_misses_the_target_counts_as_arriving_at_the_end(comparison):
     ]
     missed = comparison.finals("shift=0.0")[0]
     assert arrived[missed.spec.study, missed.spec.seed] == missed.steps
+
+
+def test_the_target_is_met_between_evaluations_where_an_exponential_decay_meets_it():
+    """exp(-step/100) is at 0.1 after 230.26 steps; evaluations see it at 200 and 300."""
+    steps = [100, 200, 300]
+    curve = Curve(steps, [1.0, 2.0, 3.0], [1.0] * 3, [exp(-step / 100) for step in steps])
+    trial = Trial(Spec("sgd", "final", 0, 1, {}), "ok", curve, 300, 1.0, steps_to_target=300)
+    assert arrival(trial, 0.1) == pytest.approx(100 * log(10))
+    assert arrival(trial, None) == 300
+    assert arrival(replace(trial, steps_to_target=None), 0.01) == 300
+
+
+def test_times_are_steps_times_what_a_step_takes(samples, comparison):
+    steps, epochs, seconds = (
+        samples.values[f"{what} to target"]["shift=0.0"] for what in ("steps", "epochs", "time")
+    )
+    own, whole = comparison.step_microseconds["shift=0.0"], comparison.pass_microseconds["shift=0.0"]
+    for cell, step in steps.items():
+        assert epochs[cell] == pytest.approx(step / 4)  # 40 samples in batches of 10
+        assert seconds[cell] == pytest.approx(step * (own + whole) / 1e6)
 
 
 def test_who_diverges_counts_as_the_worst(comparison):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from math import inf, isfinite
 from statistics import median
 
+from fallline.claims.arrival import arrivals
 from fallline.claims.samples import Samples
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.statistics.cells import Cells
@@ -19,15 +20,13 @@ Value = Callable[[Trial], float]
 def samples_of(comparison: Comparison, task: Task) -> Samples:
     """Return what the trials of ``comparison`` on ``task`` say, for each measure that they have.
 
-    A training that diverged or failed counts as the worst of all arms. One that missed the target counts as
-    reaching it at its very end, so that a difference of times is rather too small than too large; an arm that
-    missed it in more than half of its trainings has no times.
+    A training that diverged or failed counts as the worst of all arms.
     """
     finals = {short(arm): comparison.finals(arm) for arm in comparison.plan.arms}
     tuning = {short(arm): tuned for arm in comparison.plan.arms if (tuned := comparison.tuning(arm))}
     values = {
         **_of_finals(finals, comparison.plan.metric_name),
-        **_times(finals, {short(arm): x for arm, x in _step_seconds(comparison).items()}),
+        **arrivals(comparison, finals, {short(arm): x for arm, x in _step_seconds(comparison).items()}),
         **_of_tuning({arm: trials for arm, trials in tuning.items() if "lr" in trials[0].spec.settings}),
     }
     plan = comparison.plan
@@ -71,36 +70,6 @@ def _cells(
 def _step_seconds(comparison: Comparison) -> dict[str, float]:
     passes = comparison.pass_microseconds
     return {arm: (passes.get(arm, inf) + own) / 1e6 for arm, own in comparison.step_microseconds.items()}
-
-
-def _times(
-    finals: Mapping[str, list[Trial]], seconds: Mapping[str, float]
-) -> Mapping[str, Mapping[str, Cells]]:
-    """Return how long the arms took to the target, in steps, epochs and seconds."""
-    arrived = {arm: trials for arm, trials in finals.items() if _mostly_arrive(trials)}
-    steps = {
-        arm: _to_target(trials, lambda t: (t.steps_to_target, t.steps)) for arm, trials in arrived.items()
-    }
-    epochs = {
-        arm: _to_target(trials, lambda t: (t.epochs_to_target, t.curve.epoch[-1] if t.curve.epoch else None))
-        for arm, trials in arrived.items()
-    }
-    times = {
-        arm: {cell: x * seconds[arm] for cell, x in cells.items()}
-        for arm, cells in steps.items()
-        if isfinite(seconds.get(arm, inf))
-    }
-    return {"steps to target": steps, "epochs to target": epochs, "time to target": times}
-
-
-def _mostly_arrive(trials: list[Trial]) -> bool:
-    return 2 * sum(t.steps_to_target is not None for t in trials) > len(trials)
-
-
-def _to_target(trials: list[Trial], times: Callable[[Trial], tuple[float | None, float | None]]) -> Cells:
-    """Return when each run arrived; the longest whole training where it did not."""
-    whole = max(end for t in trials if (end := times(t)[1]) is not None)
-    return {(t.spec.study, t.spec.seed): whole if (at := times(t)[0]) is None else at for t in trials}
 
 
 def _of_tuning(tuning: Mapping[str, list[Trial]]) -> dict[str, dict[str, Cells]]:
