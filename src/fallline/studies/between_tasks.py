@@ -1,49 +1,33 @@
 """What is the same on one task, is it so on another? Differences between comparisons that share nothing."""
 
-from collections.abc import Sequence
-from math import exp
+from collections.abc import Collection, Sequence
+from math import exp, log
 from statistics import mean
-
-import numpy as np
 
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.statistics.pairs import Interval
 
 
-def log_losses(comparison: Comparison, arms: Sequence[str]) -> list[float]:
-    """Return the mean logarithm of the loss over ``arms`` and seeds, for each study that has them all.
-
-    With a single study there is one for each seed.
+def log_losses(comparison: Comparison, arms: Sequence[str]) -> dict[int, float]:
+    """Return the mean logarithm of the loss over ``arms`` by study, or by seed if there is one study.
 
     Arguments:
         comparison: its losses are positive.
-        arms: names of arms; nothing is returned where one of them has no result.
+        arms: names of arms; where a run of one of them has no result, the study is left out.
     """
-    plan = comparison.plan
-    alone = plan.studies == 1
-    groups = [
-        [_by_unit(comparison.finals(arm), alone).get(unit) for arm in arms] for unit in _units(comparison)
-    ]
-    return [mean(group) for group in groups if group and None not in group]  # pyright: ignore[reportArgumentType]
-
-
-def _units(comparison: Comparison) -> list[int]:
-    plan = comparison.plan
-    if plan.studies > 1:
-        return list(range(plan.studies))
-    return sorted({run.spec.seed for arm in plan.arms for run in comparison.finals(arm)})
+    each = [_by_unit(comparison.finals(arm), comparison.plan.studies == 1) for arm in arms]
+    shared = set.intersection(*map(set, each)) if each else set()
+    return {unit: mean(logs[unit] for logs in each) for unit in sorted(shared)}
 
 
 def _by_unit(runs: Sequence[Trial], alone: bool) -> dict[int, float]:
-    logs: dict[int, list[float]] = {}
+    losses: dict[int, list[float | None]] = {}
     for run in runs:
-        logs.setdefault(run.spec.seed if alone else run.spec.study, []).append(
-            -np.inf if run.loss is None else float(np.log(run.loss))
-        )
-    return {unit: mean(values) for unit, values in logs.items() if min(values) > -np.inf}
+        losses.setdefault(run.spec.seed if alone else run.spec.study, []).append(run.loss)
+    return {unit: mean(map(log, found)) for unit, found in losses.items() if None not in found}  # pyright: ignore[reportArgumentType]
 
 
-def unpaired(first: Sequence[float], second: Sequence[float]) -> Interval:
+def unpaired(first: Collection[float], second: Collection[float]) -> Interval:
     r"""Return the mean of ``second`` less that of ``first``, with Welch's interval of 95 %.
 
     .. math:: \bar b - \bar a \pm t_\nu \sqrt{s_a^2 / n_a + s_b^2 / n_b}
@@ -62,7 +46,7 @@ def unpaired(first: Sequence[float], second: Sequence[float]) -> Interval:
     difference = mean(second) - mean(first)
     if min(len(first), len(second)) < 2:
         return Interval(difference)
-    ends = stats.ttest_ind(second, first, equal_var=False).confidence_interval()
+    ends = stats.ttest_ind(list(second), list(first), equal_var=False).confidence_interval()
     return Interval(difference, float(ends.low), float(ends.high))
 
 

@@ -41,6 +41,7 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "early-stopping": Listed(
             "early_stopping", "Does early stopping help, and how much patience does it need?"
         ),
+        "sparse": Listed("sparse", "Do sparse data want adaptive methods?"),
         "drift": Listed("drift", "Which optimizers and memories cope when the data change?"),
         "layer-wise": Listed("layer_wise", "Do layers want learning rates of their own?"),
         "precision": Listed("precision", "Which precision: float32, bfloat16 or float64?"),

@@ -31,7 +31,9 @@ def answer(lab: Lab) -> Finding:
         "momentum", ["sgd"], scientific={"momentum": MOMENTUM[: 2 if lab.quick else 3]}, share=0.2
     )
     costs = None if afresh is None else past_costs(afresh, stream)
-    finding = found(
+    rates = effective_rates.figure(courses(stream, lab.task), phases_of(lab.task))
+    memories = memory_figure({"Adam's β₂": beta2, "SGD's momentum": momentum})
+    return found(
         STUDY,
         stream,
         lab.task,
@@ -42,10 +44,8 @@ def answer(lab: Lab) -> Finding:
             replace(table(beta2), title="Adam's memory of squared gradients"),
             replace(table(momentum), title="SGD's memory of gradients"),
         ],
+        figures=[rates, memories, *([costs.figure] if costs else [])],
     )
-    rates = effective_rates.figure(courses(stream, lab.task), phases_of(lab.task))
-    own = [rates, memory_figure({"Adam's β₂": beta2, "SGD's momentum": momentum})]
-    return replace(finding, figures=[*own, *([costs.figure] if costs else []), *finding.figures])
 
 
 STUDY = Study(

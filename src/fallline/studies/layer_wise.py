@@ -1,7 +1,5 @@
 """Do layers want rates of their own? Frozen layers, rates that decay with depth, and one rate for all."""
 
-from dataclasses import replace
-
 from fallline.compare.records import Comparison
 from fallline.core.space import Range
 from fallline.report.finding import Figure, Finding
@@ -31,14 +29,14 @@ def answer(lab: Lab) -> Finding:
         space={"optimizers": {OPTIMIZER: {"lr": RATES}}},
     )
     base, best = f"layers={ALL}", best_beside(comparison, f"layers={ALL}")
-    finding = found(
+    return found(
         STUDY,
         comparison,
         lab.task,
         answer=f"On {lab.task.name}, {clause(comparison, base, best)}.",
         sentences=[sentence(comparison, base, f"layers={each}") for each in (HEAD, *halves)],
+        figures=[_figure(comparison, levels)],
     )
-    return replace(finding, figures=[_figure(comparison, levels), *finding.figures])
 
 
 def _figure(comparison: Comparison, levels: dict[float, str]) -> Figure:

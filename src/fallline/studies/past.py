@@ -99,12 +99,12 @@ class PastCosts:
 def past_costs(afresh: Comparison, stream: Comparison) -> PastCosts:
     """Return what the earlier phases cost each optimizer that has results with and without them."""
     logs = {arm: (log_losses(afresh, [arm]), log_losses(stream, [arm])) for arm in stream.plan.arms}
-    ratios = {arm: as_ratio(unpaired(*both)) for arm, both in logs.items() if all(both)}
+    ratios = {arm: as_ratio(unpaired(a.values(), b.values())) for arm, (a, b) in logs.items() if a and b}
     return PastCosts(dict(sorted(ratios.items(), key=lambda item: item[1].mean)), afresh, stream)
 
 
 def _loss(comparison: Comparison, arm: str) -> str:
-    return number(exp(mean(log_losses(comparison, [arm]))))
+    return number(exp(mean(log_losses(comparison, [arm]).values())))
 
 
 def _ends(ratio: Interval) -> str:

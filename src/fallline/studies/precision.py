@@ -18,6 +18,8 @@ from fallline.tasks.settings import PRECISIONS
 #: Learning rates at which the movement of stored weights is measured, and the usual one for fine-tuning.
 RATES, QUICK_RATES, USUAL_RATE = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (1e-5, 1e-4, 1e-3), 1e-4
 
+ON_GPUS = "Time and memory are of this CPU; GPUs have faster units for bfloat16."
+
 
 def answer(lab: Lab) -> Finding:
     """Compare the precisions, measure what a step costs in each, and how far stored weights move."""
@@ -35,9 +37,9 @@ def answer(lab: Lab) -> Finding:
         answer=f"{said[0][0].upper()}{said[0][1:]}; {_left(shares[USUAL_RATE])}.",
         sentences=[f"{said[1][0].upper()}{said[1][1:]}.", _over_rates(shares)],
         tables=[costs(task, 6 if lab.quick else 15, lab.seed)],
+        figures=[storage.figure(shares)],
     )
-    caveats = [*finding.caveats, "Time and memory are of this CPU; GPUs have faster units for bfloat16."]
-    return replace(finding, caveats=caveats, figures=[storage.figure(shares), *finding.figures])
+    return replace(finding, caveats=[*finding.caveats, ON_GPUS])
 
 
 def _left(share: Interval) -> str:

@@ -96,7 +96,7 @@ def _gains(found: Sequence[Speedup]) -> Figure:
         own = [each for each in found if each.workload == name]
         drawn[name] = line([each.processes for each in own], [each.gain for each in own])
     about = "How many times as fast as one process: the median over rounds, with its 95 % interval."
-    return Figure("Speed-up", about, lines(drawn, Axis("processes"), Axis("speed-up", log=True)))
+    return Figure("Speed-up", about, lines(drawn, Axis("processes", log=True), Axis("speed-up", log=True)))
 
 
 def _losses(measured: Measured) -> Figure:
