@@ -1,0 +1,88 @@
+"""The second implementations against recordings of published packages.
+
+Each recording is a JSON file that ``record_goldens.py`` wrote; it names package, version and settings.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optimizers import second
+from optimizers.second.problem import walk_second
+
+RECORDINGS = [
+    json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "goldens").glob("*.json"))
+]
+
+#: Who does what differently from the paper (from torch where its contract is ours): patterns of cases' ids.
+DIFFERENT = {
+    r"optax\.adagrad": "adds eps under the root",
+    r"optax\.amsgrad": "takes the maximum of second moments that are already corrected for their bias",
+    r"^NAdam-optax": "keeps one momentum, where Dozat's and torch's grows from step to step",
+    r"optax\.radam|optimi\.RAdam": "adds eps to the corrected root, torch before the correction",
+    r"optax\.adan": "weighs the gradients' difference by 0.08 = 1 - b2; the paper by 0.92, its 1 - beta2",
+    r"optax\.lars": "divides by the norm of gradient plus decay, the paper by the sum of both norms",
+    r"optax\.rprop": "gives the step of the step before: its first step moves nothing",
+    r"optax\.contrib\.muon": "corrects the momentum's bias and takes rows for inputs in the rate",
+    r"pytorch_optimizer\.ADOPT.*fixed": "clips by (t + 1)^(1/4)",
+    r"pytorch_optimizer\.ADOPT.*weight_decay.*quadratic": "decays in the first step",
+    r"pytorch_optimizer\.MARS.*(fixed|0\.1\)-quadratic)": "corrects eps too, adds 1e-15 under the root",
+    r"pytorch_optimizer\.AdaBound\(\).*fixed": "adds 1e-15 under the root: tiny gradients show it",
+    r"pytorch_optimizer\.ScheduleFreeAdamW.*fixed": "adds 1e-15 under the root: tiny gradients show it",
+    r"pytorch_optimizer\.LARS": "moves vectors by plain gradient descent without decay",
+    r"pytorch_optimizer\.Lamb": "decays apart from the trust ratio and corrects the biases outside of it",
+    r"pytorch_optimizer\.NovoGrad.*grad_averaging": "takes the whole first gradient, NVIDIA 1 - beta1 of it",
+    r"torch_optimizer\.Lamb": "corrects the biases outside of the trust ratio",
+}
+
+#: Who rounds more than float64, what it rounds, and how near that leaves it.
+COARSE = {
+    r"pytorch_optimizer\.SOAP": (1e-5, "its QR decomposition is in float32"),
+    r"pytorch_optimizer\.(Prodigy|DAdaptAdam)": (1e-5, "its sums over the model are in float32"),
+    r"torch_optimizer\.NovoGrad": (1e-6, "its second moment is in float32"),
+    r"optax\.adafactor": (1e-8, "its decay rate is in float32"),
+    r"muon\.SingleDeviceMuon": (1e-6, "adds 1e-7 to the norm, where torch takes the larger of both"),
+}
+
+
+def _name(case, problem):
+    settings = ", ".join(f"{name}={value}" for name, value in case["settings"].items())
+    return f"{case['optimizer']}-{case['recorded']}({settings})-{problem}"
+
+
+def _why(table, name):
+    return next((why for pattern, why in table.items() if re.search(pattern, name)), None)
+
+
+def _cases():
+    for recording in RECORDINGS:
+        for case in recording["cases"]:
+            for problem in case["courses"]:
+                reason = _why(DIFFERENT, _name(case, problem))
+                marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+                yield pytest.param(case, problem, id=_name(case, problem), marks=marks)
+
+
+CASES = list(_cases())
+
+
+@pytest.mark.parametrize(("case", "problem"), CASES)
+def test_the_second_implementation_follows_the_published_package(case, problem):
+    optimizer = getattr(second, case["optimizer"])(**case["ours"])
+    course = walk_second(problem, case["shapes"], optimizer)
+    # 13 digits are recorded, and 12 steps of a few roundings each
+    tolerance, _ = _why(COARSE, _name(case, problem)) or (1e-10, None)
+    np.testing.assert_allclose(course, case["courses"][problem], rtol=tolerance, atol=1e-2 * tolerance)
+
+
+@pytest.mark.parametrize("pattern", [*DIFFERENT, *COARSE])
+def test_each_named_disagreement_is_recorded(pattern):
+    assert any(re.search(pattern, case.id) for case in CASES)
+
+
+@pytest.mark.parametrize("name", second.__all__)
+def test_each_second_implementation_agrees_with_a_published_package(name):
+    assert any(case.id.startswith(f"{name}-") and not case.marks for case in CASES)
