@@ -16,6 +16,10 @@ from fallline.core.transform import Slot, per_tensor, transform
 from fallline.optimizers import (
     ADOPT,
     ASGD,
+    FTRL,
+    LAMB,
+    LARS,
+    MARS,
     SGD,
     AdaBelief,
     AdaBound,
@@ -29,12 +33,15 @@ from fallline.optimizers import (
     Lion,
     NAdam,
     NAdamW,
+    NovoGrad,
     ProximalSGD,
     RAdam,
     RMSprop,
     Rprop,
     SignSGD,
     Signum,
+    SophiaG,
+    StableAdamW,
     Yogi,
 )
 from fallline.penalties import prox
@@ -60,13 +67,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADOPT", "ASGD", "EMA", "SAM", "SGD", "SWA", "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound",
-    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice", "Entry", "Frozen", "GradientRelease",
-    "Hyperparameter", "Lion", "Lookahead", "NAdam", "NAdamW", "OffloadState", "Optimizer", "Polyak",
-    "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "SignSGD", "Signum", "Slot",
-    "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters", "functional", "gradients",
-    "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register", "route", "save", "schedules",
-    "show_kernel", "transform",
+    "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "MARS", "SAM", "SGD", "SWA", "Accumulate", "AdEMAMix",
+    "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice", "Entry",
+    "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "NAdam", "NAdamW", "NovoGrad",
+    "OffloadState", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop",
+    "ScheduleFree", "SignSGD", "Signum", "Slot", "SophiaG", "StableAdamW", "Task", "Yogi", "averaged",
+    "chain", "compare", "explain", "follow_parameters", "functional", "gradients", "layerwise_decay", "load",
+    "penalties", "per_tensor", "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

@@ -25,4 +25,26 @@ ELEMENTWISE = [
     (fallline.NAdamW, {"weight_decay": 0.0, "maximize": True}),
     (fallline.AdaBound, {}),
     (fallline.AdaBound, {"weight_decay": 0.1, "gamma": 0.1, "final_lr": 0.01, "lr": 0.01}),
+    (fallline.SophiaG, {"lr": 0.01, "weight_decay": 0.0}),
+    (fallline.SophiaG, {"betas": (0.5, 0.9), "maximize": True}),
+]
+
+#: FTRL computes the parameter anew from sums in each step, and rounds it as a whole.
+ABSOLUTE = [
+    (fallline.FTRL, {}),
+    (fallline.FTRL, {"lr": 0.5, "beta": 0.1, "lambda_1": 0.5, "lambda_2": 0.1}),
+]
+
+#: Optimizers that take sums over each tensor.
+SUMMED = [
+    (fallline.MARS, {}),
+    (fallline.MARS, {"weight_decay": 0.1, "gamma": 0.5, "betas": (0.8, 0.95)}),
+    (fallline.StableAdamW, {}),
+    (fallline.StableAdamW, {"betas": (0.8, 0.9), "weight_decay": 0.0, "maximize": True}),
+    (fallline.LAMB, {}),
+    (fallline.LAMB, {"weight_decay": 0.0}),
+    (fallline.LARS, {"trust_coefficient": 0.1, "lr": 0.1}),
+    (fallline.LARS, {"momentum": 0.0, "weight_decay": 0.1, "trust_coefficient": 0.01}),
+    (fallline.NovoGrad, {}),
+    (fallline.NovoGrad, {"weight_decay": 0.1, "betas": (0.8, 0.0)}),
 ]

@@ -25,9 +25,16 @@ from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.adabound import AdaBound
 from fallline.optimizers.asgd import ASGD
 from fallline.optimizers.rprop import Rprop
+from fallline.optimizers.mars import MARS
+from fallline.optimizers.stable_adamw import StableAdamW
+from fallline.optimizers.ftrl import FTRL
+from fallline.optimizers.sophia import SophiaG
+from fallline.optimizers.lars import LARS
+from fallline.optimizers.lamb import LAMB
+from fallline.optimizers.novograd import NovoGrad
 
 __all__ = [
-    "ADOPT", "ASGD", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW",
-    "Adamax", "Adan", "Lion", "NAdam", "NAdamW", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "SignSGD",
-    "Signum", "Yogi",
+    "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta",
+    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Lion", "NAdam", "NAdamW", "NovoGrad", "ProximalSGD",
+    "RAdam", "RMSprop", "Rprop", "SignSGD", "Signum", "SophiaG", "StableAdamW", "Yogi",
 ]  # fmt: skip
