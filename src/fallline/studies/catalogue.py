@@ -23,6 +23,9 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "schedules": Listed(
             "schedules", "Which learning-rate schedule trains best, and does a warm-up help?"
         ),
+        "batch-size": Listed(
+            "batch_size", "Do larger batches save steps, epochs or time, and up to which size?"
+        ),
         "regularization": Listed(
             "regularization", "Which penalty lowers the validation loss, and which makes weights zero?"
         ),
