@@ -12,6 +12,7 @@ from fallline.report.finding import Figure, Finding, Table
 from fallline.report.findings import page as findings_page
 from fallline.report.terminal import WIDTH
 from fallline.studies.drawing import plot
+from fallline.studies.timing import stamp
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,6 +134,7 @@ def overview(judgements: Sequence[Judgement]) -> Finding:
         plural(len(judgements), "claim"),
         f"{said or 'none judged yet'}.",
         figures=[figure],
+        facts=stamp(),
     )
 
 
