@@ -37,8 +37,12 @@ def answer(lab: Lab) -> Finding:
         STUDY,
         stream,
         lab.task,
-        answer=f"On {lab.task.name} {leader(stream)}; of Adam's β₂ {leader(beta2)}.",
-        sentences=[*([costs.sentence] if costs else []), f"Of momentum in SGD {leader(momentum)}."],
+        answer=f"On {lab.task.name} {leader(stream)}{f'; {costs.dearest}' if costs else ''}.",
+        sentences=[
+            *([costs.sentence] if costs else []),
+            f"Of Adam's β₂ {leader(beta2)}.",
+            f"Of momentum in SGD {leader(momentum)}.",
+        ],
         tables=[
             *([costs.table] if costs else []),
             replace(table(beta2), title="Adam's memory of squared gradients"),
@@ -52,7 +56,6 @@ STUDY = Study(
     "drift",
     "Which optimizers and memories cope when the data change?",
     answer,
-    task="drift(passes=4)",
-    effort=Effort(4, 2, 3),
+    task="drift(phases=3, passes=4)",
     quick=Effort(3, 2, 1),
 )

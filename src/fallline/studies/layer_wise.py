@@ -4,7 +4,7 @@ from fallline.compare.records import Comparison
 from fallline.core.space import Range
 from fallline.report.finding import Figure, Finding
 from fallline.studies.drawing import Axis, lines
-from fallline.studies.lab import Lab
+from fallline.studies.lab import Effort, Lab
 from fallline.studies.layer_rates import ALL, HEAD, UPPER, decayed, layer_count, with_layer_rates
 from fallline.studies.levels import best_beside, clause, line, mean_over, sentence
 from fallline.studies.reading import loss_axis
@@ -28,13 +28,14 @@ def answer(lab: Lab) -> Finding:
         scientific={"layers": [*levels.values(), *halves]},
         space={"optimizers": {OPTIMIZER: {"lr": RATES}}},
     )
-    base, best = f"layers={ALL}", best_beside(comparison, f"layers={ALL}")
+    base, head = f"layers={ALL}", f"layers={HEAD}"
+    best = best_beside(comparison, base)
     return found(
         STUDY,
         comparison,
         lab.task,
-        answer=f"On {lab.task.name}, {clause(comparison, base, best)}.",
-        sentences=[sentence(comparison, base, f"layers={each}") for each in (HEAD, *halves)],
+        answer=f"On {lab.task.name}, {clause(comparison, base, best)}; {clause(comparison, base, head)}.",
+        sentences=[sentence(comparison, base, f"layers={each}") for each in halves],
         figures=[_figure(comparison, levels)],
     )
 
@@ -56,4 +57,10 @@ def _figure(comparison: Comparison, levels: dict[float, str]) -> Figure:
     return Figure("Loss over the decay of the learning rate", about, lines(drawn, *axes))
 
 
-STUDY = Study("layer-wise", "Do layers want learning rates of their own?", answer, task="transfer")
+STUDY = Study(
+    "layer-wise",
+    "Do layers want learning rates of their own?",
+    answer,
+    task="transfer",
+    effort=Effort(9, 3, 4),
+)

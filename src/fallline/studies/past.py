@@ -73,6 +73,12 @@ class PastCosts:
         return f"How many times as high the loss is as without the earlier phases: {named}."
 
     @property
+    def dearest(self) -> str:
+        """Who pays most, as part of a sentence."""
+        arm, ratio = list(self.ratios.items())[-1]
+        return f"the past costs {arm} most, {number(ratio.mean)} times the loss without it{_ends(ratio)}"
+
+    @property
     def table(self) -> Table:
         """A row for each optimizer, with both losses."""
         rows = [
@@ -96,11 +102,12 @@ class PastCosts:
         return Figure("What the past costs", about, bars(values, "times the loss afresh", intervals))
 
 
-def past_costs(afresh: Comparison, stream: Comparison) -> PastCosts:
-    """Return what the earlier phases cost each optimizer that has results with and without them."""
+def past_costs(afresh: Comparison, stream: Comparison) -> PastCosts | None:
+    """Return what the earlier phases cost each optimizer with results on both; None if there is none."""
     logs = {arm: (log_losses(afresh, [arm]), log_losses(stream, [arm])) for arm in stream.plan.arms}
     ratios = {arm: as_ratio(unpaired(a.values(), b.values())) for arm, (a, b) in logs.items() if a and b}
-    return PastCosts(dict(sorted(ratios.items(), key=lambda item: item[1].mean)), afresh, stream)
+    ordered = dict(sorted(ratios.items(), key=lambda item: item[1].mean))
+    return PastCosts(ordered, afresh, stream) if ordered else None
 
 
 def _loss(comparison: Comparison, arm: str) -> str:
