@@ -11,11 +11,12 @@ from fallline import Task
 from fallline.compare.records import Curve, Spec, Trial
 from fallline.compare.run import read
 from fallline.studies import StudyError
-from fallline.studies.arrivals import Measured, arrival, limit
+from fallline.studies.arrivals import Measured, arrival, limit, measured
 from fallline.studies.batch_size import STUDY, batch_sizes
 from fallline.studies.critical import Law, critical, fitted, laws, typical
 from fallline.studies.lab import Effort
 from fallline.studies.to_target import said, sentences, table
+from fallline.tasks.load import load
 from fallline.tasks.target import Target
 
 SIZES = (8, 16, 32, 64, 128, 256, 512)
@@ -84,7 +85,9 @@ def test_the_table_is_that_of_the_recorded_curves(made):
     for row in finding.tables[0].rows:
         own = [t for t in trials if t.spec.settings["batch_size"] == int(row[0])]
         assert len(own) == 4
-        steps = exp(np.mean([log(arrival(t, lab.task.target)) for t in own]))
+        limits = [t.spec.settings["max_steps"] for t in own]
+        reached = [arrival(t, lab.task.target) for t in own]
+        steps = exp(np.mean(np.log(np.minimum(reached, limits))))
         assert float(row[1]) == pytest.approx(steps, rel=5e-3)
         assert float(row[3]) == pytest.approx(steps * int(row[0]) / 120, rel=5e-3)
         assert float(row[5]) == pytest.approx(steps * float(row[4]) / 1e6, rel=1e-2)
@@ -101,12 +104,30 @@ def test_the_rate_is_the_one_that_was_first_in_tuning(made):
         assert times[final.spec.settings["lr"]] == min(times.values())
 
 
+def test_a_run_that_misses_counts_with_all_its_steps_and_a_size_at_which_most_miss_is_left_out():
+    task = load("digits")
+    curves = {
+        8: [[1.0, 0.12, 0.1], [1.0, 1.0, 1.0], [0.12, 0.1, 0.1]],
+        16: [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.12, 0.1, 0.1]],
+    }
+    runs = {size: [run(size, i, losses) for i, losses in enumerate(each)] for size, each in curves.items()}
+    found = measured(task, runs)
+    assert found.steps == {8: {(0, 0): pytest.approx(20.0), (0, 1): 40, (0, 2): 10.0}}
+    assert found.missed == {8: 1, 16: 2}
+    assert list(found.step_microseconds) == [8]
+
+
+def run(size, seed, losses):
+    settings = {"batch_size": size, "lr": 0.1, "max_steps": 40}
+    return replace(trial(losses, 0.12), spec=Spec("a", "final", 0, seed, settings))
+
+
 def planted(law, noise=0.0):
     rng = np.random.default_rng(1)
     steps = {
         s: {(i, j): law(s) * exp(rng.normal(0, noise)) for i in range(3) for j in range(2)} for s in SIZES
     }
-    return Measured(steps, {s: [0.1] for s in SIZES}, {s: 100 + s for s in SIZES}, 1000, [])
+    return Measured(steps, {s: [0.1] for s in SIZES}, {s: 100 + s for s in SIZES}, 1000, {})
 
 
 def test_the_answer_says_whether_larger_batches_need_more_epochs():
@@ -123,7 +144,7 @@ def test_the_fastest_in_time_is_the_one_with_the_least_steps_times_cost():
     found = planted(Law(100, 32).at)
     fastest = min(SIZES, key=lambda s: Law(100, 32).at(s) * (100 + s))
     assert f"batches of {fastest} are first" in sentences(found)[1]
-    assert "Not all trainings arrived with batches of 8 and 16." in sentences(replace(found, missed=[8, 16]))
+    assert sentences(replace(found, missed={8: 2}))[2].endswith("at their end: 2 with batches of 8.")
     assert [row[0] for row in table(found).rows] == [str(size) for size in SIZES]
 
 

@@ -119,41 +119,42 @@ def arrival(trial: Trial, target: Target) -> float:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured at the batch sizes at which every final run arrived.
+    """What was measured at the batch sizes at which most final runs arrived.
 
     Args:
-        steps: to the target, by batch size, study and seed.
+        steps: to the target, by batch size, study and seed; of a run that missed it, all of its steps.
         rates: learning rates of the final runs.
-        step_microseconds: of a training step on one thread.
+        step_microseconds: of a training step on one core.
         samples: in an epoch.
-        missed: the batch sizes at which not all arrived.
+        missed: how many runs missed the target, by batch size, where any did.
     """
 
     steps: dict[int, Cells]
     rates: dict[int, list[float]]
     step_microseconds: dict[int, float]
     samples: int
-    missed: list[int]
+    missed: dict[int, int]
 
 
 def measured(task: Task, runs: Arrivals) -> Measured:
     """Return what the final runs came to, with what a step costs."""
-    steps = {
-        size: {(t.spec.study, t.spec.seed): arrival(t, task.target) for t in own}
-        for size, own in runs.items()
-    }
-    whole = [size for size, cells in steps.items() if cells and max(cells.values()) < inf]
+    missed = {size: sum(run.steps_to_target is None for run in own) for size, own in runs.items()}
+    kept = {size: own for size, own in runs.items() if 2 * missed[size] < len(own)}
     return Measured(
-        {size: steps[size] for size in whole},
-        {size: sorted({t.spec.settings["lr"] for t in runs[size]}) for size in whole},
-        step_microseconds(task, whole),
+        {size: _cells(own, task.target) for size, own in kept.items()},
+        {size: sorted({run.spec.settings["lr"] for run in own}) for size, own in kept.items()},
+        step_microseconds(task, list(kept)),
         sample_count(task.train) or 0,
-        [size for size in runs if size not in whole],
+        {size: count for size, count in missed.items() if count},
     )
 
 
 def _cells(runs: Sequence[Trial], target: Target) -> Cells:
-    return {(run.spec.study, run.spec.seed): arrival(run, target) for run in runs}
+    return {(run.spec.study, run.spec.seed): _steps(run, target) for run in runs}
+
+
+def _steps(run: Trial, target: Target) -> float:
+    return min(arrival(run, target), run.spec.settings["max_steps"])
 
 
 def step_microseconds(task: Task, sizes: Sequence[int]) -> dict[int, float]:

@@ -20,8 +20,8 @@ def said(found: Measured) -> str:
     few, many = (number(averaged(found.steps[each], "log").mean) for each in (large, small))
     law = "far below it twice the batch takes half the steps, far above it saves none"
     return (
-        f"The critical batch size is {_with_interval(size)}: {law}; batches of {large} need {few} steps where "
-        f"batches of {small} need {many}, {_epochs(found)}."
+        f"The critical batch size is {_with_interval(size)}: {law}; batches of {large} need {few} steps "
+        f"where batches of {small} need {many}, {_epochs(found)}."
     )
 
 
@@ -41,14 +41,15 @@ def _with_interval(interval: Interval) -> str:
 
 
 def sentences(found: Measured) -> list[str]:
-    """Return the law, which batch size is first in time, and which did not arrive."""
+    """Return the law, which batch size is first in time, and how many did not arrive."""
     law, costs = typical(laws(found.steps)), {size: _seconds(found, size) for size in found.steps}
     fastest = min(costs, key=lambda size: costs[size].mean)
     told = [
         f"Steps to the target are about {_formula(law)} with batches of B.",
         f"In time, batches of {fastest} are first: {estimate(costs[fastest])} seconds of steps on one core.",
     ]
-    missed = f"Not all trainings arrived with batches of {listing([str(size) for size in found.missed])}."
+    lost = listing([f"{count} with batches of {size}" for size, count in found.missed.items()])
+    missed = f"Not all trainings arrived; the others count as arriving at their end: {lost}."
     return [*told, missed] if found.missed else told
 
 
