@@ -31,6 +31,7 @@ from fallline.optimizers import (
     Adan,
     AdEMAMix,
     Lion,
+    Muon,
     NAdam,
     NAdamW,
     NovoGrad,
@@ -69,7 +70,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "MARS", "SAM", "SGD", "SWA", "Accumulate", "AdEMAMix",
     "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice", "Entry",
-    "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "NAdam", "NAdamW", "NovoGrad",
+    "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon", "NAdam", "NAdamW", "NovoGrad",
     "OffloadState", "Optimizer", "Polyak", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop",
     "ScheduleFree", "SignSGD", "Signum", "Slot", "SophiaG", "StableAdamW", "Task", "Yogi", "averaged",
     "chain", "compare", "explain", "follow_parameters", "functional", "gradients", "layerwise_decay", "load",

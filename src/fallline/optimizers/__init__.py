@@ -32,9 +32,10 @@ from fallline.optimizers.sophia import SophiaG
 from fallline.optimizers.lars import LARS
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.novograd import NovoGrad
+from fallline.optimizers.muon import Muon
 
 __all__ = [
     "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta",
-    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Lion", "NAdam", "NAdamW", "NovoGrad", "ProximalSGD",
-    "RAdam", "RMSprop", "Rprop", "SignSGD", "Signum", "SophiaG", "StableAdamW", "Yogi",
+    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Lion", "Muon", "NAdam", "NAdamW", "NovoGrad",
+    "ProximalSGD", "RAdam", "RMSprop", "Rprop", "SignSGD", "Signum", "SophiaG", "StableAdamW", "Yogi",
 ]  # fmt: skip
