@@ -47,6 +47,9 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
         "sparse": Listed("sparse", "Do sparse data want adaptive methods?"),
         "drift": Listed("drift", "Which optimizers and memories cope when the data change?"),
         "layer-wise": Listed("layer_wise", "Do layers want learning rates of their own?"),
+        "cross-validation": Listed(
+            "cross_validation", "How far is the verdict of one hold-out from that of cross-validation?"
+        ),
         "precision": Listed("precision", "Which precision: float32, bfloat16 or float64?"),
     }
 )

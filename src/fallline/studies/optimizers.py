@@ -17,10 +17,12 @@ from fallline.studies.sweeps import shortened
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 
-#: Besides the study's own a small table and a convex task, whose own target asks for the exact minimum.
-OTHERS = {"wine-tabular": None, "cancer-logistic": 1e-3}
+#: Besides the study's own a small table and a convex task: how long, and to which target instead of its own.
+OTHERS = {"wine-tabular": (0.5, None), "cancer-logistic": (0.25, 1e-3)}
 #: How long trainings are, as a share of the task's own, and how many profiles are drawn.
 SHARE, QUICK_SHARE, SHOWN = 0.7, 0.4, 6
+#: The most optimizers times studies, so that the time is bounded however many are registered.
+MOST = 75
 #: What is compared with ``quick``; otherwise all but those that see one sample at a time.
 FEW = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam"]
 
@@ -31,8 +33,11 @@ def answer(lab: Lab) -> Finding:
         raise StudyError("the task has no target to be fast to; give one, such as Task(target=0.1)")
     tasks = [shortened(lab.task, QUICK_SHARE if lab.quick else SHARE), *_others(lab)]
     names = FEW if lab.quick else [name for name, entry in entries().items() if entry.batch_size != 1]
+    effort = replace(lab.effort, studies=max(1, min(lab.effort.studies, MOST // len(names))))
     made = {
-        task.name: lab.compare(task.name.partition("(")[0], names, task=task, share=1 / len(tasks))
+        task.name: lab.compare(
+            task.name.partition("(")[0], names, task=task, effort=effort, share=1 / len(tasks)
+        )
         for task in tasks
     }
     records = over_tasks.records(made)
@@ -52,7 +57,9 @@ def _others(lab: Lab) -> list[Task]:
     """Return the further tasks: none beside a user's own, one with ``quick``."""
     if lab.task.name != STUDY.task:
         return []
-    tasks = [replace(load(name), **({"target": goal} if goal else {})) for name, goal in OTHERS.items()]
+    tasks = [shortened(load(name), share) for name, (share, _) in OTHERS.items()]
+    goals = [goal for _, goal in OTHERS.values()]
+    tasks = [replace(task, target=goal or task.target) for task, goal in zip(tasks, goals, strict=True)]
     return tasks[:1] if lab.quick else tasks
 
 
