@@ -258,4 +258,4 @@ def test_what_cannot_be_compared_is_refused(asked, told):
 
 def test_an_unknown_optimizer_is_told():
     with pytest.raises(UnknownNameError, match="did you mean 'adam'"):
-        arms_of("adan", TASK, MANY)
+        arms_of("adamm", TASK, MANY)

@@ -33,9 +33,13 @@ from fallline.optimizers.lars import LARS
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.novograd import NovoGrad
 from fallline.optimizers.muon import Muon
+from fallline.optimizers.prodigy import Prodigy
+from fallline.optimizers.dadapt_adam import DAdaptAdam
+from fallline.optimizers.dog import DoG
 
 __all__ = [
     "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta",
-    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Lion", "Muon", "NAdam", "NAdamW", "NovoGrad",
-    "ProximalSGD", "RAdam", "RMSprop", "Rprop", "SignSGD", "Signum", "SophiaG", "StableAdamW", "Yogi",
+    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon", "NAdam", "NAdamW",
+    "NovoGrad", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "SignSGD", "Signum", "SophiaG",
+    "StableAdamW", "Yogi",
 ]  # fmt: skip
