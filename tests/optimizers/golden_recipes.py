@@ -104,18 +104,24 @@ PACKAGES: dict[str, list[Recipe]] = {
         Recipe("AdamW", "optax.adamw", {"learning_rate": 0.01, "weight_decay": 0.1}),
         Recipe("Adamax", "optax.adamax", {"learning_rate": 0.01}),
         Recipe("NAdam", "optax.nadam", {"learning_rate": 0.01}),
-        Recipe("NAdamW", "optax.nadamw", {"learning_rate": 0.01, "weight_decay": 0.1}),
-        Recipe("NAdamW", "optax.nadam", {"learning_rate": 0.01}, {"weight_decay": 0.0}),
+        Recipe(
+            "NAdamW", "optax.nadamw", {"learning_rate": 0.01, "weight_decay": 0.1}, {"corrected_ahead": True}
+        ),
+        Recipe(
+            "NAdamW", "optax.nadam", {"learning_rate": 0.01}, {"corrected_ahead": True, "weight_decay": 0.0}
+        ),
         Recipe("RAdam", "optax.radam", {"learning_rate": 0.01, "b2": 0.9}, {"betas": (0.9, 0.9)}),
         Recipe("Lion", "optax.lion", {"learning_rate": 0.01, "weight_decay": 0.1}),
         Recipe("SignSGD", "optax.sign_sgd", {"learning_rate": 0.01}),
         Recipe("Signum", "optax.signum", {"learning_rate": 0.01}),
         Recipe("AdaBelief", "optax.adabelief", {"learning_rate": 0.01}),
-        Recipe("Yogi", "optax.yogi", {"learning_rate": 0.01}),
+        Recipe("Yogi", "optax.yogi", {"learning_rate": 0.01}, {"initial_average": 1e-6}),
         Recipe("ADOPT", "optax.contrib.adopt", {"learning_rate": 0.01}),
         Recipe("Adan", "optax.adan", {"learning_rate": 0.01, "eps_root": 0.0}),
         Recipe("Adan", "optax.adan", {"learning_rate": 0.01, "eps_root": 0.0, "weight_decay": 0.1}),
-        Recipe("AdEMAMix", "optax.contrib.ademamix", {"learning_rate": 0.01, "weight_decay": 0.1}),
+        Recipe(
+            "AdEMAMix", "optax.contrib.ademamix", {"learning_rate": 0.01, "weight_decay": 0.1}, {"alpha": 5.0}
+        ),
         Recipe("LARS", "optax.lars", {"learning_rate": 0.1, "weight_decay": 0.01}),
         Recipe("LAMB", "optax.lamb", {"learning_rate": 0.01, "weight_decay": 0.1}),
         Recipe(
@@ -143,7 +149,7 @@ PACKAGES: dict[str, list[Recipe]] = {
         Recipe("Signum", "pytorch_optimizer.SignSGD", {"lr": 0.01, "momentum": 0.0, "weight_decay": 0.1}),
         Recipe("Signum", "pytorch_optimizer.SignSGD", {"lr": 0.01}),
         Recipe("AdaBelief", "pytorch_optimizer.AdaBelief", {"lr": 0.01, "weight_decay": 0.1}),
-        Recipe("Yogi", "pytorch_optimizer.Yogi", {}),
+        Recipe("Yogi", "pytorch_optimizer.Yogi", {}, {"initial_average": 1e-6}),
         Recipe("ADOPT", "pytorch_optimizer.ADOPT", {"lr": 0.01}),
         Recipe(
             "ADOPT",
@@ -163,7 +169,7 @@ PACKAGES: dict[str, list[Recipe]] = {
             "AdEMAMix",
             "pytorch_optimizer.AdEMAMix",
             {"lr": 0.01, "t_alpha_beta3": 8, "weight_decay": 0.1, "weight_decouple": True},
-            {"beta3_warmup": 8, "alpha_warmup": 8},
+            {"alpha": 5.0, "beta3_warmup": 8, "alpha_warmup": 8},
         ),
         Recipe("MARS", "pytorch_optimizer.MARS", {"weight_decay": 0.1}),
         Recipe(
@@ -177,7 +183,7 @@ PACKAGES: dict[str, list[Recipe]] = {
             {"lr": 0.01, "weight_decay": 0.1, "kahan_sum": False},
             {"eps": 1e-08},
         ),
-        Recipe("FTRL", "pytorch_optimizer.FTRL", {"lr": 0.1}),
+        Recipe("FTRL", "pytorch_optimizer.FTRL", {"lr": 0.1}, {"beta": 0.0}),
         Recipe("FTRL", "pytorch_optimizer.FTRL", {"lr": 0.1, "beta": 1.0, "lambda_1": 0.1, "lambda_2": 0.01}),
         Recipe("LARS", "pytorch_optimizer.LARS", {"lr": 0.1, "weight_decay": 0.01}),
         Recipe("LAMB", "pytorch_optimizer.Lamb", {"lr": 0.01, "weight_decay": 0.1, "max_grad_norm": 0.0}),
@@ -300,11 +306,12 @@ PACKAGES: dict[str, list[Recipe]] = {
         Recipe("RAdam", "optimi.RAdam", {"lr": 0.01, "betas": (0.9, 0.9), "eps": 1e-08}),
     ],
     "torch-optimizer": [
-        Recipe("Yogi", "torch_optimizer.Yogi", {}),
+        Recipe("Yogi", "torch_optimizer.Yogi", {}, {"initial_average": 1e-6}),
         Recipe(
             "Yogi",
             "torch_optimizer.Yogi",
             {"lr": 0.1, "betas": (0.8, 0.95), "eps": 0.0001, "weight_decay": 0.1},
+            {"initial_average": 1e-6},
         ),
         Recipe(
             "NovoGrad",

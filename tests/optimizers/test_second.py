@@ -1,4 +1,4 @@
-"""The second implementations against recordings of published packages.
+"""The second implementations against recordings of published packages, and fallline against them.
 
 Each recording is a JSON file that ``record_goldens.py`` wrote; it names package, version and settings.
 """
@@ -9,9 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import fallline
+from fallline.core.registry import entries
 from optimizers import second
-from optimizers.second.problem import walk_second
+from optimizers.cases import on_backend
+from optimizers.second.problem import MATRICES, SHAPES, sampled, start, walk, walk_second
+from optimizers.second_settings import CHOSEN, SETTINGS
 
 RECORDINGS = [
     json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "goldens").glob("*.json"))
@@ -57,13 +62,17 @@ def _why(table, name):
     return next((why for pattern, why in table.items() if re.search(pattern, name)), None)
 
 
+def _marks(table, name):
+    reason = _why(table, name)
+    return [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+
+
 def _cases():
     for recording in RECORDINGS:
         for case in recording["cases"]:
             for problem in case["courses"]:
-                reason = _why(DIFFERENT, _name(case, problem))
-                marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-                yield pytest.param(case, problem, id=_name(case, problem), marks=marks)
+                name = _name(case, problem)
+                yield pytest.param(case, problem, id=name, marks=_marks(DIFFERENT, name))
 
 
 CASES = list(_cases())
@@ -86,3 +95,68 @@ def test_each_named_disagreement_is_recorded(pattern):
 @pytest.mark.parametrize("name", second.__all__)
 def test_each_second_implementation_agrees_with_a_published_package(name):
     assert any(case.id.startswith(f"{name}-") and not case.marks for case in CASES)
+
+
+#: Who takes matrices only, and who sparse gradients only.
+SHAPES_OF = {"Muon": MATRICES, "NorMuon": MATRICES}
+PROBLEMS_OF = {"SparseAdam": ["sparse"]}
+
+#: Where fallline falls short of its second implementation, by patterns of the case's id.
+FAULTS = {
+    r"FTRL\(.*'beta': 0.0.*fixed": "divides 0 by 0 where beta is 0 and an element has had no gradient",
+}
+
+#: Where rounding to float32 on the way, which both do, falls on either side.
+UNSTABLE = {
+    r"DAdaptAdam\(\{\}\)-quadratic": (1e-5, "d grows 1000 times within 12 steps, and rounding with it")
+}
+
+
+def _rows(g):
+    there = np.flatnonzero(np.any(g.reshape(len(g), -1) != 0, axis=1))
+    return torch.sparse_coo_tensor(torch.tensor(there[None]), torch.tensor(g[there]), g.shape)
+
+
+def _walk_fallline(problem, shapes, cls, settings, backend):
+    params = [torch.nn.Parameter(torch.tensor(p)) for p in start(shapes)]
+    optimizer = on_backend(cls(params, **settings), backend)
+    estimates = sampled(shapes)
+
+    def give(grads):
+        for p, g in zip(params, grads, strict=True):
+            p.grad = _rows(g) if problem == "sparse" else torch.tensor(g)
+
+    def step(t, grads):
+        if hasattr(optimizer, "update_hessian") and estimates(t) is not None:
+            give(estimates(t))
+            optimizer.update_hessian()
+        give(grads)
+        optimizer.step()
+        return [p.detach().numpy().copy() for p in params]
+
+    return walk(problem, shapes, step)
+
+
+def _comparisons():
+    for name in second.__all__:
+        if hasattr(fallline, name):
+            for settings in [{}, *SETTINGS[name]]:
+                for problem in PROBLEMS_OF.get(name, ["fixed", "quadratic"]):
+                    case = f"{name}({settings})-{problem}"
+                    yield pytest.param(name, settings, problem, id=case, marks=_marks(FAULTS, case))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+@pytest.mark.parametrize(("name", "settings", "problem"), list(_comparisons()))
+def test_fallline_follows_the_second_implementation(name, settings, problem, backend):
+    shapes = SHAPES_OF.get(name, SHAPES)
+    ours = _walk_fallline(problem, shapes, getattr(fallline, name), settings, backend)
+    theirs = walk_second(problem, shapes, getattr(second, name)(**CHOSEN.get(name, {}), **settings))
+    # 12 steps of a few roundings each; steps by the square root of a tiny second moment double them
+    tolerance, _ = _why(UNSTABLE, f"{name}({settings})-{problem}") or (1e-10, None)
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=1e-2 * tolerance)
+
+
+def test_each_registered_optimizer_has_a_second_implementation():
+    classes = {entry.make.__name__ for entry in entries().values() if isinstance(entry.make, type)}
+    assert not classes - set(second.__all__)

@@ -1,5 +1,6 @@
-"""AdEMAMix: Pagliardini et al. 2024, algorithm 1 with its schedules of alpha and of beta3 (equation 4 and
-appendix A.1).
+"""AdEMAMix: Pagliardini et al. 2024, algorithm 1 with its schedules of alpha and of beta3 (equation 4).
+
+The authors' code takes the half-lives of betas that are larger by ``offset`` = 1e-8.
 """
 
 from dataclasses import dataclass
@@ -13,17 +14,20 @@ from optimizers.second.second_base import Second, average
 class AdEMAMix(Second):
     lr: float = 1e-3
     betas: tuple = (0.9, 0.999, 0.9999)
-    alpha: float = 5.0
+    alpha: float = 2.0
     beta3_warmup: int | None = None
     alpha_warmup: int | None = None
     eps: float = 1e-8
     weight_decay: float = 0
+    offset: float = 0.0
 
     def schedules(self):
         b1, _, b3 = self.betas
         alpha = min(self.t * self.alpha / self.alpha_warmup, self.alpha) if self.alpha_warmup else self.alpha
-        part = min(self.t / self.beta3_warmup, 1) if self.beta3_warmup else 1
-        return alpha, min(b3, np.exp(np.log(b1) * np.log(b3) / ((1 - part) * np.log(b3) + part * np.log(b1))))
+        if not self.beta3_warmup or self.t >= self.beta3_warmup:
+            return alpha, b3
+        part, low, high = self.t / self.beta3_warmup, np.log(b1 + self.offset), np.log(b3 + self.offset)
+        return alpha, np.exp(low * high / ((1 - part) * high + part * low))
 
     def update(self, p, g, s):
         b1, b2, _ = self.betas

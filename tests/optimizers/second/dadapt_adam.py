@@ -1,5 +1,6 @@
 """D-Adapt Adam: Defazio and Mishchenko 2023, algorithm 5 (D-Adapt Adam), as the authors' dadaptation 3.2."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,12 +18,13 @@ class DAdaptAdam(Second):
     use_bias_correction: bool = False
     d0: float = 1e-6
     growth_rate: float = float("inf")
+    scalar: Callable[[float], float] = float
     weighted: float = field(default=0.0, init=False)
     d: float = field(default=0.0, init=False)
 
     def step(self, params, grads):
         if self.t == 0:
-            self.d = self.d0
+            self.d = self.scalar(self.d0)
             self.m, self.v, self.s = ([np.zeros_like(p) for p in params] for _ in range(3))
         self.t += 1
         if not self.decouple:
@@ -43,6 +45,7 @@ class DAdaptAdam(Second):
             self.m[i] = b1 * self.m[i] + (1 - b1) * rate * g
             self.v[i] = b2 * self.v[i] + (1 - b2) * g**2
             self.s[i] = root * self.s[i] + (1 - root) * rate * g
-        self.weighted = root * self.weighted + (1 - root) * gained
-        estimate = self.weighted / ((1 - root) * sum(np.sum(np.abs(s)) for s in self.s))
-        self.d = max(self.d, min(estimate, self.d * self.growth_rate))
+        weighted = root * self.weighted + (1 - root) * gained
+        self.weighted = self.scalar(weighted)
+        estimate = weighted / ((1 - root) * sum(np.sum(np.abs(s)) for s in self.s))
+        self.d = self.scalar(max(self.d, min(estimate, self.d * self.growth_rate)))

@@ -2,6 +2,7 @@
 reps_rel (1 + |x_0|).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ class DoG(Second):
     weight_decay: float = 0
     eps: float = 1e-8
     init_eta: float | None = None
+    scalar: Callable[[float], float] = float
     distance: float = field(default=0.0, init=False)
     squares: float = field(default=0.0, init=False)
 
@@ -26,11 +28,10 @@ class DoG(Second):
             self.squares = self.eps
         self.t += 1
         grads = [g + self.weight_decay * p for p, g in zip(params, grads, strict=True)]
-        self.distance = max(
-            self.distance, norm([p - start for p, start in zip(params, self.starts, strict=True)])
-        )
-        self.squares += norm(grads) ** 2
-        rate = self.lr * self.distance / np.sqrt(self.squares)
+        moved = norm([p - start for p, start in zip(params, self.starts, strict=True)])
+        distance, squares = max(self.distance, moved), self.squares + norm(grads) ** 2
+        self.distance, self.squares = self.scalar(distance), self.scalar(squares)
+        rate = self.lr * distance / np.sqrt(squares)
         if self.init_eta and self.t == 1:
             rate = self.init_eta
         for p, g in zip(params, grads, strict=True):

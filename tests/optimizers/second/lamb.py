@@ -14,7 +14,7 @@ class LAMB(Second):
     lr: float = 1e-3
     betas: tuple = (0.9, 0.999)
     eps: float = 1e-6
-    weight_decay: float = 0
+    weight_decay: float = 0.01
 
     def update(self, p, g, s):
         (b1, b2), t = self.betas, self.t

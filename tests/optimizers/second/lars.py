@@ -11,7 +11,7 @@ from optimizers.second.second_base import Second
 
 @dataclass
 class LARS(Second):
-    lr: float = 1e-3
+    lr: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 0
     trust_coefficient: float = 1e-3

@@ -1,4 +1,4 @@
-"""NAdamW: Dozat 2016 with one momentum and decoupled decay, as optax's nadamw: the average is corrected one
+"""NAdamW: Choi et al. 2019, table 1, as AlgoPerf has it (Dahl et al. 2023); optax corrects the average one
 step ahead.
 """
 
@@ -15,10 +15,11 @@ class NAdamW(Second):
     betas: tuple = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 1e-2
+    corrected_ahead: bool = False
 
     def update(self, p, g, s):
         (b1, b2), t = self.betas, self.t
         m = average(s, "m", g, b1)
-        ahead = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        ahead = b1 * m / (1 - b1 ** (t + self.corrected_ahead)) + (1 - b1) * g / (1 - b1**t)
         v = average(s, "v", g**2, b2) / (1 - b2**t)
         return p - self.lr * (ahead / (np.sqrt(v) + self.eps) + self.weight_decay * p)

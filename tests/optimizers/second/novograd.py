@@ -2,6 +2,7 @@
 normalised gradient.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,13 @@ class NovoGrad(Second):
     eps: float = 1e-8
     weight_decay: float = 0
     grad_averaging: bool = False
+    scalar: Callable[[float], float] = float
 
     def update(self, p, g, s):
         b1, b2 = self.betas
         square = np.sum(g**2)
-        v = s["v"] = b2 * s["v"] + (1 - b2) * square if "v" in s else square
+        v = b2 * s["v"] + (1 - b2) * square if "v" in s else square
+        s["v"] = self.scalar(v)
         u = g / (np.sqrt(v) + self.eps) + self.weight_decay * p
         m = s["m"] = b1 * s.get("m", 0.0) + (1 - b1 if self.grad_averaging else 1) * u
         return p - self.lr * m

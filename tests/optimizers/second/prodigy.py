@@ -2,6 +2,7 @@
 at its largest).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,13 +23,14 @@ class Prodigy(Second):
     d0: float = 1e-6
     d_coef: float = 1.0
     growth_rate: float = float("inf")
+    scalar: Callable[[float], float] = float
     numerator: float = field(default=0.0, init=False)
     d: float = field(default=0.0, init=False)
     d_max: float = field(default=0.0, init=False)
 
     def step(self, params, grads):
         if self.t == 0:
-            self.d = self.d_max = self.d0
+            self.d = self.d_max = self.scalar(self.d0)
             self.starts = [p.copy() for p in params]
             self.m, self.v, self.s = ([np.zeros_like(p) for p in params] for _ in range(3))
         self.t += 1
@@ -58,7 +60,8 @@ class Prodigy(Second):
 
     def adapt(self):
         estimate = self.d_coef * self.numerator / sum(np.sum(np.abs(s)) for s in self.s)
-        if self.d == self.d0:
+        if self.d == self.scalar(self.d0):
             self.d = max(self.d, estimate)
-        self.d_max = max(self.d_max, estimate)
-        self.d = min(self.d_max, self.d * self.growth_rate)
+        self.numerator = self.scalar(self.numerator)
+        self.d_max = self.scalar(max(self.d_max, estimate))
+        self.d = self.scalar(min(self.d_max, self.d * self.growth_rate))

@@ -11,7 +11,7 @@ from optimizers.second.second_base import Second, average
 
 @dataclass
 class SignSGD(Second):
-    lr: float = 1e-3
+    lr: float = 0.01
     weight_decay: float = 0
 
     def update(self, p, g, s):
@@ -20,7 +20,7 @@ class SignSGD(Second):
 
 @dataclass
 class Signum(Second):
-    lr: float = 1e-3
+    lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 0
 

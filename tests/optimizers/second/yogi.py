@@ -1,5 +1,5 @@
-"""Yogi: Zaheer et al. 2018, algorithm 2, with the bias corrections of Adam and the second moment begun at
-1e-6 (their section 5).
+"""Yogi: Zaheer et al. 2018, algorithm 2, with Adam's bias corrections and v begun at 1e-6 as in TensorFlow
+Addons; optax and torch-optimizer begin the average there, too.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,12 @@ class Yogi(Second):
     eps: float = 1e-3
     weight_decay: float = 0
     initial_accumulator: float = 1e-6
+    initial_average: float = 0.0
 
     def update(self, p, g, s):
         b1, b2 = self.betas
         g = g + self.weight_decay * p
-        s.setdefault("m", self.initial_accumulator)
+        s.setdefault("m", self.initial_average)
         m = average(s, "m", g, b1)
         v = s.get("v", self.initial_accumulator)
         v = s["v"] = v - (1 - b2) * np.sign(v - g**2) * g**2
