@@ -66,6 +66,7 @@ def test_planted_shares_are_found():
     assert total(found, "c") == pytest.approx(0.375, abs=0.06)
     assert found.explained > 0.9
     assert grid(found)[0][2] == grid(found)[2][0] == found.pairs["a", "c"].mean
+    assert [row[place] for place, row in enumerate(grid(found))] == [None] * 4
 
 
 def test_noise_alone_is_not_foretold_and_intervals_are_wide():

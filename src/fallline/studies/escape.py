@@ -150,7 +150,7 @@ def figures(shares: Shares) -> list[Figure]:
         grouped.setdefault(tuple(kept), {})[title] = _line(kept)
     return [
         Figure(
-            f"Share of runs that end {', '.join(named)}",
+            f"Share of runs that end {next(iter(named)).partition(',')[0]}",
             "With 95 % intervals. Noise: standard deviation on each part of the gradient.",
             lines(named, Axis("noise", log=True), Axis("share")),
         )

@@ -134,11 +134,11 @@ def total(found: Importance, name: str) -> float:
     return found.single[name].mean + sum(each.mean for pair, each in found.pairs.items() if name in pair)
 
 
-def grid(found: Importance) -> list[list[float]]:
-    """Return the shares as a table: single ones in the diagonal, pairs beside it."""
+def grid(found: Importance) -> list[list[float | None]]:
+    """Return the shares of pairs as a table with an empty diagonal."""
     names = list(found.single)
     both: Mapping[tuple[str, str], Interval] = {
         **found.pairs,
         **{(b, a): x for (a, b), x in found.pairs.items()},
     }
-    return [[(found.single[a] if a == b else both[a, b]).mean for b in names] for a in names]
+    return [[None if a == b else both[a, b].mean for b in names] for a in names]

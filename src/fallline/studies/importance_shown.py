@@ -89,7 +89,7 @@ def figures(found: Importance) -> list[Figure]:
         ),
         Figure(
             "What pairs add",
-            "In the diagonal what a setting explains alone, beside it what two add together.",
+            "Share of the variance of the loss that two settings explain together, beyond what each does alone.",
             heat(grid(found), names, names, ("", "", "share")),
         ),
     ]

@@ -21,7 +21,7 @@ from fallline.tasks.task import Task
 OTHERS = {"wine-tabular": (0.5, None), "cancer-logistic": (0.25, 1e-3)}
 #: How long trainings are, as a share of the task's own, and how many profiles are drawn.
 SHARE, QUICK_SHARE, SHOWN = 0.7, 0.4, 6
-#: The most optimizers times studies, so that the time is bounded however many are registered.
+#: The most optimizers times studies; with more optimizers there are 2 studies, with fewer 3.
 MOST = 75
 #: What is compared with ``quick``; otherwise all but those that see one sample at a time.
 FEW = ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "nadam"]
@@ -33,7 +33,7 @@ def answer(lab: Lab) -> Finding:
         raise StudyError("the task has no target to be fast to; give one, such as Task(target=0.1)")
     tasks = [shortened(lab.task, QUICK_SHARE if lab.quick else SHARE), *_others(lab)]
     names = FEW if lab.quick else [name for name, entry in entries().items() if entry.batch_size != 1]
-    effort = replace(lab.effort, studies=max(1, min(lab.effort.studies, MOST // len(names))))
+    effort = replace(lab.effort, studies=min(lab.effort.studies, max(2, MOST // len(names))))
     made = {
         task.name: lab.compare(
             task.name.partition("(")[0], names, task=task, effort=effort, share=1 / len(tasks)
