@@ -27,7 +27,7 @@ ARROWS = {
     "gradients": {"core"},
     "routing": {"core"},
     "checkpoints": {"core"},
-    "optimizers": {"core", "backends", "schedules", "penalties", "gradients"},
+    "optimizers": {"core", "backends", "schedules", "penalties", "gradients", "routing"},
     "wrappers": {"core", "backends", "schedules", "penalties", "gradients", "optimizers"},
     "tasks": {"core"},
     "compare": {"core", "tasks", "schedules", "checkpoints", "report"},  # a finished comparison is reported

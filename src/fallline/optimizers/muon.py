@@ -25,7 +25,7 @@ _COEFFICIENTS = Hyperparameter(
 
 
 def matrices(x: Tensor) -> Tensor:
-    """Return a stack of tensors as one of matrices: rows by the first dimension of each, columns by the rest."""
+    """Return a stack of tensors as one of matrices: rows by the first dimension, columns by the others."""
     return x.flatten(2) if x.dim() > 2 else x.reshape(len(x), -1, 1)
 
 
