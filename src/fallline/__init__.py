@@ -34,6 +34,7 @@ from fallline.optimizers import (
     DoG,
     Lion,
     Muon,
+    MuonAdamW,
     NAdam,
     NAdamW,
     NovoGrad,
@@ -73,12 +74,12 @@ __version__ = "0.1.0"
 __all__ = [
     "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "MARS", "SAM", "SGD", "SWA", "Accumulate", "AdEMAMix",
     "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice", "DAdaptAdam",
-    "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon", "NAdam",
-    "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "Polyak", "Prodigy", "ProximalSGD", "RAdam", "RMSprop",
-    "Range", "Route", "Rprop", "ScheduleFree", "SignSGD", "Signum", "Slot", "SophiaG", "StableAdamW", "Task",
-    "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters", "functional", "gradients",
-    "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register", "route", "save", "schedules",
-    "show_kernel", "transform",
+    "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon", "MuonAdamW",
+    "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "Polyak", "Prodigy", "ProximalSGD", "RAdam",
+    "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "SignSGD", "Signum", "Slot", "SophiaG",
+    "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters",
+    "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register",
+    "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

@@ -36,10 +36,11 @@ from fallline.optimizers.muon import Muon
 from fallline.optimizers.prodigy import Prodigy
 from fallline.optimizers.dadapt_adam import DAdaptAdam
 from fallline.optimizers.dog import DoG
+from fallline.optimizers.muon_adamw import MuonAdamW
 
 __all__ = [
     "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta",
-    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon", "NAdam", "NAdamW",
-    "NovoGrad", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "SignSGD", "Signum", "SophiaG",
-    "StableAdamW", "Yogi",
+    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon", "MuonAdamW", "NAdam",
+    "NAdamW", "NovoGrad", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "SignSGD", "Signum",
+    "SophiaG", "StableAdamW", "Yogi",
 ]  # fmt: skip
