@@ -66,27 +66,31 @@ from fallline.wrappers import (
 )
 
 if TYPE_CHECKING:
+    from torch.optim import LBFGS
+
     from fallline import compare
     from fallline.tasks.task import Task
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "MARS", "SAM", "SGD", "SWA", "Accumulate", "AdEMAMix",
-    "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice", "DAdaptAdam",
-    "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon", "MuonAdamW",
-    "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "Polyak", "Prodigy", "ProximalSGD", "RAdam",
-    "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "SignSGD", "Signum", "Slot", "SophiaG",
-    "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters",
+    "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SWA", "Accumulate",
+    "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice",
+    "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon",
+    "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "Polyak", "Prodigy",
+    "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "SignSGD", "Signum", "Slot",
+    "SophiaG", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters",
     "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register",
     "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Load the comparison half on first use: training needs none of it."""
+    """Load the comparison half on first use, since training needs none of it; LBFGS is torch's own."""
     if name == "compare":
         return importlib.import_module("fallline.compare")
     if name == "Task":
         return importlib.import_module("fallline.tasks.task").Task
+    if name == "LBFGS":
+        return importlib.import_module("torch.optim").LBFGS
     raise AttributeError(f"module 'fallline' has no attribute {name!r}")
