@@ -109,7 +109,8 @@ def test_only_the_proximal_step_reaches_exact_zeros(made):
     assert {share for _, share in shares["l1-subgradient"]} == {0.0}
     assert {share for _, share in shares["l1-proximal"]} == {0.5}  # the weights of inputs that are always 0
     assert "l1-subgradient made 0 of 24 weights exactly zero" in finding.answer
-    trace = next(t for t in finding.figures[-1].plot["data"] if t["name"] == "l1-proximal, exact zeros")
+    figure = next(figure for figure in finding.figures if figure.title.startswith("Loss over sparsity"))
+    trace = next(t for t in figure.plot["data"] if t["name"] == "l1-proximal, exact zeros")
     assert trace["x"] == [share for _, share in sorted(shares["l1-proximal"])]
 
 

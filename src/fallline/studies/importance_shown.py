@@ -89,7 +89,7 @@ def figures(found: Importance) -> list[Figure]:
         ),
         Figure(
             "What pairs add",
-            "Share of the variance of the loss that two settings explain together, beyond what each does alone.",
+            "Share of the variance of the loss that two settings explain together, beyond what each does.",
             heat(grid(found), names, names, ("", "", "share")),
         ),
     ]

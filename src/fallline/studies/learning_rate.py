@@ -55,7 +55,7 @@ def _sentences(descents: list[Descent], found: dict[str, Response], untrained: f
         f"The lowest rate at which half of the trainings or more diverge, that is end with a loss above "
         f"{number(untrained)}, the untrained model's: {edges}.",
         f"On a quadratic with L = 1 and κ = {KAPPA}, gradient descent with rate η multiplies its slowest "
-        f"direction by max |1 - ηλ| in each step; what was measured is that to within {max(error, 1e-15):.0e}.",
+        f"direction by max |1 - ηλ| in each step; what was measured agrees to {max(error, 1e-15):.0e}.",
     ]
 
 

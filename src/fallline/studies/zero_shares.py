@@ -52,8 +52,8 @@ def table(comparison: Comparison, title: str = "Zeros among the weights") -> Tab
             [name, number(place.loss.mean), ends, *(f"{share.mean:.1%}"[:-1] for share in shares), used]
         )
     note = (
-        f"zero: exactly; nearly: at most {NEARLY:g} of the tensor's largest. Strength as tuned in each study; "
-        "of decoupled decay in hundredths of its usual unit."
+        f"zero: exactly; nearly: at most {NEARLY:g} of the tensor's largest. Strength as tuned in each "
+        "study; of decoupled decay in hundredths of its usual unit."
     )
     return Table(["penalty", "loss", "95 %", "zero %", "nearly %", "strength"], body, title, note)
 
