@@ -112,4 +112,7 @@ def test_the_answer_is_what_the_records_say(new_lab):
     numbers = [f"{np.exp(each):#.3g}".rstrip(".") for each in (change, ends.low, ends.high)]
     assert finding.answer.endswith(f"by a factor of {numbers[0]} (95 % {numbers[1]} to {numbers[2]}).")
     table = finding.tables[1]
-    assert [row[0] for row in table.rows] == ARMS
+    assert table.columns == ["task", "touched", *ARMS]
+    logs = {arm: mean(log_losses(lab.folder / "task-1", arm).values()) for arm in ARMS}
+    relatives = [np.exp(each - mean(logs.values())) for each in logs.values()]
+    assert [float(each) for each in table.rows[1][2:]] == pytest.approx(relatives, rel=5e-3)

@@ -7,7 +7,6 @@ from fallline.compare.judgement.wording import number
 from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval, mean_interval
 from fallline.report.finding import Figure, Table
-from fallline.report.terminal import span
 from fallline.studies.between_tasks import as_ratio, log_losses, unpaired
 from fallline.studies.drawing import Axis, lines
 from fallline.studies.levels import line
@@ -96,28 +95,18 @@ def table(comparisons: Sequence[Comparison], densities: Sequence[float]) -> Tabl
     losses = {each.plan.task: relative(each) for each in comparisons}
     arms = dict.fromkeys(arm for each in losses.values() for arm in each)
     rows = [
-        [arm, _family(arm), *(cell for each in losses.values() for cell in _cells(each.get(arm)))]
-        for arm in arms
+        [name, f"{100 * share:.3g} %", *(_cell(each.get(arm)) for arm in arms)]
+        for (name, each), share in zip(losses.items(), densities, strict=True)
     ]
-    shares = ", ".join(
-        f"{100 * share:.3g} % on {name}" for name, share in zip(losses, densities, strict=True)
-    )
     note = (
-        "The loss over the geometric mean of all optimizers on the task, each tuned on it. "
-        f"Weights that have a gradient in a step: {shares}."
+        "The loss over the geometric mean of all optimizers on the task, each tuned on it. Touched: weights "
+        "that have a gradient in a step."
     )
-    heads = [head for name in losses for head in (name, "95 %")]
-    return Table(["optimizer", "rates", *heads], rows, "On each task", note)
+    return Table(["task", "touched", *arms], rows, "On each task", note)
 
 
-def _family(arm: str) -> str:
-    return "adaptive" if arm in ADAPTIVE else "one for all"
-
-
-def _cells(ratio: Interval | None) -> list[str | None]:
-    if ratio is None:
-        return [None, None]
-    return [number(ratio.mean), span(*ratio.ends) if ratio.ends else None]
+def _cell(ratio: Interval | None) -> str | None:
+    return None if ratio is None else number(ratio.mean)
 
 
 def figure(comparisons: Sequence[Comparison], densities: Sequence[float]) -> Figure:

@@ -82,12 +82,12 @@ def table(found: Sequence[Recovered]) -> Table:
         own = [each for each in found if each.strength == strength]
         rows.append([setting(strength), *(cell for each in own for cell in _cells(each))])
     heads = [head for method in METHODS for head in (f"{method}: exact", "F1", "zeros")]
-    note = "F1 of the weights that are not exactly zero against the planted ones; zeros: their share."
+    note = "F1 of the weights that are not exactly zero against the planted ones; zeros: in per cent."
     return Table(["strength", *heads], rows, f"Which weights are not zero, on {TASK}", note)
 
 
 def _cells(each: Recovered) -> list[str]:
-    return ["yes" if each.is_exact else "no", number(each.f1), f"{100 * each.zeros:.3g} %"]
+    return ["yes" if each.is_exact else "no", number(each.f1), f"{100 * each.zeros:.3g}"]
 
 
 def figure(found: Sequence[Recovered]) -> Figure:
