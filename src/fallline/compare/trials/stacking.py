@@ -85,7 +85,8 @@ class Stack:
             self.differentiate()
             for make in makes:
                 make()
-            torch._foreach_zero_(self._some)
+            for gradient in self._some:
+                gradient.zero_()
         for training in self.trainings:
             training.step += steps
 
