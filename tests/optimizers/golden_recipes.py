@@ -6,12 +6,13 @@ from typing import Any
 from optimizers.second.problem import MATRICES
 
 #: Their names for settings that we call otherwise.
-NAMES = {"learning_rate": "lr", "estim_lr0": "d0"}
+NAMES = {"learning_rate": "lr", "estim_lr0": "d0", "matrix_eps": "eps", "epsilon": "eps"}
 
 #: Their settings that we have not: what they choose is among our ``extra`` settings, or is what we always do.
 FOREIGN = {
     "b2", "debias", "decay", "eps_in_sqrt", "eps_root", "foreach", "kahan_sum", "max_grad_norm",
-    "min_dim_size_to_factor", "rectify", "t_alpha_beta3", "verbose", "weight_decouple",
+    "min_dim_size_to_factor", "preconditioner_update_probability", "rectify", "t_alpha_beta3", "verbose",
+    "weight_decouple",
 }  # fmt: skip
 
 
@@ -193,6 +194,8 @@ PACKAGES: dict[str, list[Recipe]] = {
             "pytorch_optimizer.NovoGrad",
             {"lr": 0.01, "weight_decay": 0.1, "grad_averaging": True},
         ),
+        Recipe("Shampoo", "pytorch_optimizer.Shampoo", {}),
+        Recipe("Shampoo", "pytorch_optimizer.Shampoo", {"lr": 0.01, "matrix_eps": 1e-3, "weight_decay": 0.1}),
         Recipe("Prodigy", "pytorch_optimizer.Prodigy", {"d0": 0.001}),
         Recipe("DAdaptAdam", "pytorch_optimizer.DAdaptAdam", {"d0": 0.001}),
         Recipe("ScheduleFreeSGD", "pytorch_optimizer.ScheduleFreeSGD", {"lr": 0.1, "warmup_steps": 3}),
@@ -294,6 +297,15 @@ PACKAGES: dict[str, list[Recipe]] = {
     "muon-optimizer": [
         Recipe("Muon", "muon.SingleDeviceMuon", {"lr": 0.01, "weight_decay": 0.1}),
     ],
+    "kron-torch": [
+        Recipe("PSGDKron", "kron_torch.Kron", {"preconditioner_update_probability": 1.0}),
+        Recipe(
+            "PSGDKron",
+            "kron_torch.Kron",
+            {"lr": 0.01, "b1": 0.5, "weight_decay": 0.1, "precond_lr": 0.3, "precond_init_scale": 2.0}
+            | {"preconditioner_update_probability": 1.0},
+        ),
+    ],
     "torch-optimi": [
         Recipe("StableAdamW", "optimi.StableAdamW", {"lr": 0.01}),
         Recipe(
@@ -318,6 +330,7 @@ PACKAGES: dict[str, list[Recipe]] = {
             "torch_optimizer.NovoGrad",
             {"lr": 0.01, "betas": (0.95, 0.98), "weight_decay": 0.1, "grad_averaging": True},
         ),
+        Recipe("Shampoo", "torch_optimizer.Shampoo", {"lr": 0.01, "epsilon": 1e-6}),
         Recipe("LAMB", "torch_optimizer.Lamb", {"lr": 0.01, "weight_decay": 0.1, "debias": True}),
         Recipe(
             "LARS",

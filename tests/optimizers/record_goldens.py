@@ -4,11 +4,12 @@ In a virtual environment of its own, from the folder ``tests``, one package or a
 
     pip install torch==2.13.0 numpy optax pytorch_optimizer schedulefree prodigyopt dadaptation \
         lion-pytorch adabelief-pytorch tabulate colorama adabound sophia-opt dog-optimizer came-pytorch \
-        adam_mini muon-optimizer torch-optimi torch-optimizer
-    python -m optimizers.record_goldens [PACKAGE ...]
+        adam_mini muon-optimizer kron-torch torch-optimi torch-optimizer
+    TORCHDYNAMO_DISABLE=1 python -m optimizers.record_goldens [PACKAGE ...]
 
 Everything runs in float64. Where a package computes in bfloat16 whatever its parameters are (Muon), the cast
-is turned off while it is recorded, so that the formula is compared and not its rounding.
+is turned off while it is recorded, so that the formula is compared and not its rounding. Random
+directions are those of ``probes``.
 """
 
 import importlib
@@ -22,6 +23,7 @@ import torch
 
 from optimizers.golden_recipes import PACKAGES, PROBLEMS_OF, SHAPES_OF
 from optimizers.second.problem import SHAPES, sampled, start, walk
+from optimizers.second.psgd_kron import probes
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -32,6 +34,9 @@ PARAMETERS = {
     "pytorch_optimizer.NorMuon": lambda params: [{"params": params, "use_muon": True}],
 }
 
+#: What else makes an optimizer compute in float64.
+IN_FLOAT64 = {"kron_torch.Kron": {"precond_dtype": torch.float64}}
+
 
 def find(path: str):
     module, _, name = path.rpartition(".")
@@ -40,7 +45,9 @@ def find(path: str):
 
 def with_torch(theirs: str, settings: dict, problem: str, shapes) -> list[np.ndarray]:
     params = [torch.nn.Parameter(torch.tensor(p)) for p in start(shapes)]
-    optimizer = find(theirs)(PARAMETERS.get(theirs, list)(params), **settings)
+    optimizer = find(theirs)(PARAMETERS.get(theirs, list)(params), **settings, **IN_FLOAT64.get(theirs, {}))
+    probe = probes()
+    torch.randn_like = lambda g: torch.tensor(probe(g.numpy()))
     if hasattr(optimizer, "train"):
         optimizer.train()
     estimates = sampled(shapes)
@@ -104,8 +111,10 @@ def record(package: str) -> dict:
     return {"package": package, "version": importlib.metadata.version(package), "cases": cases}
 
 
-def turn_bfloat16_off(package: str) -> None:
+def stay_in_float64(package: str) -> None:
     torch.Tensor.bfloat16 = lambda self: self.clone()
+    if package == "kron-torch":
+        torch.Tensor.float = lambda self: self
     if package == "pytorch_optimizer":
         newton_schulz = find("pytorch_optimizer.optimizer.utils.matrix.zero_power_via_newton_schulz_5")
         newton_schulz.__defaults__ = (*newton_schulz.__defaults__[:-1], torch.float64)
@@ -114,7 +123,7 @@ def turn_bfloat16_off(package: str) -> None:
 def main(packages: list[str]) -> None:
     GOLDENS.mkdir(exist_ok=True)
     for package in packages or PACKAGES:
-        turn_bfloat16_off(package)
+        stay_in_float64(package)
         recording = record(package)
         path = GOLDENS / f"{package}-{recording['version'].partition('+')[0]}.json"
         lines = ",\n".join(json.dumps(case) for case in recording.pop("cases"))

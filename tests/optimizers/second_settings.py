@@ -108,6 +108,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "CAME": [{"lr": 0.1, "betas": (0.8, 0.9, 0.95)}, {"clip_threshold": 0.5, "weight_decay": 0.1}],
     "AdamMini": [{"lr": 0.1, "betas": (0.8, 0.95)}, {"eps": 1e-3, "weight_decay": 0.1}],
+    "Shampoo": [{"lr": 0.01, "eps": 1e-3}, {"weight_decay": 0.1}],
+    "PSGDKron": [{"lr": 0.01, "b1": 0.5}, {"precond_lr": 0.3, "weight_decay": 0.1}],
     "SOAP": [
         {"precondition_frequency": 3, "eps": 1e-3},
         {"betas": (0.9, 0.95), "shampoo_beta": 0.8, "weight_decay": 0.1, "eps": 1e-3},

@@ -40,14 +40,15 @@ DIFFERENT = {
     r"pytorch_optimizer\.LARS": "moves vectors by plain gradient descent without decay",
     r"pytorch_optimizer\.Lamb": "decays apart from the trust ratio and corrects the biases outside of it",
     r"pytorch_optimizer\.NovoGrad.*grad_averaging": "takes the whole first gradient, NVIDIA 1 - beta1 of it",
-    r"torch_optimizer\.Lamb": "corrects the biases outside of the trust ratio",
+    r"-torch_optimizer\.Shampoo": "takes sums to the power -1/k, the paper to -1/(2k)",
+    r"-torch_optimizer\.Lamb": "corrects the biases outside of the trust ratio",
 }
 
 #: Who rounds more than float64, what it rounds, and how near that leaves it.
 COARSE = {
     r"pytorch_optimizer\.SOAP": (1e-5, "its QR decomposition is in float32"),
     r"pytorch_optimizer\.(Prodigy|DAdaptAdam)": (1e-5, "its sums over the model are in float32"),
-    r"torch_optimizer\.NovoGrad": (1e-6, "its second moment is in float32"),
+    r"-torch_optimizer\.NovoGrad": (1e-6, "its second moment is in float32"),
     r"optax\.adafactor": (1e-8, "its decay rate is in float32"),
     r"muon\.SingleDeviceMuon": (1e-6, "adds 1e-7 to the norm, where torch takes the larger of both"),
 }

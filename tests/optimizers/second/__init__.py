@@ -27,11 +27,13 @@ from optimizers.second.nadam import NAdam
 from optimizers.second.nadamw import NAdamW
 from optimizers.second.novograd import NovoGrad
 from optimizers.second.prodigy import Prodigy
+from optimizers.second.psgd_kron import PSGDKron
 from optimizers.second.radam import RAdam
 from optimizers.second.rmsprop import RMSprop
 from optimizers.second.rprop import Rprop
 from optimizers.second.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from optimizers.second.sgd import SGD
+from optimizers.second.shampoo import Shampoo
 from optimizers.second.signsgd import SignSGD, Signum
 from optimizers.second.soap import SOAP
 from optimizers.second.sophia import SophiaG
@@ -42,7 +44,7 @@ from optimizers.second.yogi import Yogi
 __all__ = [
     "ADOPT", "ASGD", "CAME", "FTRL", "LAMB", "LARS", "MARS", "SGD", "SOAP", "AdEMAMix", "AdaBelief",
     "AdaBound", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamMini", "AdamW", "Adamax", "Adan",
-    "DAdaptAdam", "DoG", "Lion", "Muon", "NAdam", "NAdamW", "NorMuon", "NovoGrad", "Prodigy", "RAdam",
-    "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "SignSGD", "Signum", "SophiaG", "SparseAdam",
-    "StableAdamW", "Yogi",
+    "DAdaptAdam", "DoG", "Lion", "Muon", "NAdam", "NAdamW", "NorMuon", "NovoGrad", "PSGDKron", "Prodigy",
+    "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum",
+    "SophiaG", "SparseAdam", "StableAdamW", "Yogi",
 ]  # fmt: skip
