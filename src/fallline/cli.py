@@ -63,7 +63,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JS
 def compare(
     task: TaskName,
     optimizers: Annotated[
-        str | None, typer.Option(help="Names, separated by commas, or classes: torch.optim.AdamW (all).")
+        str | None,
+        typer.Option(help="Names, separated by commas, classes: torch.optim.AdamW, or all (classic)."),
     ] = None,
     trials: Trials = None,
     seeds: Seeds = None,

@@ -12,10 +12,11 @@ import fallline
 from fallline import Task
 from fallline.compare.errors import ComparisonError
 from fallline.compare.search import arms as module
-from fallline.compare.search.arms import arms_of, name_of
-from fallline.core.entry import FULL_SPACE_TRIALS
+from fallline.compare.search.arms import arms_of, name_of, usual
+from fallline.core import registry
+from fallline.core.entry import FULL_SPACE_TRIALS, Entry
 from fallline.core.errors import UnknownNameError
-from fallline.core.registry import entries, find
+from fallline.core.registry import entries, find, register
 from fallline.core.space import Choice, Range, dimension
 from fallline.tasks.errors import TaskError
 
@@ -259,3 +260,19 @@ def test_what_cannot_be_compared_is_refused(asked, told):
 def test_an_unknown_optimizer_is_told():
     with pytest.raises(UnknownNameError, match="did you mean 'adam'"):
         arms_of("adamm", TASK, MANY)
+
+
+def test_without_names_the_classic_ones_and_the_users_own_are_compared():
+    names = usual()
+    assert len(names) == 15
+    assert {"sgd", "adamw", "lookahead"} <= set(names) <= set(entries())
+    register(Entry("mine of this test", torch.optim.SGD, {"lr": Range(1e-3, 1e-1)}, "my own"))
+    try:
+        assert usual() == [*names, "mine of this test"]
+    finally:
+        del registry._entries["mine of this test"], registry._origins["mine of this test"]
+
+
+def test_all_is_every_registered_optimizer():
+    data = torch.zeros(8, 2), torch.zeros(8).long()
+    assert list(arms_of("all", Task(lambda: nn.Linear(2, 2), data, data), 8)) == list(entries())

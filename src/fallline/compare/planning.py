@@ -24,7 +24,7 @@ from fallline.compare.protocol.schedule import FEWEST_STUDIES, Growth, makespan
 from fallline.compare.records import Arm, Comparison, Plan, Trial
 from fallline.compare.request import Request
 from fallline.compare.resuming import refuse_another, resumed, stacks
-from fallline.compare.search.arms import arms_of
+from fallline.compare.search.arms import arms_of, usual
 from fallline.compare.search.sampling import sampler
 from fallline.compare.storage import fingerprint
 from fallline.compare.storage.files import check_room
@@ -32,7 +32,7 @@ from fallline.compare.storage.lock import refuse_second_driver
 from fallline.compare.storage.store import Store
 from fallline.compare.trials.rehearsal import rehearse
 from fallline.compare.trials.stacking import Gain, stacking_gain
-from fallline.core.registry import FULL_SPACE_TRIALS, entries, find
+from fallline.core.registry import FULL_SPACE_TRIALS, find
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 
@@ -153,10 +153,10 @@ def portable(named: str | Task, task: Task) -> bytes | str:
 
 
 def _arms(request: Request, task: Task, trials: int, stored: Comparison | None = None) -> dict[str, Arm]:
-    """Return what is compared: what was asked for, or else what is resumed, or everything."""
+    """Return what is compared: what was asked for, or else what is resumed, or the classic ones."""
     if stored and not (request.optimizers or request.space or request.scientific):
         return stored.plan.arms
-    names = list(entries()) if request.optimizers is None else request.optimizers
+    names = usual() if request.optimizers is None else request.optimizers
     arms = arms_of(names, task, trials, space=request.space, scientific=request.scientific)
     if request.beside_defaults:
         return {**arms, **dict(map(_at_defaults, arms.values()))}

@@ -58,7 +58,8 @@ def compare(
     Arguments:
         task: a built-in task's name, ``"my_file.py:make_task"`` or a `fallline.Task`.
         optimizers: names as `fallline list` shows them, or of any class: ``"torch.optim.AdamW"``,
-            ``"my_file.py:MyOptimizer"``; in a list or separated by commas; all of ours by default.
+            ``"my_file.py:MyOptimizer"``; in a list or separated by commas; ``"all"`` of ours; by default the
+            fifteen classic ones.
         trials: configurations tried for each optimizer in a study; 8 by default, with a budget what fits.
         seeds: fresh seeds that each tuned optimizer is judged on in a study; 3 by default.
         studies: how often all of that is done, on seeds of its own; 3 by default, with a budget what fits,

@@ -38,6 +38,11 @@ def entries() -> Mapping[str, Entry]:
     return MappingProxyType(_entries)
 
 
+def of_the_user() -> list[str]:
+    """Return the names of the entries that were not registered by fallline itself."""
+    return [name for name, origin in _origins.items() if not origin["__name__"].startswith("fallline.")]
+
+
 def find(name: str) -> Entry:
     """Return the entry called ``name``: a registered one, or one made for a class elsewhere.
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from fallline.compare.judgement.verdict import judge
 from fallline.compare.judgement.wording import listing, plural
+from fallline.compare.search.arms import usual
 from fallline.compare.statistics.pairs import Interval
-from fallline.core.registry import entries
+from fallline.core.registry import find
 from fallline.report.finding import Finding
 from fallline.studies import over_tasks
 from fallline.studies.lab import Effort, Lab
@@ -32,7 +33,7 @@ def answer(lab: Lab) -> Finding:
     if lab.task.target is None:
         raise StudyError("the task has no target to be fast to; give one, such as Task(target=0.1)")
     tasks = [shortened(lab.task, QUICK_SHARE if lab.quick else SHARE), *_others(lab)]
-    names = FEW if lab.quick else [name for name, entry in entries().items() if entry.batch_size != 1]
+    names = FEW if lab.quick else [name for name in usual() if find(name).batch_size != 1]
     effort = replace(lab.effort, studies=min(lab.effort.studies, max(2, MOST // len(names))))
     made = {
         task.name: lab.compare(

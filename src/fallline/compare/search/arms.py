@@ -14,13 +14,20 @@ from fallline.compare.search.conditions import settled
 from fallline.compare.search.space_file import ALL, SpaceFile, check_levels, extremes, read_space
 from fallline.core.entry import MISSING, Entry
 from fallline.core.errors import suggestion
-from fallline.core.registry import find
+from fallline.core.registry import entries, find, of_the_user
 from fallline.core.space import Choice, Range
 from fallline.tasks.settings import TRAINING, model_arguments
 from fallline.tasks.task import Task
 
 #: More arms than this are a mistake: each costs as much as tuning an optimizer.
 MOST_ARMS = 100
+#: What is compared when nobody names optimizers, beside the user's own: those that textbooks have.
+CLASSIC = (
+    "gd", "online-sgd", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw",
+    "adamax", "nadam", "radam", "proximal-sgd", "lookahead",
+)  # fmt: skip
+#: The word that stands for every registered optimizer.
+EVERY = "all"
 
 
 def arms_of(
@@ -38,7 +45,8 @@ def arms_of(
     (nuisance parameters, tuned anew for each arm). What has a level or a fixed value is not searched.
 
     Args:
-        optimizers: names that `find` knows, separated by commas or one by one, or classes of a module.
+        optimizers: names that `find` knows, separated by commas or one by one, or classes of a module;
+            ``"all"`` is every registered one.
         task: takes the settings of training and model; what it does not take is the optimizer's.
         trials: how many configurations of each arm are tried.
         space: what `read_space` reads.
@@ -96,9 +104,16 @@ def name_of(optimizer: str | Callable[..., Any]) -> str:
     return f"{next(public, module)}{'.' if '.' not in name else ':'}{name}"
 
 
+def usual() -> list[str]:
+    """Return the names of what is compared when nobody names optimizers."""
+    return [*CLASSIC, *of_the_user()]
+
+
 def _chosen(optimizers: str | Iterable[str | Callable[..., Any]]) -> list[Entry]:
     given = optimizers.split(",") if isinstance(optimizers, str) else optimizers
     names = [name for name in map(name_of, given) if name]
+    if names == [EVERY]:
+        return list(entries().values())
     if not names:
         raise ComparisonError("no optimizer named; `fallline list` shows them all")
     if twice := next((name for name in names if names.count(name) > 1), None):
