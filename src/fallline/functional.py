@@ -273,11 +273,16 @@ def _run(plan: Plan, tensors: Sequence[_Tensor]) -> list[Tensor]:
 
 def _sum(taken: Sum, tensors: Sequence[_Tensor]) -> Tensor:
     """Let each tensor read the sum over itself, or over all; return the sum over all."""
-    own = [each.values.pop(taken.name).sum(dtype=torch.float64) for each in tensors]
+    own = [_total(each.values.pop(taken.name), each.values["p"]) for each in tensors]
     total = torch.stack(own).sum() if len(own) > 1 else own[0]
     for each, part in zip(tensors, own, strict=True):
         each.numbers[taken.name] = part if taken.over == "tensor" else total
     return total
+
+
+def _total(summand: Any, p: Tensor) -> Tensor:
+    """Return the sum over the elements of ``p`` of what may be one number for all of them."""
+    return torch.as_tensor(summand, device=p.device).expand(p.shape).sum(dtype=torch.float64)
 
 
 def _reads_fresh(plan: Plan) -> bool:

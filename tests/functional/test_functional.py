@@ -58,17 +58,16 @@ def numeric(cls, settings):
     names = [h.name for h in cls.hyperparameters if h.name not in ("betas", "strength")]
     values = {n: group[n] for n in names if not isinstance(group[n], bool)}
     values |= {"eps": 0.1} if "eps" in values else {}  # its default is smaller than a difference
-    values |= dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))
+    values |= {f"beta{i}": rate for i, rate in enumerate(group.get("betas", ()), 1)}
     used = {n: v for n, v in values.items() if v or n == "lr"}
     return {n: torch.tensor(float(v), dtype=torch.float64, requires_grad=True) for n, v in used.items()}
 
 
 def gathered(settings):
-    """Return settings with ``beta1`` and ``beta2`` as Adam's pair."""
-    if "beta1" not in settings:
-        return settings
-    rest = {n: v for n, v in settings.items() if n not in ("beta1", "beta2")}
-    return {**rest, "betas": (settings["beta1"], settings["beta2"])}
+    """Return settings with ``beta1``, ``beta2`` and so on as one tuple."""
+    rates = [n for n in settings if n.startswith("beta") and n[4:].isdigit()]
+    rest = {n: v for n, v in settings.items() if n not in rates}
+    return {**rest, "betas": tuple(settings[n] for n in sorted(rates))} if rates else rest
 
 
 @each_case

@@ -24,7 +24,7 @@ ELEMENTWISE = [
     (fallline.NAdamW, {"betas": (0.8, 0.95)}),
     (fallline.NAdamW, {"weight_decay": 0.0, "maximize": True}),
     (fallline.AdaBound, {}),
-    (fallline.AdaBound, {"weight_decay": 0.1, "gamma": 0.1, "final_lr": 0.01, "lr": 0.01}),
+    (fallline.AdaBound, {"weight_decay": 0.1, "gamma": 0.1, "final_lr": 0.01, "base_lr": 0.01}),
     (fallline.SophiaG, {"lr": 0.01, "weight_decay": 0.0}),
     (fallline.SophiaG, {"betas": (0.5, 0.9), "maximize": True}),
 ]

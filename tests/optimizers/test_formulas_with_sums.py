@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fallline.functional import init, update
 from fallline.testing import trajectory
 from optimizers.beyond import ABSOLUTE, SUMMED
 from optimizers.cases import on_backend
@@ -76,3 +77,19 @@ def test_a_tensor_does_not_look_at_the_others(cls, settings):
         for i, start in enumerate(starts)
     ]
     assert torch.equal(together, torch.cat(alone, dim=1))
+
+
+@pytest.mark.parametrize(("cls", "settings"), SUMMED)
+def test_vmap_over_learning_rates_equals_the_loop_over_them(cls, settings):
+    (start,), grads = random((5,)), [random((5,), seed=1 + t)[0] for t in range(4)]
+
+    def train(lr):
+        p, state = start, init(cls, start, **{**settings, "lr": lr})
+        for g in grads:
+            p, state = update(cls, p, g, state, **{**settings, "lr": lr})
+        return p
+
+    rates = torch.tensor([0.01, 0.1])
+    torch.testing.assert_close(
+        torch.vmap(train)(rates), torch.stack([train(lr) for lr in rates]), rtol=1e-12, atol=1e-12
+    )

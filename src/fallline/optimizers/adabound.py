@@ -51,8 +51,8 @@ class AdaBound(Optimizer):
              \frac{\eta\, \sqrt{1 - \beta_2^t}}{(1 - \beta_1^t)\, (\sqrt{v_t} + \epsilon)},\;
              \eta^* - \frac{\eta^*}{\gamma t + 1},\; \eta^* + \frac{\eta^*}{\gamma t} \right) m_t
 
-    where :math:`\eta_t` is ``lr`` at this step and :math:`\eta` at the start. Weight decay adds
-    :math:`\lambda p_{t-1}` to :math:`g_t`.
+    where :math:`\eta_t` is ``lr`` at this step and :math:`\eta` is ``base_lr``, that at the start.
+    Weight decay adds :math:`\lambda p_{t-1}` to :math:`g_t`.
 
     Args:
         params: tensors, group dicts or ``(name, tensor)`` pairs.
@@ -62,14 +62,16 @@ class AdaBound(Optimizer):
         gamma: speed :math:`\gamma > 0` at which the bounds close, per step.
         eps: :math:`\epsilon \ge 0`, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, coupled (L2).
+        base_lr: the ``lr`` at which the final rate is ``final_lr``, :math:`\eta > 0`; None for ``lr`` at the
+            start, which a group with an ``lr`` of its own has, too. Give it where ``lr`` begins at 0, and to
+            `fallline.functional`.
         maximize: climb instead of descend.
         foreach, capturable, differentiable: as in torch.
 
-    State: ``step`` (0-d float32), ``exp_avg``, ``exp_avg_sq``, each of the parameter's shape and dtype; the
-    groups keep ``base_lr``, the first ``lr``.
+    State: ``step`` (0-d float32), ``exp_avg``, ``exp_avg_sq``, each of the parameter's shape and dtype.
 
     Raises:
-        ValueError: a setting out of range; a schedule of ``lr`` that begins at 0 is.
+        ValueError: a setting out of range, or ``lr`` begins at 0 and there is no ``base_lr``.
 
     Example:
         >>> import torch, fallline
@@ -108,6 +110,7 @@ class AdaBound(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
+        base_lr: float | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -118,8 +121,8 @@ class AdaBound(Optimizer):
             params,
             dict(
                 lr=lr, betas=betas, final_lr=final_lr, gamma=gamma, eps=eps, weight_decay=weight_decay,
-                base_lr=_at_the_start(lr), maximize=maximize, foreach=foreach, capturable=capturable,
-                differentiable=differentiable,
+                base_lr=_at_the_start(lr) if base_lr is None else base_lr, maximize=maximize,
+                foreach=foreach, capturable=capturable, differentiable=differentiable,
             ),
             **extra,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.scalar import log, sqrt
+from fallline.core.scalar import log, maximum, minimum, sqrt, where
 from fallline.core.transform import Transform, per_tensor, transform
 from fallline.optimizers.adam import with_decoupled_decay
 from fallline.optimizers.settings import MAXIMIZE, decay_rates, epsilon, learning_rate, space, weight_decay
@@ -20,15 +20,15 @@ _TINY = 1e-8
 @per_tensor()
 def slow_average(*, step, beta1, beta2, beta3, alpha, beta3_warmup, alpha_warmup):
     """Bias corrections, and the weight and decay rate of the slow average: its half-life grows evenly."""
-    share = step / beta3_warmup if step < beta3_warmup else 1.0
+    share = minimum(step / maximum(beta3_warmup, 1.0), 1.0)
     fast_memory = log(0.5) / log(beta1 + _TINY) - 1
     slow_memory = log(0.5) / log(beta3 + _TINY) - 1
     memory = (1 - share) * fast_memory + share * slow_memory
     return dict(
         bias1=1 - beta1**step,
         bias2=1 - beta2**step,
-        slow_weight=alpha * step / alpha_warmup if step < alpha_warmup else alpha,
-        slow_decay=0.5 ** (1 / (memory + 1)) if step < beta3_warmup else beta3,
+        slow_weight=alpha * minimum(step / maximum(alpha_warmup, 1.0), 1.0),
+        slow_decay=where(step < beta3_warmup, 0.5 ** (1 / (memory + 1)), beta3),
     )
 
 

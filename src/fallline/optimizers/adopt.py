@@ -36,7 +36,7 @@ def scale_by_adopt(g, exp_avg, exp_avg_sq, *, beta1=0.9, beta2=0.9999, eps=1e-6,
 @transform(gain=1.0)
 def add_decayed_weights_once_moving(g, p, *, weight_decay, step):
     """Add ``weight_decay`` times the parameter to every update but the first."""
-    return g + where(step > 1, weight_decay, 0.0) * p
+    return g + weight_decay * where(step > 1, p, 0.0)
 
 
 class ADOPT(Optimizer):

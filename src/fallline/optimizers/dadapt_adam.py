@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.scalar import maximum, minimum, sqrt
+from fallline.core.scalar import maximum, minimum, sqrt, where
 from fallline.core.transform import Transform, per_tensor, summed, transform
 from fallline.optimizers.prodigy import BIAS_CORRECTION, D0, GROWTH_RATE
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
@@ -38,8 +38,9 @@ def adapted_distance(
     bias = sqrt(1 - beta2**step) / (1 - beta1**step) if use_bias_correction > 0 else 1.0
     rate = d * lr * bias
     numerator = sqrt(beta2) * numerator_weighted + (1 - sqrt(beta2)) * rate * d * agreement
-    known = slow_average_size > 0 and lr > 0
-    estimate = numerator / ((1 - sqrt(beta2)) * d * slow_average_size) if known else d
+    size = where(slow_average_size > 0, slow_average_size, 1.0)
+    quotient = numerator / ((1 - sqrt(beta2)) * d * size)
+    estimate = where(slow_average_size > 0, where(lr > 0, quotient, d), d)
     grown = maximum(d, minimum(estimate, d * growth_rate))
     return dict(d=grown, numerator_weighted=numerator, rate=rate, unit=d / grown, slow_rate=lr * bias)
 

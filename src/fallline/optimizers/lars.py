@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.scalar import sqrt
+from fallline.core.scalar import sqrt, where
 from fallline.core.space import Range
 from fallline.core.transform import Transform, per_tensor, summed, transform
 from fallline.optimizers.rmsprop import accumulate
@@ -34,9 +34,9 @@ def gradient_square_sum(g):
 def layer_rate(*, weight_decay, trust_coefficient, gradient_square_sum, weight_square_sum):
     """The learning rate of one tensor; 1 where it or its gradient is 0."""
     length = sqrt(weight_square_sum)
-    slope = sqrt(gradient_square_sum)
-    known = length > 0 and slope > 0
-    return dict(rate=trust_coefficient * length / (slope + weight_decay * length) if known else 1.0)
+    slope = where(gradient_square_sum > 0, sqrt(gradient_square_sum), 1.0)
+    share = trust_coefficient * length / (slope + weight_decay * length)
+    return dict(rate=where(gradient_square_sum > 0, where(length > 0, share, 1.0), 1.0))
 
 
 def _rate(*, rate):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.scalar import sqrt
+from fallline.core.scalar import sqrt, where
 from fallline.core.transform import Transform, per_tensor, summed, transform
 from fallline.optimizers.settings import (
     MAXIMIZE,
@@ -31,7 +31,7 @@ def normed_square_sum(g):
 def second_moment_of_tensor(exp_avg_sq, *, beta2, normed_square_sum):
     """The running squared norm, which begins with the first that is not 0."""
     running = beta2 * exp_avg_sq + (1 - beta2) * normed_square_sum
-    exp_avg_sq = running if exp_avg_sq > 0 else normed_square_sum
+    exp_avg_sq = where(exp_avg_sq > 0, running, normed_square_sum)
     return dict(exp_avg_sq=exp_avg_sq, norm=sqrt(exp_avg_sq))
 
 

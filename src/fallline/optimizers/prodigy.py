@@ -10,7 +10,7 @@ from torch import Tensor
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.scalar import maximum, minimum, single, sqrt
+from fallline.core.scalar import maximum, minimum, single, sqrt, where
 from fallline.core.space import Range
 from fallline.core.transform import Slot, Transform, per_tensor, summed, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
@@ -54,9 +54,9 @@ def estimated_distance(
     bias = sqrt(1 - beta2**step) / (1 - beta1**step) if use_bias_correction > 0 else 1.0
     rate = d * lr * bias
     numerator = sqrt(beta2) * d_numerator + d / d0 * rate * descent
-    known = slow_size > 0 and lr > 0
-    estimate = d_coef * numerator / (d * d * slow_size) if known else d
-    left = maximum(d, estimate) if single(d) == single(d0) else d
+    quotient = d_coef * numerator / (d * d * where(slow_size > 0, slow_size, 1.0))
+    estimate = where(slow_size > 0, where(lr > 0, quotient, d), d)
+    left = where(single(d) == single(d0), maximum(d, estimate), d)
     largest = maximum(d_max, estimate)
     grown = minimum(largest, left * growth_rate)
     return dict(

@@ -1,6 +1,6 @@
 """The trust ratio: steps as long as the weights of each tensor are."""
 
-from fallline.core.scalar import sqrt
+from fallline.core.scalar import sqrt, where
 from fallline.core.transform import per_tensor, summed, transform
 
 
@@ -19,8 +19,9 @@ def weight_square_sum(p):
 @per_tensor()
 def trust(*, update_square_sum, weight_square_sum):
     """The norm of the weights over that of the update; 1 where either is 0."""
-    known = weight_square_sum > 0 and update_square_sum > 0
-    return dict(ratio=sqrt(weight_square_sum) / sqrt(update_square_sum) if known else 1.0)
+    size = where(update_square_sum > 0, sqrt(update_square_sum), 1.0)
+    share = where(weight_square_sum > 0, sqrt(weight_square_sum) / size, 1.0)
+    return dict(ratio=where(update_square_sum > 0, share, 1.0))
 
 
 def _ratio(*, ratio):
