@@ -85,17 +85,16 @@ def convolutional() -> Task:
 
 PENALTIES = Tuned(
     mislabelled_digits,
-    ("sgd", "momentum", "adam", f"{HERE}momentum_l2", f"{HERE}l1_subgradient", f"{HERE}l1_proximal"),
+    ("sgd", "momentum", "adam", f"{HERE}momentum_l2", f"{HERE}l1_proximal"),
     space={
         "optimizers": {
             f"{HERE}momentum_l2": {"lr": {"low": 1e-4, "high": 1.0}, "l2": {"low": 1e-4, "high": 1e-1}},
-            f"{HERE}l1_subgradient": {"lr": SGD_RATES, "strength": STRENGTHS},
             f"{HERE}l1_proximal": {"lr": SGD_RATES, "strength": STRENGTHS},
         }
     },
     effort=Effort(8, 2, 4),
-    looks={"zeros": zeros, AT_THE_END: loss_on_test},
-    looked_at=("sgd", "momentum", "adam", "momentum_l2", "l1_subgradient", "l1_proximal"),
+    looks={AT_THE_END: loss_on_test},
+    looked_at=("sgd", "momentum", "adam", "momentum_l2", "l1_proximal"),
 )
 
 
@@ -194,6 +193,22 @@ NETWORKS = (
         "regularization",
         "penalties on digits with a fifth of the training labels wrong",
         AlsoAtTheEnd(PENALTIES),
+    ),
+    Experiment(
+        "sparsity",
+        "an L1 penalty of 0.001, by subgradient and by proximal steps",
+        Tuned(
+            partial(with_test, "digits", EASY),
+            (f"{HERE}l1_subgradient", f"{HERE}l1_proximal"),
+            space={
+                "optimizers": {
+                    f"{HERE}l1_subgradient": {"lr": SGD_RATES, "strength": 1e-3},
+                    f"{HERE}l1_proximal": {"lr": SGD_RATES, "strength": 1e-3},
+                }
+            },
+            looks={"zeros": zeros},
+            looked_at=("l1_subgradient", "l1_proximal"),
+        ),
     ),
     Experiment(
         "schedules",
