@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from math import inf
+from statistics import median
 
-import numpy as np
 from torch.nn.utils import get_total_norm
 
-from fallline.compare.judgement.standings import loss_scale
+from fallline.compare.judgement.standings import LEVEL, loss_scale
 from fallline.compare.judgement.wording import number, plural
 from fallline.compare.planning import Prepared
 from fallline.compare.protocol.seeds import training_seed
@@ -36,11 +36,11 @@ from fallline.tasks.threads import one_thread
 OPTIMIZER, STEPS, LOWER = "sgd", 300, 6
 
 
-def clip_norms(task: Task, shares: Sequence[float], seed: int) -> list[float]:
-    """Return the norms above which each of the ``shares`` of the steps have their gradient.
+def clip_norms(task: Task, factors: Sequence[float], seed: int) -> list[float]:
+    """Return the norms that are the ``factors`` times the median norm of the gradient.
 
-    They are quantiles over the first steps of a training without clipping, at the middle of the range of
-    learning rates, or as many powers of ten below as it takes not to diverge.
+    It is that of the first steps of a training without clipping, at the middle of the range of learning
+    rates, or as many powers of ten below as it takes not to diverge.
 
     Raises:
         StudyError: every learning rate diverges.
@@ -49,7 +49,7 @@ def clip_norms(task: Task, shares: Sequence[float], seed: int) -> list[float]:
     for power in range(LOWER):
         norms, loss = _trained(task, rate / 10**power, seed)
         if loss <= untrained:
-            return [float(f"{np.quantile(norms, 1 - share):.3g}") for share in shares]
+            return [float(f"{factor * median(norms):.3g}") for factor in factors]
     raise StudyError(
         f"task {task.name!r}: no training gets below the loss of an untrained model; check the loss"
     )
@@ -153,9 +153,13 @@ def _loss(trial: Trial, untrained: float) -> float:
 
 
 def widening(found: Mapping[float | None, Clipped], norm: float) -> Interval:
-    """Return by how many decades clipping to ``norm`` widens the range of good rates, over seeds."""
+    """Return by how many decades clipping to ``norm`` widens the range of good rates, over seeds.
+
+    The interval holds for all norms together, by Bonferroni's correction, as the widest is looked for.
+    """
     without, clipped = found[None].widths, found[norm].widths
-    return mean_interval([clipped[seed] - without[seed] for seed in clipped.keys() & without.keys()])
+    wider = [clipped[seed] - without[seed] for seed in clipped.keys() & without.keys()]
+    return mean_interval(wider, 1 - LEVEL / (len(found) - 1))
 
 
 def said(found: Mapping[float | None, Clipped]) -> str:
@@ -164,7 +168,9 @@ def said(found: Mapping[float | None, Clipped]) -> str:
     wider, without = widening(found, norm), found[None].width
     low, high = wider.ends or (wider.mean, wider.mean)
     shown = "" if low > 0 or high < 0 else ": no difference could be shown"
-    change = f"{wider.mean:+.2f} (95 % interval {low:+.2f} to {high:+.2f}{shown})".replace("-", "−")
+    change = f"{wider.mean:+.2f} (95 % interval for all norms {low:+.2f} to {high:+.2f}{shown})".replace(
+        "-", "−"
+    )
     return (
         f"clipping to a norm of {number(norm)} changes the range of good learning rates from "
         f"{number(without.mean)} decades by {change}"

@@ -38,7 +38,7 @@ def answer(lab: Lab) -> Finding:
         sentences=[],
         caveats=[BIASED, *finding.caveats],
         tables=[table(made, end, scale)],
-        figures=figures(made, end, comparison),
+        figures=[*figures(made, end, comparison), *finding.figures[1:]],
     )
 
 

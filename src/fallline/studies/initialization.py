@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from fallline.compare.judgement.wording import plural
 from fallline.compare.records import Comparison
 from fallline.report.finding import Finding
 from fallline.report.summary import tuned
@@ -48,13 +49,11 @@ def equal_units(lab: Lab, task: Task, comparison: Comparison) -> list[str]:
     """Return how many hidden units differ after a training from zeros, in a sentence if there are any."""
     settings = {SETTING: "zero", **tuned(comparison, f"{SETTING}=zero")}
     units = distinct_units(trained(task, "adamw", settings, lab.seed))
-    why = "units that begin equal have equal gradients"
-    after = f"after {task.total_steps} steps: {why}"
-    return (
-        [f"From zeros, {units[0]} of {units[1]} units of the first layer have weights of their own {after}."]
-        if units
-        else []
-    )
+    if units is None:
+        return []
+    found, after = plural(units[0], "distinct set"), f"after {task.total_steps} steps"
+    equal = f"From zeros, the {units[1]} units of the first layer have {found} of weights {after}"
+    return [f"{equal}: units that begin equal have equal gradients."]
 
 
 STUDY = Study("initialization", "Which initial weights train best, and why not zero?", answer)
