@@ -52,10 +52,15 @@ def test_equals_the_optimizer_on_the_cpu_backend(cls, settings):
     torch.testing.assert_close(course(cls, start, grads, settings)[0], want, rtol=1e-6, atol=1e-6)
 
 
+#: What does not pass through scalar state (mu_product, eta), which is rounded to float32 as in torch: the
+#: slopes in other settings show in differences well above 6e-8 only.
+UNROUNDED = {fallline.NAdam: {"lr", "weight_decay"}, fallline.ASGD: {"weight_decay"}}
+
+
 def numeric(cls, settings):
     """Return the settings on which the result depends smoothly, as float64 tensors."""
     group = cls([torch.zeros(1)], **settings).param_groups[0]
-    names = [h.name for h in cls.hyperparameters if h.name not in ("betas", "strength")]
+    names = [h.name for h in cls.hyperparameters if not h.parts and h.name != "strength"]
     values = {n: group[n] for n in names if not isinstance(group[n], bool)}
     values |= {"eps": 0.1} if "eps" in values else {}  # its default is smaller than a difference
     values |= {f"beta{i}": rate for i, rate in enumerate(group.get("betas", ()), 1)}
@@ -75,9 +80,7 @@ def test_hypergradients_through_four_steps_are_those_of_central_differences(cls,
     """With respect to every setting in use, the starting point and each gradient."""
     start, grads = problem(4, (3,))
     traced = numeric(cls, settings)
-    if cls is fallline.NAdam:
-        # mu_product is rounded to float32, as in torch: only differences well above 6e-8 tell a slope
-        traced = {n: v for n, v in traced.items() if n in ("lr", "weight_decay")}
+    traced = {n: v for n, v in traced.items() if n in UNROUNDED.get(cls, traced)}
 
     def final(p, g, *values):
         given = gathered(dict(zip(traced, values, strict=True)))
