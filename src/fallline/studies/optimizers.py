@@ -21,7 +21,7 @@ from fallline.tasks.task import Task
 #: Besides the study's own a small table and a convex task: how long, and to which target instead of its own.
 OTHERS = {"wine-tabular": (0.5, None), "cancer-logistic": (0.25, 1e-3)}
 #: How long trainings are, as a share of the task's own, and how many profiles are drawn.
-SHARE, QUICK_SHARE, SHOWN = 0.7, 0.4, 6
+SHARE, QUICK_SHARE, SHOWN = 0.6, 0.4, 6
 #: The most optimizers times studies; with more optimizers there are 2 studies, with fewer 3.
 MOST = 75
 #: What is compared with ``quick``; otherwise all but those that see one sample at a time.
