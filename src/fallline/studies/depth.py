@@ -88,5 +88,5 @@ def arriving(norms: Mapping[str, Sequence[Interval]], name: str) -> str:
 def beside(finding: Finding, deep: Comparison, *said: str) -> Finding:
     """Return ``finding`` with what a comparison in a deep network says, and more sentences on it."""
     leading = f"In {deep.plan.task}, 30 hidden layers of 16 units, {leader(deep)}."
-    titled = replace(table(deep), title=f"{deep.plan.task}, {number(deep.plan.epochs)} epochs")
+    titled = replace(table(deep), title=f"{deep.plan.task}, {deep.plan.epochs:g} epochs")
     return replace(finding, sentences=[*finding.sentences, leading, *said], tables=[*finding.tables, titled])
