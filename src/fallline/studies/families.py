@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fallline.compare.judgement.wording import number
 from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval, mean_interval
+from fallline.core.space import Range
 from fallline.report.finding import Figure, Table
 from fallline.studies.between_tasks import as_ratio, log_losses, unpaired
 from fallline.studies.drawing import Axis, lines
@@ -18,6 +19,11 @@ from fallline.tasks.threads import one_thread
 
 #: What adapts a rate to each weight by its squared gradients, and what has one rate for all.
 ADAPTIVE, PLAIN = ("adagrad", "adadelta", "rmsprop", "adam"), ("sgd", "momentum")
+#: Where rates are searched: up to where few weights with a gradient in a step want them, down to dense data.
+RATES = {
+    "sgd": Range(0.05, 50), "momentum": Range(0.01, 5), "adagrad": Range(0.02, 2), "adadelta": Range(1, 300),
+    "rmsprop": Range(1e-3, 0.2), "adam": Range(1e-3, 0.2),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,12 @@ def told(found: Interplay) -> str:
         "With one learning rate for all weights the loss is, over that of adaptive methods, "
         f"{ratios}; {change} by a factor of {_times(found.change)}"
     )
+
+
+def orders(changes: Sequence[Interplay]) -> list[str]:
+    """Return how far tasks agree on the order of all optimizers, as a sentence if there is any."""
+    said = [f"{number(each.agreement)} with {next(iter(each.advantages))}" for each in changes]
+    return [f"Spearman's correlation of the order of all optimizers: {', '.join(said)}."] if said else []
 
 
 def _times(ratio: Interval) -> str:

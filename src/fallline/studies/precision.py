@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from fallline.compare.cost import core_share
 from fallline.compare.judgement.wording import number, setting
 from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Finding
@@ -13,6 +14,7 @@ from fallline.studies.reading import estimate
 from fallline.studies.storage import STEPS, movements_kept
 from fallline.studies.study import Study
 from fallline.studies.summary import found
+from fallline.studies.timing import busy
 from fallline.tasks.settings import PRECISIONS
 
 #: Learning rates at which the movement of stored weights is measured, and the usual one for fine-tuning.
@@ -39,7 +41,7 @@ def answer(lab: Lab) -> Finding:
         tables=[costs(task, 6 if lab.quick else 15, lab.seed)],
         figures=[storage.figure(shares)],
     )
-    return replace(finding, caveats=[*finding.caveats, ON_GPUS])
+    return replace(finding, caveats=[*finding.caveats, *busy(core_share(1)), ON_GPUS])
 
 
 def _left(share: Interval) -> str:

@@ -1,12 +1,8 @@
 """Do sparse data want adaptive methods? A task with few gradients in a step beside dense ones."""
 
-from collections.abc import Sequence
-
-from fallline.compare.judgement.wording import number
-from fallline.core.space import Range
 from fallline.report.finding import Finding
 from fallline.studies import families, recovery
-from fallline.studies.families import ADAPTIVE, PLAIN, Interplay, density, interplay, told
+from fallline.studies.families import ADAPTIVE, PLAIN, RATES, density, interplay, orders, told
 from fallline.studies.lab import Effort, Lab
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import found
@@ -15,11 +11,6 @@ from fallline.tasks.load import load
 from fallline.tasks.task import Task
 
 OPTIMIZERS, QUICK_OPTIMIZERS = (*PLAIN, *ADAPTIVE), (*PLAIN, "adagrad", "adam")
-#: Where rates are searched: up to where few weights with a gradient in a step want them, down to dense data.
-RATES = {
-    "sgd": Range(0.05, 50), "momentum": Range(0.01, 5), "adagrad": Range(0.02, 2), "adadelta": Range(1, 300),
-    "rmsprop": Range(1e-3, 0.2), "adam": Range(1e-3, 0.2),
-}  # fmt: skip
 #: The same text with so few rows that a step touches most of them.
 DENSE_TEXT = "text-sparse(rows=300)"
 
@@ -45,7 +36,7 @@ def answer(lab: Lab) -> Finding:
         answer=f"{told(changes[0])}." if changes else f"On {lab.task.name} a family has no result.",
         sentences=[
             *(f"{told(change)}." for change in changes[1:]),
-            *_orders(changes),
+            *orders(changes),
             recovery.told(recovered),
         ],
         tables=[families.table(made, densities), recovery.table(recovered)],
@@ -57,11 +48,6 @@ def _dense_tasks(lab: Lab) -> list[Task]:
     """Return digits for half as long, and unless a first impression is wanted the same text with few rows."""
     same = not lab.quick and lab.task.name == "text-sparse"
     return [shortened(load("digits"), 0.5), *([load(DENSE_TEXT)] if same else [])]
-
-
-def _orders(changes: Sequence[Interplay]) -> list[str]:
-    said = [f"{number(each.agreement)} with {next(iter(each.advantages))}" for each in changes]
-    return [f"Spearman's correlation of the order of all optimizers: {', '.join(said)}."] if said else []
 
 
 STUDY = Study(

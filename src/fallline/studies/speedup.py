@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from statistics import median
 
-from fallline.compare.judgement.wording import number
+from fallline.compare.judgement.wording import ends, number, plural
 from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
-from fallline.studies.data_parallel import Measured
+from fallline.studies.data_parallel import Measured, gpus
 from fallline.studies.drawing import Axis, Line, lines
 from fallline.studies.levels import line
-from fallline.studies.timing import median_interval
+from fallline.studies.timing import cores, median_interval
 
 #: Differences of float64 losses above this are not rounding, and below it cannot be seen in a figure.
 ROUNDING, INVISIBLE = 1e-9, 1e-17
@@ -60,6 +61,45 @@ def _differences(ones: Sequence[float], others: Sequence[float]) -> list[float]:
 def is_rounding(found: Sequence[Speedup]) -> bool:
     """Say whether the losses of every number of processes are the same but for rounding."""
     return all(max(each.exact) <= ROUNDING for each in found)
+
+
+def told(found: Sequence[Speedup]) -> str:
+    """Return how fast two processes are on each workload, as a sentence."""
+    said = [
+        f"{each.workload} is {_verdict(each.gain)}, {number(each.gain.mean)} times as fast{_ends(each.gain)}"
+        for each in found
+        if each.processes == 2
+    ]
+    return f"With two processes instead of one {'; '.join(said)}."
+
+
+def _verdict(gain: Interval) -> str:
+    low, high = gain.ends or (0.0, inf)
+    return "faster" if low > 1 else "slower" if high < 1 else "not shown to differ"
+
+
+def _ends(gain: Interval) -> str:
+    return f" (95 % interval {' to '.join(ends(*gain.ends))})" if gain.ends else ""
+
+
+def shared_cores(counts: Sequence[int]) -> list[str]:
+    """Return a sentence where there are more processes than cores."""
+    if gpus() or counts[-1] <= cores():
+        return []
+    return [f"This machine has {plural(cores(), 'core')}: {counts[-1]} processes share them."]
+
+
+def sameness(found: Sequence[Speedup]) -> str:
+    """Return whether several processes make the training of one, as a sentence."""
+    largest = max(max(each.differences) for each in found)
+    exact = max(max(each.exact) for each in found)
+    numbers = f"the losses of several processes differ from those of one by at most {largest:.1g}, relatively"
+    if is_rounding(found):
+        return f"The same training but for rounding: {numbers}, and by {exact:.1g} in float64."
+    return (
+        f"Not the same training: {numbers}, and by {exact:.1g} in float64, which is more than rounding. "
+        "Layers such as BatchNorm see only their process's share of a batch, and Dropout draws apart in each."
+    )
 
 
 def table(found: Sequence[Speedup]) -> Table:

@@ -56,6 +56,20 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
     return Interval(median(values), ordered[k - 1], ordered[n - k])
 
 
+def busy(share: float) -> list[str]:
+    """Return a caveat where other programs leave less than nine tenths of the cores to what is timed.
+
+    Arguments:
+        share: of a core that is free now, of each: see `fallline.compare.cost.core_share`.
+
+    Example:
+        >>> busy(0.5), busy(0.97)
+        (['Other programs ran on this machine: of each core 50 % was free, which times depend on.'], [])
+    """
+    free = f"of each core {100 * share:.0f} % was free"
+    return [f"Other programs ran on this machine: {free}, which times depend on."] if share < 0.9 else []
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

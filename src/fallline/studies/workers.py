@@ -1,21 +1,19 @@
 """Is training on several processes faster? DDP beside one process, in turns, with the losses of each."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from math import inf
 
 import torch
 from torch import nn
 
-from fallline.compare.judgement.wording import ends, number, plural
-from fallline.compare.statistics.pairs import Interval
+from fallline.compare.cost import core_share
+from fallline.compare.judgement.wording import plural
 from fallline.report.finding import Finding
 from fallline.studies.data_parallel import Size, Workload, gpus, measured, workload
 from fallline.studies.lab import Lab
-from fallline.studies.speedup import Speedup, figures, is_rounding, speedups, table
+from fallline.studies.speedup import figures, sameness, shared_cores, speedups, table, told
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import scale
-from fallline.studies.timing import cores, stamp
+from fallline.studies.timing import busy, cores, stamp
 from fallline.tasks.task import Task, sample_count
 
 #: How much larger the batches of the task are made, so that a step has more to compute.
@@ -27,17 +25,18 @@ def answer(lab: Lab) -> Finding:
     counts = tuple(count for count in ((1, 2) if lab.quick else (1, 2, 4)) if count <= (gpus() or 4))
     _refuse(lab.task, counts[-1])
     size = Size(counts, *((6, 0.1, 10) if lab.quick else (9, 0.3, 50)), lab.seed)
+    free = core_share(cores())
     curves = measured(_workloads(lab.task, lab.quick), size, lab.folder)
     found = [each for one in curves for each in speedups(one)]
     return Finding(
         STUDY.name,
         STUDY.question,
         scale(lab.task),
-        _answer(found),
-        [*_shared(counts), _same(found)],
+        told(found),
+        [*shared_cores(counts), sameness(found)],
         [table(found)],
         figures(found, curves),
-        CAVEATS,
+        [*busy(free), *CAVEATS],
         {"Protocol": f"{plural(size.rounds, 'round')} in turns, fallline's AdamW, one thread each, "
          f"gradients averaged by DistributedDataParallel over {'NCCL' if gpus() else 'gloo'}", **stamp()},
     )  # fmt: skip
@@ -69,42 +68,6 @@ def wide_network() -> nn.Module:
     """Return an MLP 64-1024-1024-10."""
     widths = nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)
     return nn.Sequential(*widths)
-
-
-def _answer(found: Sequence[Speedup]) -> str:
-    said = [
-        f"{each.workload} is {_verdict(each.gain)}, {number(each.gain.mean)} times as fast{_ends(each.gain)}"
-        for each in found
-        if each.processes == 2
-    ]
-    return f"With two processes instead of one {'; '.join(said)}."
-
-
-def _verdict(gain: Interval) -> str:
-    low, high = gain.ends or (0.0, inf)
-    return "faster" if low > 1 else "slower" if high < 1 else "not shown to differ"
-
-
-def _ends(gain: Interval) -> str:
-    return f" (95 % interval {' to '.join(ends(*gain.ends))})" if gain.ends else ""
-
-
-def _shared(counts: Sequence[int]) -> list[str]:
-    if gpus() or counts[-1] <= cores():
-        return []
-    return [f"This machine has {plural(cores(), 'core')}: {counts[-1]} processes share them."]
-
-
-def _same(found: Sequence[Speedup]) -> str:
-    largest = max(max(each.differences) for each in found)
-    exact = max(max(each.exact) for each in found)
-    numbers = f"the losses of several processes differ from those of one by at most {largest:.1g}, relatively"
-    if is_rounding(found):
-        return f"The same training but for rounding: {numbers}, and by {exact:.1g} in float64."
-    return (
-        f"Not the same training: {numbers}, and by {exact:.1g} in float64, which is more than rounding. "
-        "Layers such as BatchNorm see only their process's share of a batch, and Dropout draws apart in each."
-    )
 
 
 CAVEATS = [
