@@ -1,17 +1,14 @@
 """Which optimizer? All that are registered, on three tasks, by loss and by how soon they reach the target."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from fallline.compare.judgement.verdict import judge
-from fallline.compare.judgement.wording import listing, plural
 from fallline.compare.search.arms import usual
-from fallline.compare.statistics.pairs import Interval
 from fallline.core.registry import find
 from fallline.report.finding import Finding
 from fallline.studies import over_tasks
 from fallline.studies.lab import Effort, Lab
-from fallline.studies.reading import estimate, leader
+from fallline.studies.reading import leader
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import found
 from fallline.studies.sweeps import shortened
@@ -47,7 +44,7 @@ def answer(lab: Lab) -> Finding:
         STUDY,
         made[lab.task.name],
         tasks[0],
-        answer=f"On {lab.task.name} {leader(made[lab.task.name])}; {_fastest(scored, len(tasks))}.",
+        answer=f"On {lab.task.name} {leader(made[lab.task.name])}; {over_tasks.told(scored, len(tasks))}.",
         sentences=[f"On {name}: {judge(made[name]).headline}" for name in list(made)[1:]],
         tables=[over_tasks.table(records, scored)],
         figures=[over_tasks.figure(over_tasks.profiles(records), list(scored)[:SHOWN])],
@@ -62,16 +59,6 @@ def _others(lab: Lab) -> list[Task]:
     goals = [goal for _, goal in OTHERS.values()]
     tasks = [replace(task, target=goal or task.target) for task, goal in zip(tasks, goals, strict=True)]
     return tasks[:1] if lab.quick else tasks
-
-
-def _fastest(scored: Mapping[str, Interval], tasks: int) -> str:
-    """Return who has the highest score, and whose interval overlaps its own, as part of a sentence."""
-    first, *rest = scored
-    best = scored[first]
-    rivals = [name for name in rest if (scored[name].high or 0) >= (best.low or 0)]
-    level = f", and {listing(rivals, 4)} may be as high" if rivals else ""
-    over = f"by passes to the target over {plural(tasks, 'task')}"
-    return f"{over} {first} scores highest, {estimate(best)} of 1{level}"
 
 
 STUDY = Study(

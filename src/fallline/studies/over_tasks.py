@@ -9,7 +9,7 @@ from math import inf
 
 import numpy as np
 
-from fallline.compare.judgement.wording import number
+from fallline.compare.judgement.wording import listing, number, plural
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.statistics.pairs import Interval
 from fallline.compare.statistics.profiles import (
@@ -21,6 +21,7 @@ from fallline.compare.statistics.profiles import (
 from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
 from fallline.studies.drawing import Axis, Line, lines
+from fallline.studies.reading import estimate
 
 #: {optimizer: {task: what its trials say, study by study}}: evaluations and passes to the target.
 Records = Mapping[str, Mapping[str, list[list[tuple[int, float]]]]]
@@ -86,6 +87,16 @@ def _redrawn(found: Records, rng: np.random.Generator) -> Records:
         arm: {task: [studies[i] for i in chosen[task]] for task, studies in of.items()}
         for arm, of in found.items()
     }
+
+
+def told(scored: Mapping[str, Interval], tasks: int) -> str:
+    """Return who has the highest score, and whose interval overlaps its own, as part of a sentence."""
+    first, *rest = scored
+    best = scored[first]
+    rivals = [name for name in rest if (scored[name].high or 0) >= (best.low or 0)]
+    level = f", and {listing(rivals, 4)} may be as high" if rivals else ""
+    over = f"by passes to the target over {plural(tasks, 'task')}"
+    return f"{over} {first} scores highest, {estimate(best)} of 1{level}"
 
 
 def table(found: Records, scored: Mapping[str, Interval]) -> Table:

@@ -21,6 +21,7 @@ from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
 from fallline.studies.drawing import Axis, Line, lines
 from fallline.studies.lab import Lab
+from fallline.studies.reading import estimate
 from fallline.studies.sweeps import sweep
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
@@ -153,6 +154,36 @@ def _stretch(points: list[tuple[float, float]], limit: float, scale: Scale) -> f
             share = (stop - start) / (end - start)
             return abs(here + share * (there - here) - points[0][0])
     return abs(points[-1][0] - points[0][0])
+
+
+def told(task: str, found: Mapping[str, Response]) -> str:
+    """Return how wide the good range of each optimizer is, as one sentence."""
+    widths = "; ".join(f"{arm} {estimate(each.width)}" for arm, each in found.items())
+    return (
+        f"On {task} the loss is at most {1 + GOOD:g} times its lowest over these decades of learning rates: "
+        f"{widths}; on a quadratic, gradient descent diverges above exactly 2/L."
+    )
+
+
+def edges(found: Mapping[str, Response], untrained: float) -> str:
+    """Return from where each optimizer diverges, as a sentence."""
+    named = "; ".join(f"{arm}: {_edge(each)}" for arm, each in found.items())
+    return (
+        f"The lowest rate at which half of the trainings or more diverge, that is end with a loss above "
+        f"{number(untrained)}, the untrained model's: {named}."
+    )
+
+
+def _edge(response: Response) -> str:
+    if response.edge == inf:
+        return f"none up to {setting(response.rates[-1])}"
+    return f"{setting(response.edge)}, which is {number(response.edge / response.best)} times the best rate"
+
+
+def protocol(found: Mapping[str, Response]) -> str:
+    """Return how it was measured."""
+    counts = ", ".join(f"{arm} at {len(each.rates)} rates" for arm, each in found.items())
+    return f"{counts}; the same seeds at each rate; intervals over seeds"
 
 
 def table(found: Mapping[str, Response]) -> Table:

@@ -25,25 +25,23 @@ def answer(lab: Lab) -> Finding:
     """Compare the penalties, here and on wrong labels, then follow both forms of L1 over their strength."""
     task = counting(shortened(lab.task, 0.5) if lab.quick else lab.task)
     comparison = _penalties(lab, "penalties", task, 0.5)
-    size = Effort(2, 1, 1) if lab.quick else Effort(3, 2, 1)
     strengths = lab.compare(
         "strengths",
         [ADAM],
         task=task,
         scientific={"penalty": L1, "strength": FEW_STRENGTHS if lab.quick else STRENGTHS},
         space={"optimizers": {ADAM: {"lr": SPACE["lr"]}}},
-        effort=size,
+        effort=Effort(2, 1, 1) if lab.quick else Effort(3, 2, 1),
         share=0.2,
     )
     noisy, tables = _noisy(lab)
-    shares = zero_shares.table(comparison)
     return found(
         STUDY,
         comparison,
         task,
         answer=f"On {task.name} {leader(comparison)}; {zero_shares.told(comparison, task, L1)}.",
         sentences=[*_against_none(comparison), *noisy],
-        tables=[shares, *tables],
+        tables=[zero_shares.table(comparison), *tables],
         figures=[zero_shares.figure(strengths)],
     )
 
