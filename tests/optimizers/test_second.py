@@ -103,9 +103,7 @@ SHAPES_OF = {"Muon": MATRICES, "NorMuon": MATRICES}
 PROBLEMS_OF = {"SparseAdam": ["sparse"]}
 
 #: Where fallline falls short of its second implementation, by patterns of the case's id.
-FAULTS = {
-    r"FTRL\(.*'beta': 0.0.*fixed": "divides 0 by 0 where beta is 0 and an element has had no gradient",
-}
+FAULTS: dict[str, str] = {}
 
 #: Where rounding to float32 on the way, which both do, falls on either side.
 UNSTABLE = {

@@ -21,7 +21,7 @@ def scale_by_ftrl(g, p, z, n, *, lr, beta, lambda_1, lambda_2, fresh):
     n_next = n + g * g
     z_next = before + g - ((sqrt(n_next) - sqrt(n)) / lr) * p
     inverse_rate = (beta + sqrt(n_next)) / lr + lambda_2
-    weight = -sign(z_next) * maximum(abs(z_next) - lambda_1, 0.0) / inverse_rate
+    weight = -sign(z_next) * maximum(abs(z_next) - lambda_1, 0.0) / where(inverse_rate > 0, inverse_rate, 1.0)
     return p - weight, z_next, n_next
 
 
@@ -63,7 +63,8 @@ class FTRL(Optimizer):
 
     Source: McMahan et al. 2013, Ad click prediction, https://doi.org/10.1145/2487575.2488200, algorithm 1.
     Differs from the paper, which begins at weights of zero: with :math:`z_0` as above it begins where the
-    parameter is, and at zero is the same. ``lr`` is meant to stay the same: a schedule changes how much past
+    parameter is, and at zero is the same; with ``beta=0`` nothing holds the start.
+    ``lr`` is meant to stay the same: a schedule changes how much past
     gradients count. How far a step goes depends on all before it, so that operators such as those of
     `fallline.prox` refuse to follow; ``lambda_1`` is the one to use.
     """

@@ -20,8 +20,8 @@ TRAINING = ("batch_size", "epochs", "max_steps", "schedule", "warmup", "clip", "
 OPTIMIZER = frozenset(
     {
         "lr", "weight_decay", "momentum", "dampening", "nesterov", "betas", "beta1", "beta2", "beta3", "eps",
-        "alpha", "centered", "amsgrad", "rho", "lr_decay", "initial_accumulator_value", "momentum_decay",
-        "decoupled_weight_decay", "maximize", "strength",
+        "alpha", "lambd", "centered", "amsgrad", "rho", "lr_decay", "initial_accumulator_value",
+        "momentum_decay", "decoupled_weight_decay", "maximize", "strength",
     }
 )  # fmt: skip
 

@@ -198,7 +198,10 @@ def _first(
 
 
 def _cheapest(places: list[Place], comparison: Comparison) -> str:
+    """Say whose step and state are smallest; levels of one optimizer differ by noise."""
     rivals = [p.arm for p in places if p.standing in ("best", "tie", "open")]
+    if len({comparison.plan.arms[arm].optimizer for arm in rivals}) < 2:
+        return ""
     costs = {o: comparison.step_microseconds[o] for o in rivals if o in comparison.step_microseconds}
     if len(costs) < 2:
         return ""
