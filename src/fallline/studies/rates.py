@@ -74,7 +74,7 @@ def grid(optimizer: str, per_decade: float) -> list[float]:
     """Return the rates to try, evenly spaced on a logarithmic scale.
 
     >>> [round(rate, 3) for rate in grid("sgd", 1)]
-    [0.0, 0.003, 0.032, 0.316, 3.162, 31.623]
+    [0.0, 0.003, 0.032, 0.316, 3.162, 31.62]
     """
     published = find(optimizer).space["lr"]
     assert isinstance(published, Range)

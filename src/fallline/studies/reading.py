@@ -20,9 +20,7 @@ from fallline.studies.summary import level
 def leader(comparison: Comparison) -> str:
     """Return who has the lowest loss and who cannot be told apart from it, as the end of a sentence.
 
-    Example:
-        >>> leader(read("my_study/adamw"))
-        'adam has the lowest validation loss (0.0883, 95 % 0.0780 to 0.100)'
+    It reads as ``adam has the lowest validation loss (0.0883, 95 % 0.0780 to 0.100)``.
     """
     verdict = judge(comparison)
     best = verdict.places[0]
