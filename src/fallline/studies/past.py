@@ -74,9 +74,16 @@ class PastCosts:
 
     @property
     def dearest(self) -> str:
-        """Who pays most, as part of a sentence."""
-        arm, ratio = list(self.ratios.items())[-1]
-        return f"the past costs {arm} most, {number(ratio.mean)} times the loss without it{_ends(ratio)}"
+        """Who pays most of those whose loss the past is shown to raise, as part of a sentence."""
+        shown = [
+            (arm, ratio) for arm, ratio in self.ratios.items() if ratio.low is not None and ratio.low > 1
+        ]
+        if not shown:
+            return "no cost of the past could be shown"
+        arm, ratio = shown[-1]
+        return (
+            f"the past raises the loss of {arm} to {number(ratio.mean)} times{_ends(ratio)}, the most shown"
+        )
 
     @property
     def table(self) -> Table:
