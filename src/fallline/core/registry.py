@@ -40,7 +40,7 @@ def entries() -> Mapping[str, Entry]:
 
 def of_the_user() -> list[str]:
     """Return the names of the entries that were not registered by fallline itself."""
-    return [name for name, origin in _origins.items() if not origin["__name__"].startswith("fallline.")]
+    return [name for name in _entries if not _origins[name]["__name__"].startswith("fallline.")]
 
 
 def find(name: str) -> Entry:
