@@ -8,7 +8,7 @@ import pytest
 
 from fallline.studies import StudyError
 from fallline.studies.activations import QUICK_LEVELS, STUDY
-from fallline.studies.depth import gradient_norms
+from fallline.studies.measuring.depth import gradient_norms
 from fallline.studies.varied import with_activations
 
 

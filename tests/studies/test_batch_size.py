@@ -11,11 +11,11 @@ from fallline import Task
 from fallline.compare.records import Curve, Spec, Trial
 from fallline.compare.run import read
 from fallline.studies import StudyError
-from fallline.studies.arrivals import Measured, arrival, limit, measured
 from fallline.studies.batch_size import STUDY, batch_sizes
-from fallline.studies.critical import Law, critical, fitted, laws, typical
 from fallline.studies.lab import Effort
-from fallline.studies.to_target import said, sentences, table
+from fallline.studies.measuring.arrivals import Measured, arrival, limit, measured
+from fallline.studies.measuring.critical import Law, critical, fitted, laws, typical
+from fallline.studies.measuring.to_target import said, sentences, table
 from fallline.tasks.load import load
 from fallline.tasks.target import Target
 

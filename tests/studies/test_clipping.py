@@ -11,9 +11,9 @@ from torch import nn
 
 from fallline import Task
 from fallline.compare.run import read
-from fallline.studies.clipped import Clipped, by_norm, clip_norms, widening
 from fallline.studies.clipping import STUDY
-from fallline.studies.rates import grid, untrained_loss
+from fallline.studies.measuring.clipped import Clipped, by_norm, clip_norms, widening
+from fallline.studies.measuring.rates import grid, untrained_loss
 
 GRADIENT, STEPS = (3.0, 4.0), 20
 

@@ -13,9 +13,9 @@ from torch import nn
 from fallline import Task
 from fallline.compare.run import read
 from fallline.studies import StudyError
-from fallline.studies.coverage import coverage, coverages, features, ridge
 from fallline.studies.cross_validation import OPTIMIZERS, STUDY
-from fallline.studies.resplits import (
+from fallline.studies.measuring.coverage import coverage, coverages, features, ridge
+from fallline.studies.measuring.resplits import (
     FOLDS,
     divided,
     pooled,

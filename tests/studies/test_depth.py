@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import init
 
-from fallline.studies.depth import figure, gradient_norms, norms_by_layer, reach
+from fallline.studies.measuring.depth import figure, gradient_norms, norms_by_layer, reach
 from fallline.tasks import Task, deep_narrow
 
 DEPTH, WIDTH = 12, 6

@@ -12,11 +12,11 @@ from scipy import stats
 
 from fallline import Adagrad, Adam, RMSprop
 from fallline.compare.records import Arm, Spec
-from fallline.studies import between_tasks, effective_rates, memory
-from fallline.studies.between_tasks import unpaired
 from fallline.studies.drift import STUDY
-from fallline.studies.effective_rates import course, effective_rate
-from fallline.studies.past import phases_of, quickened, without_past
+from fallline.studies.measuring import between_tasks, effective_rates, memory
+from fallline.studies.measuring.between_tasks import unpaired
+from fallline.studies.measuring.effective_rates import course, effective_rate
+from fallline.studies.measuring.past import phases_of, quickened, without_past
 from fallline.tasks.drift import changed, changes_of
 from fallline.tasks.load import load
 

@@ -10,7 +10,7 @@ from fallline.compare.run import read
 from fallline.compare.trials.trial import run_trial
 from fallline.studies.early_stopping import PATIENCES, STUDY, twice_as_long
 from fallline.studies.lab import Effort
-from fallline.studies.stopping import at_the_end, kept, outcome, stop
+from fallline.studies.measuring.stopping import at_the_end, kept, outcome, stop
 from fallline.tasks import noisy_labels
 from fallline.tasks.threads import one_thread
 

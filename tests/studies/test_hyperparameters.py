@@ -16,8 +16,8 @@ from sklearn.tree import DecisionTreeRegressor
 from fallline.compare.run import read
 from fallline.studies import StudyError
 from fallline.studies.hyperparameters import STUDY
-from fallline.studies.importance import grid, importance, leaves, total, tree_shares
-from fallline.studies.random_trials import OPTIMIZER, table_of
+from fallline.studies.measuring.importance import grid, importance, leaves, total, tree_shares
+from fallline.studies.measuring.random_trials import OPTIMIZER, table_of
 
 
 @pytest.fixture(scope="module")

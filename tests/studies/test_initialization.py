@@ -8,7 +8,7 @@ from torch import nn
 
 from fallline.compare.run import read
 from fallline.studies.initialization import QUICK_LEVELS, STUDY
-from fallline.studies.symmetry import distinct_units, trained
+from fallline.studies.measuring.symmetry import distinct_units, trained
 from fallline.studies.varied import with_initializations
 from fallline.tasks.load import load
 

@@ -13,9 +13,18 @@ from torch import nn
 
 from fallline import AdamW, Route, route
 from fallline.routing import layerwise_decay, rest
-from fallline.studies import Effort, StudyError, layer_rates
-from fallline.studies.layer_rates import ALL, HEAD, UPPER, adamw, layer_count, with_layer_rates, with_rates
+from fallline.studies import Effort, StudyError
 from fallline.studies.layer_wise import STUDY
+from fallline.studies.measuring import layer_rates
+from fallline.studies.measuring.layer_rates import (
+    ALL,
+    HEAD,
+    UPPER,
+    adamw,
+    layer_count,
+    with_layer_rates,
+    with_rates,
+)
 from fallline.tasks.load import load
 
 LEVELS = {

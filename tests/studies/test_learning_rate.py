@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from fallline.studies.learning_rate import STUDY
-from fallline.studies.rates import good_decades, grid
-from fallline.studies.two_over_l import CLASSES, KAPPA, descend, slowest
+from fallline.studies.measuring.rates import good_decades, grid
+from fallline.studies.measuring.two_over_l import CLASSES, KAPPA, descend, slowest
 from fallline.tasks.load import load
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from fallline.compare.records import Curve, Spec, Trial
-from fallline.studies.levels import best_beside, clause, contrast, mean_over, sentence, signed
+from fallline.studies.measuring.levels import best_beside, clause, contrast, mean_over, sentence, signed
 from synthetic import finals
 
 SEEDS = 12

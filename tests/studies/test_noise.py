@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from fallline import Task
 from fallline.compare.run import read
 from fallline.studies import StudyError
-from fallline.studies.batch_noise import measured, sharpnesses
-from fallline.studies.escape import function, wander
+from fallline.studies.measuring.batch_noise import measured, sharpnesses
+from fallline.studies.measuring.escape import function, wander
+from fallline.studies.measuring.sharpness import largest_eigenvalue, sharpness
 from fallline.studies.noise import LANDSCAPES, STUDY
-from fallline.studies.sharpness import largest_eigenvalue, sharpness
 
 
 @pytest.fixture(scope="module")

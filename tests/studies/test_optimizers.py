@@ -10,8 +10,8 @@ import pytest
 
 from fallline.studies import StudyError
 from fallline.studies.lab import Effort
+from fallline.studies.measuring.over_tasks import profiles, scores, table
 from fallline.studies.optimizers import FEW, STUDY
-from fallline.studies.over_tasks import profiles, scores, table
 
 
 @pytest.fixture(scope="module")

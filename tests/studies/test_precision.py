@@ -11,10 +11,10 @@ from torch import nn
 
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.training import Training
-from fallline.studies import storage
+from fallline.studies.measuring import storage
+from fallline.studies.measuring.precision_costs import costs, saved_bytes
+from fallline.studies.measuring.storage import STEPS, kept, moved
 from fallline.studies.precision import QUICK_RATES, STUDY, USUAL_RATE
-from fallline.studies.precision_costs import costs, saved_bytes
-from fallline.studies.storage import STEPS, kept, moved
 from fallline.tasks.batches import Batches
 from fallline.tasks.load import load
 from fallline.tasks.seeding import derived, seeded

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fallline import Task
-from fallline.studies.penalized import NEAR_ZEROS, ZEROS, counting, penalized, zeros
+from fallline.studies.measuring.penalized import NEAR_ZEROS, ZEROS, counting, penalized, zeros
 from fallline.studies.regularization import STUDY
 from fallline.tasks.load import load
 

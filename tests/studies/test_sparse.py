@@ -10,9 +10,9 @@ from scipy import stats
 from sklearn.linear_model import Lasso
 
 from fallline.compare.records import Comparison
-from fallline.studies import recovery
-from fallline.studies.families import density, interplay, relative, told
-from fallline.studies.recovery import RATE, STRENGTHS, recover
+from fallline.studies.measuring import recovery
+from fallline.studies.measuring.families import density, interplay, relative, told
+from fallline.studies.measuring.recovery import RATE, STRENGTHS, recover
 from fallline.studies.sparse import STUDY
 from fallline.tasks.load import load
 from synthetic import comparison

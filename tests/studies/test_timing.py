@@ -6,8 +6,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from fallline.studies import timing
-from fallline.studies.timing import in_turns, median_interval
+from fallline.studies.measuring import timing
+from fallline.studies.measuring.timing import in_turns, median_interval
 
 
 def coverage(n: int, k: int) -> float:

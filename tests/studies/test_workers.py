@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from fallline.studies import StudyError
-from fallline.studies.data_parallel import RATE, Size, measured, workload
-from fallline.studies.speedup import is_rounding, speedups
+from fallline.studies.measuring.data_parallel import RATE, Size, measured, workload
+from fallline.studies.measuring.speedup import is_rounding, speedups
 from fallline.studies.workers import STUDY
 from fallline.tasks.batches import Batches
 from fallline.tasks.load import load

@@ -8,7 +8,7 @@ from fallline.claims.extraction import short
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.statistics.cells import Cells
 from fallline.compare.trials.training import Training, as_judged
-from fallline.studies.sharpness import sharpness
+from fallline.studies.measuring.sharpness import sharpness
 from fallline.tasks.batches import in_order
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task

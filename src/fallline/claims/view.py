@@ -12,7 +12,7 @@ from fallline.report.finding import Figure, Finding, Table
 from fallline.report.findings import page as findings_page
 from fallline.report.terminal import WIDTH
 from fallline.studies.drawing import plot
-from fallline.studies.timing import stamp
+from fallline.studies.measuring.timing import stamp
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,9 +6,9 @@ from math import log
 from fallline.compare.judgement.wording import number
 from fallline.compare.records import Comparison
 from fallline.report.finding import Finding, Table
-from fallline.studies import depth
 from fallline.studies.lab import Effort, Lab
-from fallline.studies.levels import clause, sentence
+from fallline.studies.measuring import depth
+from fallline.studies.measuring.levels import clause, sentence
 from fallline.studies.reading import leader
 from fallline.studies.study import Study
 from fallline.studies.summary import found, level

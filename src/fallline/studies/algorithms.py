@@ -6,8 +6,8 @@ from fallline.compare.judgement.verdict import judge
 from fallline.compare.judgement.wording import number
 from fallline.report.finding import Finding
 from fallline.studies.lab import Lab
+from fallline.studies.measuring.step_costs import costs, figures
 from fallline.studies.reading import leader
-from fallline.studies.step_costs import costs, figures
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import found, table
 from fallline.tasks.task import sample_count

@@ -1,11 +1,11 @@
 """What does the batch size do? Steps, epochs and time to the target, each with its own learning rate."""
 
 from fallline.report.finding import Finding
-from fallline.studies.arrivals import arrivals, facts, measured
 from fallline.studies.lab import Lab
+from fallline.studies.measuring.arrivals import arrivals, facts, measured
+from fallline.studies.measuring.to_target import figures, said, sentences, table
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import scale
-from fallline.studies.to_target import figures, said, sentences, table
 from fallline.tasks.data import sample_count
 from fallline.tasks.errors import TaskError
 from fallline.tasks.task import Task

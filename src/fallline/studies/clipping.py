@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from fallline.compare.records import Comparison
 from fallline.report.finding import Finding
-from fallline.studies.clipped import by_norm, clip_norms, clip_sweep, figure, said, table
 from fallline.studies.lab import Lab
-from fallline.studies.rates import untrained_loss
+from fallline.studies.measuring.clipped import by_norm, clip_norms, clip_sweep, figure, said, table
+from fallline.studies.measuring.rates import untrained_loss
+from fallline.studies.measuring.sweeps import shortened
 from fallline.studies.study import Study
 from fallline.studies.summary import facts, scale
-from fallline.studies.sweeps import shortened
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 

@@ -4,12 +4,12 @@ from fallline.compare.judgement.cautions import best_tuning
 from fallline.compare.judgement.wording import setting
 from fallline.compare.records import Comparison
 from fallline.report.finding import Finding
-from fallline.studies import resplits, resplits_shown
-from fallline.studies.coverage import coverages
 from fallline.studies.lab import Effort, Lab
+from fallline.studies.measuring import resplits, resplits_shown
+from fallline.studies.measuring.coverage import coverages
+from fallline.studies.measuring.sweeps import shortened
 from fallline.studies.study import Study
 from fallline.studies.summary import facts, scale
-from fallline.studies.sweeps import shortened
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 SHUFFLES, QUICK_SHUFFLES = 10, 4

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from fallline.report.finding import Finding
-from fallline.studies import effective_rates
-from fallline.studies.effective_rates import courses
 from fallline.studies.lab import Effort, Lab
-from fallline.studies.memory import memory_figure
-from fallline.studies.past import past_costs, phases_of, quickened, without_past
+from fallline.studies.measuring import effective_rates
+from fallline.studies.measuring.effective_rates import courses
+from fallline.studies.measuring.memory import memory_figure
+from fallline.studies.measuring.past import past_costs, phases_of, quickened, without_past
 from fallline.studies.reading import leader
 from fallline.studies.study import Study
 from fallline.studies.summary import found, table

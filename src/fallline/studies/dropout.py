@@ -7,9 +7,9 @@ from torch.utils.data import DataLoader
 
 from fallline.report.finding import Finding
 from fallline.studies.drawing import Axis
-from fallline.studies.generalization import figure, losses, table
 from fallline.studies.lab import Lab
-from fallline.studies.levels import best_beside, clause
+from fallline.studies.measuring.generalization import figure, losses, table
+from fallline.studies.measuring.levels import best_beside, clause
 from fallline.studies.study import Study
 from fallline.studies.summary import found
 from fallline.studies.varied import with_dropouts

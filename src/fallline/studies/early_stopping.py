@@ -7,8 +7,8 @@ from fallline.compare.judgement.standings import loss_scale
 from fallline.compare.statistics.pairs import Scale
 from fallline.report.finding import Finding
 from fallline.studies.lab import Effort, Lab
-from fallline.studies.levels import difference
-from fallline.studies.stopping import Outcome, at_the_end, figures, outcome, table
+from fallline.studies.measuring.levels import difference
+from fallline.studies.measuring.stopping import Outcome, at_the_end, figures, outcome, table
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import found
 from fallline.tasks.task import Task

@@ -3,14 +3,14 @@
 import numpy as np
 
 from fallline.report.finding import Finding
-from fallline.studies import importance_shown as shown
-from fallline.studies.importance import importance
 from fallline.studies.lab import Lab
-from fallline.studies.random_trials import OPTIMIZER, random_trials, table_of
-from fallline.studies.rates import untrained_loss
+from fallline.studies.measuring import importance_shown as shown
+from fallline.studies.measuring.importance import importance
+from fallline.studies.measuring.random_trials import OPTIMIZER, random_trials, table_of
+from fallline.studies.measuring.rates import untrained_loss
+from fallline.studies.measuring.sweeps import shortened
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import facts, scale
-from fallline.studies.sweeps import shortened
 
 TRIALS, QUICK_TRIALS = 200, 60
 

@@ -6,13 +6,13 @@ from fallline.compare.judgement.wording import plural
 from fallline.compare.records import Comparison
 from fallline.report.finding import Finding
 from fallline.report.summary import tuned
-from fallline.studies import depth
 from fallline.studies.lab import Effort, Lab
-from fallline.studies.levels import best_beside, sentence
+from fallline.studies.measuring import depth
+from fallline.studies.measuring.levels import best_beside, sentence
+from fallline.studies.measuring.symmetry import distinct_units, trained
 from fallline.studies.reading import leader
 from fallline.studies.study import Study
 from fallline.studies.summary import found
-from fallline.studies.symmetry import distinct_units, trained
 from fallline.studies.varied import INITIALIZATIONS, UNCHANGED, with_initializations
 from fallline.tasks import deep_narrow
 from fallline.tasks.task import Task

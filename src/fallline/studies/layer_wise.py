@@ -5,14 +5,14 @@ from fallline.core.space import Range
 from fallline.report.finding import Figure, Finding
 from fallline.studies.drawing import Axis, lines
 from fallline.studies.lab import Effort, Lab
-from fallline.studies.layer_rates import ALL, HEAD, UPPER, decayed, layer_count, with_layer_rates
-from fallline.studies.levels import best_beside, clause, line, mean_over, sentence
+from fallline.studies.measuring.layer_rates import ALL, HEAD, UPPER, decayed, layer_count, with_layer_rates
+from fallline.studies.measuring.levels import best_beside, clause, line, mean_over, sentence
 from fallline.studies.reading import loss_axis
 from fallline.studies.study import Study
 from fallline.studies.summary import found
 
 #: Where the head's learning rate is searched, and each layer's over that of the layer above it.
-OPTIMIZER, RATES = "fallline.studies.layer_rates:adamw", Range(3e-4, 0.1)
+OPTIMIZER, RATES = "fallline.studies.measuring.layer_rates:adamw", Range(3e-4, 0.1)
 DECAYS, QUICK_DECAYS = (0.3, 0.5, 0.65, 0.8, 0.9), (0.5, 0.8)
 
 

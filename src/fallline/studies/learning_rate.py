@@ -1,14 +1,14 @@
 """What does the learning rate do? Exactly on a quadratic, and by a sweep over decades on the task."""
 
 from fallline.report.finding import Finding
-from fallline.studies import rates, two_over_l
 from fallline.studies.lab import Lab
-from fallline.studies.rates import rate_sweep, responses, untrained_loss
+from fallline.studies.measuring import rates, two_over_l
+from fallline.studies.measuring.rates import rate_sweep, responses, untrained_loss
+from fallline.studies.measuring.sweeps import shortened
+from fallline.studies.measuring.two_over_l import CLASSES, descend
 from fallline.studies.reading import loss_axis
 from fallline.studies.study import Study
 from fallline.studies.summary import facts, scale
-from fallline.studies.sweeps import shortened
-from fallline.studies.two_over_l import CLASSES, descend
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 

@@ -5,9 +5,9 @@ from functools import partial
 from torch import Tensor
 
 from fallline.report.finding import Finding
-from fallline.studies import batch_noise, escape
-from fallline.studies.escape import Landscape
 from fallline.studies.lab import Lab
+from fallline.studies.measuring import batch_noise, escape
+from fallline.studies.measuring.escape import Landscape
 from fallline.studies.study import Study
 from fallline.studies.summary import found
 

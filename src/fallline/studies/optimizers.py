@@ -6,12 +6,12 @@ from fallline.compare.judgement.verdict import judge
 from fallline.compare.search.arms import usual
 from fallline.core.registry import find
 from fallline.report.finding import Finding
-from fallline.studies import over_tasks
 from fallline.studies.lab import Effort, Lab
+from fallline.studies.measuring import over_tasks
+from fallline.studies.measuring.sweeps import shortened
 from fallline.studies.reading import leader
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import found
-from fallline.studies.sweeps import shortened
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 

@@ -6,15 +6,15 @@ from fallline.compare.cost import core_share
 from fallline.compare.judgement.wording import number, setting
 from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Finding
-from fallline.studies import storage
 from fallline.studies.lab import Lab
-from fallline.studies.levels import clause
-from fallline.studies.precision_costs import costs
+from fallline.studies.measuring import storage
+from fallline.studies.measuring.levels import clause
+from fallline.studies.measuring.precision_costs import costs
+from fallline.studies.measuring.storage import STEPS, movements_kept
+from fallline.studies.measuring.timing import busy
 from fallline.studies.reading import estimate
-from fallline.studies.storage import STEPS, movements_kept
 from fallline.studies.study import Study
 from fallline.studies.summary import found
-from fallline.studies.timing import busy
 from fallline.tasks.settings import PRECISIONS
 
 #: Learning rates at which the movement of stored weights is measured, and the usual one for fine-tuning.

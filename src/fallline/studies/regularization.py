@@ -2,18 +2,18 @@
 
 from fallline.compare.records import Comparison
 from fallline.report.finding import Finding, Table
-from fallline.studies import zero_shares
 from fallline.studies.lab import Effort, Lab
-from fallline.studies.levels import sentence
-from fallline.studies.penalized import PENALTIES, counting
+from fallline.studies.measuring import zero_shares
+from fallline.studies.measuring.levels import sentence
+from fallline.studies.measuring.penalized import PENALTIES, counting
+from fallline.studies.measuring.sweeps import shortened
 from fallline.studies.reading import leader
 from fallline.studies.study import Study
 from fallline.studies.summary import found
-from fallline.studies.sweeps import shortened
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 
-ADAM = "fallline.studies.penalized:penalized"
+ADAM = "fallline.studies.measuring.penalized:penalized"
 SPACE = {"lr": {"low": 1e-3, "high": 3e-2}, "strength": {"low": 1e-6, "high": 1e-2}}
 L1 = ("l1-subgradient", "l1-proximal")
 STRENGTHS, FEW_STRENGTHS = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3), (1e-5, 3e-4, 3e-3)

@@ -9,7 +9,7 @@ from fallline.compare.trials.stepping import learning_rate_factor
 from fallline.report.finding import Figure, Finding
 from fallline.studies.drawing import Axis, Line, lines
 from fallline.studies.lab import Lab
-from fallline.studies.levels import best_beside, main_effect, sentence
+from fallline.studies.measuring.levels import best_beside, main_effect, sentence
 from fallline.studies.reading import leader
 from fallline.studies.study import Study
 from fallline.studies.summary import found

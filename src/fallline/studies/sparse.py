@@ -1,12 +1,12 @@
 """Do sparse data want adaptive methods? A task with few gradients in a step beside dense ones."""
 
 from fallline.report.finding import Finding
-from fallline.studies import families, recovery
-from fallline.studies.families import ADAPTIVE, PLAIN, RATES, density, interplay, orders, told
 from fallline.studies.lab import Effort, Lab
+from fallline.studies.measuring import families, recovery
+from fallline.studies.measuring.families import ADAPTIVE, PLAIN, RATES, density, interplay, orders, told
+from fallline.studies.measuring.sweeps import shortened
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import found
-from fallline.studies.sweeps import shortened
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 

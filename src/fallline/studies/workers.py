@@ -8,12 +8,12 @@ from torch import nn
 from fallline.compare.cost import core_share
 from fallline.compare.judgement.wording import plural
 from fallline.report.finding import Finding
-from fallline.studies.data_parallel import Size, Workload, gpus, measured, workload
 from fallline.studies.lab import Lab
-from fallline.studies.speedup import figures, sameness, shared_cores, speedups, table, told
+from fallline.studies.measuring.data_parallel import Size, Workload, gpus, measured, workload
+from fallline.studies.measuring.speedup import figures, sameness, shared_cores, speedups, table, told
+from fallline.studies.measuring.timing import busy, cores, stamp
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import scale
-from fallline.studies.timing import busy, cores, stamp
 from fallline.tasks.task import Task, sample_count
 
 #: How much larger the batches of the task are made, so that a step has more to compute.

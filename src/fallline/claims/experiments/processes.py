@@ -6,9 +6,9 @@ from functools import partial
 from fallline.claims.experiments.experiment import Experiment
 from fallline.claims.samples import Samples
 from fallline.compare.judgement.wording import plural
-from fallline.studies.data_parallel import Size, measured, workload
 from fallline.studies.lab import Lab
-from fallline.studies.timing import cores
+from fallline.studies.measuring.data_parallel import Size, measured, workload
+from fallline.studies.measuring.timing import cores
 from fallline.studies.workers import wide_task
 from fallline.tasks.load import load
 from fallline.tasks.task import Task

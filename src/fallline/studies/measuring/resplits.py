@@ -14,8 +14,8 @@ from fallline.compare.protocol.seeds import training_seed
 from fallline.compare.records import Comparison, Spec, Trial
 from fallline.compare.statistics.pairs import Interval
 from fallline.studies.lab import Lab
+from fallline.studies.measuring.sweeps import sweep
 from fallline.studies.study import StudyError
-from fallline.studies.sweeps import sweep
 from fallline.tasks.data import Data, each, in_memory, sample_count, subset
 from fallline.tasks.seeding import derived
 from fallline.tasks.task import Task

@@ -15,8 +15,8 @@ from scipy import stats
 from torch import Tensor
 
 from fallline.compare.statistics.pairs import Interval
+from fallline.studies.measuring.resplits import FOLDS
 from fallline.studies.reading import share
-from fallline.studies.resplits import FOLDS
 from fallline.tasks.data import Data, inputs_and_targets, leaves
 
 #: Penalties of the two regressions, per sample.

@@ -9,7 +9,7 @@ from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval, mean_interval
 from fallline.report.finding import Figure, Finding
 from fallline.studies.drawing import Axis, lines
-from fallline.studies.levels import line
+from fallline.studies.measuring.levels import line
 from fallline.studies.reading import leader
 from fallline.studies.summary import table
 from fallline.tasks.batches import Batches

@@ -11,7 +11,7 @@ from fallline.compare.search.sampling import sampler
 from fallline.compare.statistics.sensitivity import loss_reached
 from fallline.core.space import USUAL, Range, dimension
 from fallline.studies.lab import Lab
-from fallline.studies.sweeps import sweep
+from fallline.studies.measuring.sweeps import sweep
 from fallline.tasks.task import Task, sample_count
 
 OPTIMIZER = "adamw"

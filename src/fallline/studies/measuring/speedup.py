@@ -10,10 +10,10 @@ from fallline.compare.judgement.wording import ends, number, plural
 from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
-from fallline.studies.data_parallel import Measured, gpus
 from fallline.studies.drawing import Axis, Line, lines
-from fallline.studies.levels import line
-from fallline.studies.timing import cores, median_interval
+from fallline.studies.measuring.data_parallel import Measured, gpus
+from fallline.studies.measuring.levels import line
+from fallline.studies.measuring.timing import cores, median_interval
 
 #: Differences of float64 losses above this are not rounding, and below it cannot be seen in a figure.
 ROUNDING, INVISIBLE = 1e-9, 1e-17

@@ -7,10 +7,10 @@ from fallline.compare.statistics.cells import Cells
 from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
-from fallline.studies.arrivals import Measured
-from fallline.studies.critical import Law, critical, laws, typical
 from fallline.studies.drawing import Axis, Line, lines
-from fallline.studies.levels import line
+from fallline.studies.measuring.arrivals import Measured
+from fallline.studies.measuring.critical import Law, critical, laws, typical
+from fallline.studies.measuring.levels import line
 from fallline.studies.reading import averaged, estimate, ratio
 
 

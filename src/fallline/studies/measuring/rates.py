@@ -21,8 +21,8 @@ from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
 from fallline.studies.drawing import Axis, Line, lines
 from fallline.studies.lab import Lab
+from fallline.studies.measuring.sweeps import sweep
 from fallline.studies.reading import estimate
-from fallline.studies.sweeps import sweep
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
 

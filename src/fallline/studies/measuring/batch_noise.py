@@ -11,11 +11,11 @@ from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
 from fallline.studies.drawing import bars
 from fallline.studies.lab import Lab
+from fallline.studies.measuring.sharpness import sharpness
+from fallline.studies.measuring.sweeps import shortened
 from fallline.studies.reading import averaged, leader, ratio, times
-from fallline.studies.sharpness import sharpness
 from fallline.studies.study import StudyError
 from fallline.studies.summary import level
-from fallline.studies.sweeps import shortened
 from fallline.tasks.batches import in_order
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task, sample_count

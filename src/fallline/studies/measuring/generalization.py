@@ -7,7 +7,7 @@ from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Figure, Table
 from fallline.studies.drawing import Axis, lines
-from fallline.studies.levels import line, mean_over
+from fallline.studies.measuring.levels import line, mean_over
 from fallline.studies.reading import loss_axis
 
 #: What is shown of each training: losses along its curve.

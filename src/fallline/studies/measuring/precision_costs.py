@@ -13,7 +13,7 @@ from fallline.compare.trials.training import Training
 from fallline.compare.trials.trial import WARM_UP, state_bytes
 from fallline.report.finding import Table
 from fallline.report.terminal import span
-from fallline.studies.timing import in_turns, median_interval
+from fallline.studies.measuring.timing import in_turns, median_interval
 from fallline.tasks.seeding import seeded
 from fallline.tasks.settings import PRECISIONS
 from fallline.tasks.task import Task

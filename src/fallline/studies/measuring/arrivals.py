@@ -20,8 +20,8 @@ from fallline.compare.trials.trial import WARM_UP
 from fallline.core.registry import find
 from fallline.core.space import Range
 from fallline.studies.lab import Effort, Lab
+from fallline.studies.measuring.sweeps import sweep
 from fallline.studies.summary import facts as plan_facts
-from fallline.studies.sweeps import sweep
 from fallline.tasks.data import sample_count
 from fallline.tasks.seeding import seeded
 from fallline.tasks.target import LOSS, Target

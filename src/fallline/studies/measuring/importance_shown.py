@@ -7,7 +7,7 @@ from fallline.compare.judgement.wording import listing, setting
 from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Figure, Table
 from fallline.studies.drawing import bars, heat
-from fallline.studies.importance import Importance, grid, total
+from fallline.studies.measuring.importance import Importance, grid, total
 from fallline.studies.reading import percent
 
 CAVEATS = [

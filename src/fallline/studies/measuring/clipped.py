@@ -22,11 +22,11 @@ from fallline.core.space import middle
 from fallline.report.finding import Figure, Table
 from fallline.studies.drawing import lines
 from fallline.studies.lab import Lab
-from fallline.studies.levels import line
-from fallline.studies.rates import GOOD, RATE, good_decades, grid, has_diverged, untrained_loss
+from fallline.studies.measuring.levels import line
+from fallline.studies.measuring.rates import GOOD, RATE, good_decades, grid, has_diverged, untrained_loss
+from fallline.studies.measuring.sweeps import sweep
 from fallline.studies.reading import estimate, loss_axis
 from fallline.studies.study import StudyError
-from fallline.studies.sweeps import sweep
 from fallline.tasks.data import Batch
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task

@@ -8,9 +8,9 @@ from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval, mean_interval
 from fallline.core.space import Range
 from fallline.report.finding import Figure, Table
-from fallline.studies.between_tasks import as_ratio, log_losses, unpaired
 from fallline.studies.drawing import Axis, lines
-from fallline.studies.levels import line
+from fallline.studies.measuring.between_tasks import as_ratio, log_losses, unpaired
+from fallline.studies.measuring.levels import line
 from fallline.studies.reading import estimate
 from fallline.tasks.batches import Batches
 from fallline.tasks.seeding import seeded

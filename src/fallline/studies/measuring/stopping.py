@@ -9,7 +9,7 @@ from fallline.compare.records import Comparison, Curve, Trial
 from fallline.compare.statistics.pairs import Interval, Scale
 from fallline.report.finding import Figure, Table
 from fallline.studies.drawing import Axis, lines
-from fallline.studies.levels import difference, line, mean_over
+from fallline.studies.measuring.levels import difference, line, mean_over
 from fallline.studies.reading import loss_axis
 
 

@@ -11,7 +11,7 @@ from fallline.compare.statistics.pairs import Interval, mean_interval
 from fallline.core.registry import find
 from fallline.report.finding import Figure
 from fallline.studies.drawing import Axis, lines
-from fallline.studies.levels import line
+from fallline.studies.measuring.levels import line
 from fallline.tasks.batches import Batches
 from fallline.tasks.seeding import derived, seeded
 from fallline.tasks.task import Task

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fallline.compare.records import Comparison
 from fallline.report.finding import Figure
 from fallline.studies.drawing import Axis, Line, lines
-from fallline.studies.levels import line, mean_over
+from fallline.studies.measuring.levels import line, mean_over
 from fallline.studies.reading import loss_axis
 
 

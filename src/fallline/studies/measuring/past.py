@@ -11,10 +11,10 @@ from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
-from fallline.studies.between_tasks import as_ratio, log_losses, unpaired
 from fallline.studies.drawing import bars
 from fallline.studies.lab import Lab
-from fallline.studies.sweeps import shortened
+from fallline.studies.measuring.between_tasks import as_ratio, log_losses, unpaired
+from fallline.studies.measuring.sweeps import shortened
 from fallline.tasks.drift import PhaseByPhase
 from fallline.tasks.task import Task
 

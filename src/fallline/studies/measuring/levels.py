@@ -88,10 +88,15 @@ def clause(comparison: Comparison, first: str, second: str) -> str:
     if found is None:
         return f"{new} and {old} cannot be compared: one of them has no result"
     if found.shown:
-        return f"with {new} the {loss} is {found.text} than with {old}"
+        return f"with {new} the {loss} is {_beside(found.text, old)}"
     if found.alone:
-        return f"with {new} the {loss} is {found.text} than with {old}, too little to count among all pairs"
+        return f"with {new} the {loss} is {_beside(found.text, old)}, too little to count among all pairs"
     return f"no difference in {loss} could be shown between {new} and {old}: {found.text}"
+
+
+def _beside(difference: str, other: str) -> str:
+    """Return a difference with what it is from: so much lower *than*, so many times as high *as*."""
+    return f"{difference} {'as' if 'times as' in difference else 'than'} with {other}"
 
 
 def sentence(comparison: Comparison, first: str, second: str) -> str:

@@ -8,8 +8,8 @@ from fallline.compare.records import Comparison, Trial
 from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
 from fallline.studies.drawing import Axis, Line, lines
-from fallline.studies.levels import mean_over
-from fallline.studies.penalized import NEAR_ZEROS, NEARLY, ZEROS
+from fallline.studies.measuring.levels import mean_over
+from fallline.studies.measuring.penalized import NEAR_ZEROS, NEARLY, ZEROS
 from fallline.studies.reading import loss_axis
 from fallline.studies.summary import level
 from fallline.tasks.seeding import seeded

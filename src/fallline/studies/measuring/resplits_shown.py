@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Figure, Table
-from fallline.studies.coverage import Coverage
 from fallline.studies.drawing import bars
+from fallline.studies.measuring.coverage import Coverage
+from fallline.studies.measuring.resplits import FOLDS, Splits, same_best, same_order, spread
 from fallline.studies.reading import percent
-from fallline.studies.resplits import FOLDS, Splits, same_best, same_order, spread
 
 CAVEATS = [
     "The shuffles divide one and the same data: other data of the same kind would differ more.",

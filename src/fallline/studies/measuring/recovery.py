@@ -11,7 +11,7 @@ from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.trial import run_trial
 from fallline.report.finding import Figure, Table
 from fallline.studies.drawing import Axis, Line, lines
-from fallline.studies.penalized import add_l1_subgradient
+from fallline.studies.measuring.penalized import add_l1_subgradient
 from fallline.tasks.load import load
 from fallline.tasks.threads import one_thread
 
@@ -19,7 +19,7 @@ from fallline.tasks.threads import one_thread
 TASK, RATE = "sparse-recovery", 0.2
 #: Strengths of the penalty, of which theory says that the middle ones find the support.
 STRENGTHS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
-METHODS = {"proximal": "proximal-sgd", "subgradient": "fallline.studies.recovery:l1_by_subgradient"}
+METHODS = {"proximal": "proximal-sgd", "subgradient": "fallline.studies.measuring.recovery:l1_by_subgradient"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What studies measure with: sweeps, sharpness, timings, importance, escapes, and how each is shown."""
