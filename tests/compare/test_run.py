@@ -63,7 +63,7 @@ def test_the_folder_holds_the_results_and_a_report(finished):
 def test_the_module_is_the_function():
     assert callable(fallline.compare)
     with pytest.raises(UnknownNameError, match="did you mean 'adam'"):
-        fallline.compare(BLOBS, ["adan"])
+        fallline.compare(BLOBS, ["adamm"])
 
 
 def test_worker_processes_give_the_same_comparison(finished, tmp_path):
