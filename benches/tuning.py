@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -14,6 +15,8 @@ from benches.timing import ratio
 
 BY_HAND = Path(__file__).with_name("by_hand")
 WORKERS = 2
+#: Ways of ours to make the same trainings.
+OURS = {"fallline": "processes", "fallline, stacked": "stacked"}
 
 
 def main(trials: int = 100, rounds: int = 3) -> None:
@@ -25,9 +28,8 @@ def main(trials: int = 100, rounds: int = 3) -> None:
         for name, command in programs.items():
             seconds[name].append(_seconds_per_trial(command, trials))
     for name, each in seconds.items():
-        factor = (
-            "" if name == "fallline" else f", {ratio(each, seconds['fallline']):.2f} times fallline's time"
-        )
+        ratios = " and ".join(f"{ratio(each, seconds[ours]):.2f}" for ours in OURS)
+        factor = "" if name in OURS else f", {ratios} times fallline's times"
         print(f"{name:20s}{60 / median(each):8.1f} trials a minute{factor}")
 
 
@@ -38,7 +40,7 @@ def _programs() -> dict[str, Callable[[str, int], list[str]]]:
         by_hand["Ray Tune"] = "with_ray_tune.py"
     else:
         print("Ray Tune is not installed: pip install 'ray[tune]'")
-    return {"fallline": _ours} | {
+    return {name: partial(_ours, executor) for name, executor in OURS.items()} | {
         f"{tuner}, {kind}": lambda folder, trials, file=file, kind=kind: [
             sys.executable, str(BY_HAND / file), folder, str(trials), kind,
         ]
@@ -47,10 +49,11 @@ def _programs() -> dict[str, Callable[[str, int], list[str]]]:
     }  # fmt: skip
 
 
-def _ours(folder: str, trials: int) -> list[str]:
+def _ours(executor: str, folder: str, trials: int) -> list[str]:
     """Return the command for as many trainings in all: the last is the winner's, on a fresh seed."""
-    sizes = dict(trials=trials - 1, seeds=1, studies=1, workers=WORKERS, out=f"{folder}/run")
+    sizes = dict(trials=trials - 1, seeds=1, studies=1, workers=WORKERS, executor=executor)
     options = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+    options += ["--out", f"{folder}/run"]
     return [sys.executable, "-m", "fallline.cli", "compare", "digits", "--optimizers", "adamw", *options]
 
 

@@ -6,6 +6,7 @@
 import multiprocessing
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -167,17 +168,35 @@ def _ctrl_c_held_back() -> Iterator[None]:
     """Start a process that Ctrl-C does not reach; in this one it waits, and is not lost, until that is done.
 
     A new process inherits which signals are blocked. Ignoring Ctrl-C meanwhile would lose it, and starting
-    takes a second and more on a busy machine.
+    takes a second and more on a busy machine. Blocking is not enough here: another thread may take the
+    signal, and Python would still raise in the middle of the start.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     resource_tracker.ensure_running()  # it unblocks Ctrl-C when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _ctrl_c_after():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _ctrl_c_after() -> Iterator[None]:
+    """Handle a Ctrl-C that comes meanwhile when this ends; it interrupts the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+    if came and callable(handler):
+        handler(signal.SIGINT, None)
 
 
 @contextmanager
