@@ -4,6 +4,7 @@
 """
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -12,13 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import islice
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from pathlib import Path
 from types import ModuleType
 
 from fallline.compare.errors import ComparisonError
 from fallline.compare.executors.retries import Retries
-from fallline.compare.executors.worker import Job, Report, serve
+from fallline.compare.executors.worker import Job, Report, Surroundings, serve
 from fallline.compare.records import Spec, Trial
 from fallline.compare.search.pruning import Judge
 
@@ -26,13 +29,30 @@ from fallline.compare.search.pruning import Judge
 START_DEATHS = 3
 
 
+def start_server() -> BaseContext:
+    """Have a process import what workers need, and return how processes are started: forked from that one.
+
+    It is asked for early, so that it imports while this process plans; and it stays, so that the workers of
+    the next comparison start at once. It has imported modules and has run nothing, which makes it safe to
+    fork. Where there is no fork, each worker imports for itself.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fallline.compare.executors.worker"])
+    with _ctrl_c_held_back():
+        forkserver.ensure_running()
+    return context
+
+
 class Worker:
     """One process and the pipe to it; ``specs`` is what it is working on."""
 
     def __init__(self, job: Job):
-        context = multiprocessing.get_context("spawn")
+        context = start_server()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(job, theirs), daemon=True)
+        surroundings = Surroundings(Path.cwd(), dict(os.environ))
+        self.process = context.Process(target=serve, args=(job, theirs, surroundings), daemon=True)
         try:
             with _ctrl_c_held_back(), nullcontext() if job.in_script else _script_hidden():
                 self.process.start()

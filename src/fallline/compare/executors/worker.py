@@ -62,9 +62,23 @@ class Report(NamedTuple):
     loss: float
 
 
-def serve(job: Job, connection: Connection) -> None:
+class Surroundings(NamedTuple):
+    """Where the program runs that starts a worker, which is forked from a process that may be older."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def enter(self) -> None:
+        """Have this process run there, too."""
+        os.chdir(self.folder)
+        os.environ.clear()
+        os.environ.update(self.environment)
+
+
+def serve(job: Job, connection: Connection, surroundings: Surroundings) -> None:
     """Answer specs with their trials; first say None, or the traceback if the task does not load."""
     _belong_to_parent()
+    surroundings.enter()
     torch.set_num_threads(1)
     try:
         task = job.load()
