@@ -15,9 +15,9 @@ from dataclasses import replace
 from itertools import islice
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from fallline.compare.errors import ComparisonError
 from fallline.compare.executors.retries import Retries
@@ -25,11 +25,14 @@ from fallline.compare.executors.worker import Job, Report, Surroundings, serve
 from fallline.compare.records import Spec, Trial
 from fallline.compare.search.pruning import Judge
 
+if TYPE_CHECKING:  # Windows has no fork server
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
 #: Workers that may be killed before their first trial, in all, before the comparison is given up.
 START_DEATHS = 3
 
 
-def start_server() -> BaseContext:
+def start_server() -> "ForkServerContext | SpawnContext":
     """Have a process import what workers need, and return how processes are started: forked from that one.
 
     It is asked for early, so that it imports while this process plans; and it stays, so that the workers of
