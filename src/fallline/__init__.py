@@ -10,6 +10,7 @@ from fallline.core.chain import chain
 from fallline.core.explain import explain, show_kernel
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
+from fallline.core.precision import Precision
 from fallline.core.registry import Entry, register
 from fallline.core.space import Choice, Range
 from fallline.core.transform import Slot, per_tensor, transform
@@ -77,7 +78,7 @@ __all__ = [
     "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SWA", "Accumulate",
     "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice",
     "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon",
-    "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "Polyak", "Prodigy",
+    "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "Polyak", "Precision", "Prodigy",
     "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "SignSGD", "Signum", "Slot",
     "SophiaG", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters",
     "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register",

@@ -25,6 +25,7 @@ class Launch:
         offsets = arrays["offsets"]
         self._tensors, self._elements = len(offsets) - 1, int(offsets[-1])
         self._chunks = -(-self._elements // CHUNK)
+        self._arrays["keys"] = np.zeros(self._tensors, np.int64)
         self._arrays["numbers"] = np.zeros((self._tensors, len(program(each).numbers)))
         self._owners, self._arrays["segments"] = self._segments(offsets) if each.sums else _NO_SEGMENTS
         self._arrays["partials"] = np.zeros((len(self._owners), len(each.sums)))

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fallline.backends.cpu_kernel import LEFT, Signature
+from fallline.backends.cpu_access import LEFT, Signature
 from fallline.core.backend import Batch
-from fallline.core.transform import GAIN, GRAD, G, P
+from fallline.core.formats import Codes, Format, Plain
+from fallline.core.rounding import Noise
+from fallline.core.state import parts_of
+from fallline.core.transform import GAIN, GRAD, G
 
 address, _bytes = Tensor.data_ptr, attrgetter("nbytes")
 
@@ -25,23 +28,26 @@ class Table:
 
     def __init__(self, batch: Batch, dtypes: Signature):
         self._batch = batch
-        self._layouts = [_dense_like(p) for p in batch.params]
+        self._layouts = [_dense_like(p, dtypes.is_random) for p in batch.params]
         self._simple = all(p.is_contiguous() and not p.is_complex() for p in batch.params)
         self._staged: list[tuple[Tensor, Tensor]] = []
-        self._operands = {P: batch.params} | {
-            slot.name: [state[slot.name] for state in batch.states] for slot in batch.plan.slots
-        }
-        self._operands = {n: list(map(self._in_order, xs, self._layouts)) for n, xs in self._operands.items()}
+        self._parts = {name: self._columns(name, kept_as) for name, kept_as in batch.formats.items()}
         self._grads: Sequence[Tensor] = ()
         self._left = {n: self._room(dtypes.compute) for n in batch.plan.left}
-        scalars = [[state[slot.name] for state in batch.states] for slot in batch.plan.scalar_slots]
-        sizes = [p.numel() * (2 if p.is_complex() else 1) for p in batch.params]
-        self.offsets = np.cumsum([0, *sizes], dtype=np.int64)
-        nowhere = [0] * len(batch.params)
-        params, *state = [list(map(address, column)) for column in (*self._operands.values(), *scalars)]
-        left = [list(map(address, self._left[n])) if n in self._left else nowhere for n in LEFT]
-        self.addresses = np.array([params, nowhere, *state, *left], np.int64)
+        counts = [p.numel() * (2 if p.is_complex() else 1) for p in batch.params]
+        self.sizes = np.array(counts, np.int64)
+        self.offsets = np.cumsum([0, *(-(-n // dtypes.block) * dtypes.block for n in counts)], dtype=np.int64)
+        self.addresses = np.array(self._rows(), np.int64)
         self._grad_addresses: list[int] = []
+
+    def _rows(self) -> list[list[int]]:
+        """Return the addresses row by row, in the order of `cpu_access.rows`."""
+        nowhere, slots = [0] * len(self._batch.params), self._batch.plan.scalar_slots
+        scalars = [[state[slot.name] for state in self._batch.states] for slot in slots]
+        first, beside = zip(*((each[0], each[1:]) for each in self._parts.values()), strict=True)
+        params, *state = [list(map(address, column)) for column in (*first, *scalars)]
+        left = [list(map(address, self._left[n])) if n in self._left else nowhere for n in LEFT]
+        return [params, nowhere, *state, *left, *(list(map(address, x)) for each in beside for x in each)]
 
     def _room(self, dtype: torch.dtype) -> list[Tensor]:
         return [torch.empty_like(x, dtype=dtype) for x in self._layouts]
@@ -71,16 +77,20 @@ class Table:
 
     def operands(self, i: int, takes: Sequence[str]) -> dict[str, Any]:
         """Return what a rule on whole tensors sees of tensor ``i``."""
-        own = {name: column[i] for name, column in self._operands.items()}
+        own = {name: self._read(name, i) for name in self._parts}
         grad = {G: self._grads[i], GRAD: self._grads[i]} if self._grads else {}
         shaped = {slot.name: self._batch.states[i].get(slot.name) for slot in self._batch.plan.shaped_slots}
         return {GAIN: 1.0, **grad, **own, **shaped, **{name: self._left[name][i] for name in takes}}
 
-    def put(self, name: str, i: int, value: Tensor | None) -> None:
+    def put(self, name: str, i: int, value: Tensor | None, noise: Noise | None, stream: int) -> None:
         """Store a result for tensor ``i``, None where it has no such slot."""
-        kept = self._left if name == G else self._operands
-        if value is not None:
-            (kept[name][i] if name in kept else self._batch.states[i][name]).copy_(value)
+        if value is None:
+            return
+        if name in self._parts:
+            parts = [column[i] for column in self._parts[name]]
+            self._batch.formats[name].write(value, parts, noise, stream)
+        else:
+            (self._left[name][i] if name == G else self._batch.states[i][name]).copy_(value)
 
     def stage(self) -> None:
         """Copy what does not lie in order to where it does."""
@@ -93,6 +103,21 @@ class Table:
             with torch.no_grad():
                 for real, copy in self._staged:
                     real.copy_(copy)
+
+    def _columns(self, name: str, kept_as: Format) -> list[list[Tensor]]:
+        """Return the parts of a value for every tensor, part by part; codes are in order as they are."""
+        rows = zip(self._batch.params, self._batch.states, self._layouts, strict=True)
+        parts = [(parts_of(name, kept_as, p, state), layout) for p, state, layout in rows]
+        if not isinstance(kept_as, Codes):
+            parts = [([self._in_order(x, layout) for x in own], layout) for own, layout in parts]
+        return [list(column) for column in zip(*(own for own, _ in parts), strict=True)]
+
+    def _read(self, name: str, i: int) -> Tensor | None:
+        """Return a value as a rule on whole tensors takes it; such a rule has no codes."""
+        kept_as, parts = self._batch.formats[name], [column[i] for column in self._parts[name]]
+        if isinstance(kept_as, Plain):
+            return parts[0]
+        return None if isinstance(kept_as, Codes) else kept_as.read(parts, tuple(parts[0].shape))
 
     def _in_order(self, x: Tensor, layout: Tensor) -> Tensor:
         if _same_order(x, layout):
@@ -144,9 +169,13 @@ class Watch:
         return same_size and [g.dtype for g in grads[:1]] == self._grad_dtype
 
 
-def _dense_like(p: Tensor) -> Tensor:
-    """Return ``p``, or a dense tensor of its shape if its elements have gaps between them or overlap."""
-    dense = torch.empty_like(p.detach(), memory_format=torch.preserve_format)
+def _dense_like(p: Tensor, in_order: bool) -> Tensor:
+    """Return ``p``, or a dense tensor of its shape if its elements have gaps between them or overlap.
+
+    With ``in_order`` they must lie one after the other.
+    """
+    order = torch.contiguous_format if in_order else torch.preserve_format
+    dense = torch.empty_like(p.detach(), memory_format=order)
     return p.detach() if dense.stride() == p.stride() else dense
 
 

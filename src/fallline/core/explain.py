@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fallline.core import formats
 from fallline.core.backend import Batch, choose
 from fallline.core.dispatch import Dispatch
 from fallline.core.optimizer import Optimizer
@@ -35,12 +36,13 @@ def show_kernel(optimizer: Optimizer) -> str:
 
 def bytes_moved(optimizer: Optimizer) -> int:
     """Return the bytes that the kernels of one step read and write, every parameter having a gradient."""
-    return sum(
+    moved = sum(
         sum(backend.traffic(batch, one) or ()) * sum(p.numel() for p in batch.params)
         for part in _parts(optimizer)
         for backend, batch in Dispatch.of_all(part)
         for one in batch.plan.passes
     )
+    return round(moved)
 
 
 def _parts(optimizer: Any) -> tuple[Optimizer, ...]:
@@ -78,14 +80,15 @@ def _describe(group: dict[str, Any], batch: Batch) -> list[str]:
     for i, one in enumerate(batch.plan.passes, 1):
         lines.append(f"    pass {i}, {_kind(one)}: {', '.join(_names(one.transforms)) or 'the gradient'}")
         moved = backend.traffic(batch, one)
-        lines += [f"      reads {moved[0]}, writes {moved[1]} bytes per element"] if moved else []
+        lines += [f"      reads {moved[0]:.4g}, writes {moved[1]:.4g} bytes per element"] if moved else []
     return [*lines, f"    keeps {_state_bytes(batch):.4g} bytes of state per element"]
 
 
 def _state_bytes(batch: Batch) -> float:
     """Return the bytes of state over the elements of the parameters; numbers per tensor do not count."""
-    names = [slot.name for slot in (*batch.plan.slots, *batch.plan.shaped_slots)]
-    held = sum(state[n].nbytes for state in batch.states for n in names if n in state)
+    keys = [key for name, kept_as in batch.formats.items() for key in formats.keys(name, kept_as)]
+    keys += [slot.name for slot in batch.plan.shaped_slots]
+    held = sum(state[key].nbytes for state in batch.states for key in keys if key in state)
     return held / max(sum(p.numel() for p in batch.params), 1)
 
 

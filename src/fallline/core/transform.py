@@ -35,11 +35,14 @@ class Slot:
     ``initial`` is the starting value, the name of the hyperparameter that holds it, or ``"p"``: a copy of
     the parameter. ``shape`` gives from the parameter's shape that of the slot, or None where a tensor has no
     such slot and the rule gets None; only rules on whole tensors keep such state, in float32 at least.
+    ``nonnegative`` says that no value is below zero, as of averages of squares: a narrow format then keeps
+    small ones apart from zero instead of a sign.
     """
 
     name: str
     initial: float | str = 0.0
     shape: Callable[[Shape], Shape | None] | None = None
+    nonnegative: bool = False
 
 
 @dataclass(frozen=True)
