@@ -128,6 +128,11 @@ class Operand:
         return f"_key_{self.rows[0]}"
 
     @property
+    def seed(self) -> str:
+        """The name of what the random bits of the present element follow from."""
+        return f"_seed_{self.rows[0]}"
+
+    @property
     def size(self) -> float:
         """Its bytes per element."""
         kept_as = self.kept_as
@@ -149,7 +154,7 @@ class Operand:
 
     def store(self) -> str:
         """Return the line of element code that stores it."""
-        noise = f", _narrow.random({self.key}, _first + _k)" if self.access.random else ""
+        noise = f", _narrow.random({self.seed})" if self.access.random else ""
         return f"{self.access.store}({', '.join(self.at)}, _k, {self.name}{noise})"
 
 

@@ -90,15 +90,18 @@ class Elements:
         return self._parameters([at for o in self._operands for at in o.at], [o.key for o in self._rounded])
 
     def _elements(self) -> str:
+        start = [f"{o.seed} = _narrow.seeded({o.key}, _first)" for o in self._rounded]
+        start += [f"_total_{n} = 0.0" for n in self._sums]
         body = [*(o.load() for o in self._loads), *map(python, self._code.element)]
         body += [o.store() for o in self._stores]
+        body += [f"{o.seed} = _narrow.following({o.seed})" for o in self._rounded]
         body += [f"_total_{n} = _io.add(_total_{n}, {n})" for n in self._sums]
         before = "_io.load_f64(_sums_at, {}) + " if self._coded else ""
         totals = [f"{before.format(i)}_total_{n}" for i, n in enumerate(self._sums)]
         finish = [f"_io.store_f64(_sums_at, {i}, {total})" for i, total in enumerate(totals)]
         return _ELEMENTS.format(
             **_signature(self._inner()),
-            start=block([f"_total_{n} = 0.0" for n in self._sums], 1),
+            start=block(start, 1),
             body=block(body, 2),
             finish=block(finish, 1),
         )

@@ -95,10 +95,20 @@ def key(builder, base, stream):
 
 
 @_made(types.int32, types.int64, types.int64)
-def random(builder, key, index):
-    """Return the 16 random bits of an element."""
-    place = builder.mul(builder.trunc(index, _I32), _I32(WEYL))
-    x = builder.add(place, builder.trunc(key, _I32))
+def seeded(builder, key, first):
+    """Return what the random bits of the element ``first`` follow from."""
+    return builder.trunc(builder.add(key, builder.mul(first, _I64(WEYL))), _I32)
+
+
+@_made(types.int32, types.int32)
+def following(builder, x):
+    """Return what those of the next element follow from."""
+    return builder.add(x, _I32(WEYL))
+
+
+@_made(types.int32, types.int32)
+def random(builder, x):
+    """Return 16 random bits."""
     x = builder.mul(builder.xor(x, builder.lshr(x, _I32(HASH_SHIFT))), _I32(HASH))
     return builder.lshr(x, _I32(16))
 
@@ -234,17 +244,21 @@ def _decoded(builder, kept_as, code, scale):
 
 
 def _coded(builder, kept_as, value, inverse, random):
-    """Return the code of a number: that below or above it, by random bits."""
-    share = builder.fmul(_float(builder, _size(builder, value)), inverse)
-    share = builder.select(builder.fcmp_ordered("<", share, _FLOAT(1.0)), share, _FLOAT(1.0))
+    """Return the code of a number: that below or above it, by random bits.
+
+    A share that rounding has brought just above 1 is 1 when its lowest bits are gone. In a block with an
+    infinite number or NaN the codes are arbitrary, and its scale is NaN.
+    """
+    size = _size(builder, value)
+    share = builder.fmul(_float(builder, size), inverse)
     bits = builder.add(builder.lshr(_bits(builder, share), _I32(kept_as.bend)), _I32(kept_as.offset))
     level = builder.fptosi(builder.fmul(_float(builder, bits), _FLOAT(float(kept_as.highest << 16))), _I32)
     code = builder.lshr(builder.add(level, random), _I32(16))
     if kept_as.signed:
         negative = builder.fcmp_ordered("<", value, _FLOAT(0.0))
         return builder.select(negative, builder.neg(code), code)
-    least = builder.zext(builder.fcmp_unordered("!=", value, _FLOAT(0.0)), _I32)
-    return builder.select(builder.icmp_signed(">", code, least), code, least)
+    least = builder.select(builder.icmp_unsigned("<", size, _I32(1)), size, _I32(1))
+    return builder.select(builder.icmp_unsigned(">", code, least), code, least)
 
 
 def _code_at(builder, kept_as, address, index, high):
@@ -311,9 +325,10 @@ def _bytes(kept_as: Codes):
 
     @_compiled
     def pack(codes, scale_at, values, count, noise, first):
-        factor = _measured(values, scale_at, count)
+        factor, seed = _measured(values, scale_at, count), seeded(noise, first)
         for k in range(count):
-            write(codes, k, primitives.load_f32(values, k), factor, random(noise, first + k))
+            write(codes, k, primitives.load_f32(values, k), factor, random(seed))
+            seed = following(seed)
 
     return unpack, pack
 
@@ -333,10 +348,12 @@ def _halves(kept_as: Codes):
     @_compiled
     def pack(codes, scale_at, values, count, noise, first):
         factor, half = _measured(values, scale_at, count), (count + 1) // 2
+        seed_low, seed_high = seeded(noise, first), seeded(noise, first + half)
         primitives.store_f32(values, count, scale(nothing()))
         for k in range(half):
             low, high = primitives.load_f32(values, k), primitives.load_f32(values + 4 * half, k)
-            write(codes, k, low, high, factor, random(noise, first + k), random(noise, first + half + k))
+            write(codes, k, low, high, factor, random(seed_low), random(seed_high))
+            seed_low, seed_high = following(seed_low), following(seed_high)
 
     return unpack, pack
 
