@@ -114,8 +114,13 @@ class Operand:
 
     @property
     def at(self) -> list[str]:
-        """The names of the addresses by which element code reaches it: codes have been unpacked."""
-        return [self.unpacked] if self.codes else self.pointers
+        """The names of the addresses by which element code reaches it: a block of codes as float32, too."""
+        return [self.unpacked, *self.pointers] if self.codes else self.pointers
+
+    @property
+    def by_byte(self) -> bool:
+        """Whether its codes are bytes, which element code reads by itself."""
+        return isinstance(self.kept_as, Codes) and self.kept_as.bits == 8
 
     @property
     def unpacked(self) -> str:
@@ -150,12 +155,18 @@ class Operand:
 
     def load(self) -> str:
         """Return the line of element code that loads it."""
-        return f"{self.name} = {self.access.load}({', '.join(self.at)}, _k)"
+        if self.by_byte:
+            return f"{self.name} = _narrow.read_{self.codes}({self.pointers[0]}, _k, _scale_{self.rows[0]})"
+        return f"{self.name} = {self.access.load}({', '.join(self._places)}, _k)"
 
     def store(self) -> str:
         """Return the line of element code that stores it."""
         noise = f", _narrow.random({self.seed})" if self.access.random else ""
-        return f"{self.access.store}({', '.join(self.at)}, _k, {self.name}{noise})"
+        return f"{self.access.store}({', '.join(self._places)}, _k, {self.name}{noise})"
+
+    @property
+    def _places(self) -> list[str]:
+        return [self.unpacked] if self.codes else self.pointers
 
 
 def operands(plan: Plan, each: ElementPass, dtypes: Signature) -> tuple[list[Operand], list[Operand]]:

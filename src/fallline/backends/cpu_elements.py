@@ -91,14 +91,18 @@ class Elements:
 
     def _elements(self) -> str:
         start = [f"{o.seed} = _narrow.seeded({o.key}, _first)" for o in self._rounded]
+        start += [f"_scale_{o.rows[0]} = _io.load_f32({o.pointers[1]}, 0)" for o in self._loads if o.by_byte]
+        start += [f"_top_{o.rows[0]} = _narrow.nothing()" for o in self._packed]
         start += [f"_total_{n} = 0.0" for n in self._sums]
         body = [*(o.load() for o in self._loads), *map(python, self._code.element)]
         body += [o.store() for o in self._stores]
+        body += [f"_top_{o.rows[0]} = _narrow.larger(_top_{o.rows[0]}, {o.name})" for o in self._packed]
         body += [f"{o.seed} = _narrow.following({o.seed})" for o in self._rounded]
         body += [f"_total_{n} = _io.add(_total_{n}, {n})" for n in self._sums]
         before = "_io.load_f64(_sums_at, {}) + " if self._coded else ""
         totals = [f"{before.format(i)}_total_{n}" for i, n in enumerate(self._sums)]
         finish = [f"_io.store_f64(_sums_at, {i}, {total})" for i, total in enumerate(totals)]
+        finish += [f"_narrow.store_top({o.unpacked}, _top_{o.rows[0]})" for o in self._packed]
         return _ELEMENTS.format(
             **_signature(self._inner()),
             start=block(start, 1),
@@ -121,7 +125,7 @@ class Elements:
             start=block(start, 1),
             last=size - 1,
             size=size,
-            unpack=block([_unpacking(o) for o in self._loads if o.codes], 2),
+            unpack=block([_unpacking(o) for o in self._loads if o.codes and not o.by_byte], 2),
             call=", ".join(moved.get(name, name) for name in self._inner()),
             pack=block([_packing(o) for o in self._packed], 2),
         )

@@ -1,21 +1,21 @@
 """The instructions of generated CPU code for narrow formats: random rounding, numbers in two parts, codes.
 
-They compute bit for bit what `core.formats` computes. Blocks of codes are unpacked to float32 in a scratch
-that stays in the first cache, and packed again when the rule has run over it.
+They compute bit for bit what `core.formats` computes. The rule leaves a block in float32 in a scratch that stays
+in the first cache, with the largest magnitude behind it; then the block is packed. Codes of 8 bits are read
+where the rule runs, those of 4 bits unpacked before.
 """
 
 from inspect import Parameter, Signature, signature
 from typing import Any
 
 import numba
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fallline.backends import primitives as _primitives
-from fallline.core.formats import SMALLEST, Codes
+from fallline.core.formats import ONE, SIXTEEN, SMALLEST, Codes
 from fallline.core.rounding import GOLDEN, HASH, HASH_SHIFT, MIX_1, MIX_2, SMALLEST_HALF, WEYL
 
 #: Instructions are typed where they are called.
@@ -23,6 +23,8 @@ primitives: Any = _primitives
 _njit: Any = numba.njit
 
 _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
+#: Where in a scratch the largest bits of its block are.
+_TOP = 264
 _HALF, _FLOAT = ir.HalfType(), ir.FloatType()
 _SIGN, _MAGNITUDE, _INFINITY, _NAN = _I32(0x80000000), _I32(0x7FFFFFFF), _I32(0x7F800000), _I32(0x7FC00000)
 
@@ -104,6 +106,12 @@ def seeded(builder, key, first):
 def following(builder, x):
     """Return what those of the next element follow from."""
     return builder.add(x, _I32(WEYL))
+
+
+@_made(types.int32, types.int32)
+def spread(builder, x):
+    """Return 16 random bits, evenly spread over neighbours."""
+    return builder.lshr(x, _I32(16))
 
 
 @_made(types.int32, types.int32)
@@ -198,8 +206,8 @@ def store_split(builder, address, beside, index, value):
 
 @_made(types.int64)
 def scratch(builder):
-    """Return the address of room for a block of float32, and one more."""
-    room = cgutils.alloca_once(builder, ir.ArrayType(_FLOAT, 272))
+    """Return the address of room for a block of float32, and some more."""
+    room = cgutils.alloca_once(builder, ir.ArrayType(_FLOAT, _TOP + 8))
     room.align = 64
     return builder.ptrtoint(room, _I64)
 
@@ -210,10 +218,10 @@ def nothing(builder):
     return _I32(0)
 
 
-@_made(types.int32, types.int32, types.int64, types.int64)
-def larger(builder, top, address, index):
+@_made(types.int32, types.int32, types.float32)
+def larger(builder, top, value):
     """Return the larger of ``top`` and the bits of a number without its sign: they order as numbers do."""
-    bits = builder.and_(_load(builder, address, index, _I32, 4), _MAGNITUDE)
+    bits = _size(builder, value)
     return builder.select(builder.icmp_unsigned(">", bits, top), bits, top)
 
 
@@ -236,8 +244,8 @@ def inverse(builder, scale):
 def _decoded(builder, kept_as, code, scale):
     """Return the number that a code of 32 bits stands for."""
     negative = builder.and_(code, _SIGN)
-    bent = builder.fmul(builder.sitofp(code, _FLOAT), _FLOAT(float(np.float32(1 / kept_as.highest))))
-    bits = builder.shl(builder.sub(_bits(builder, bent), _I32(kept_as.offset)), _I32(kept_as.bend))
+    bits = builder.shl(_bits(builder, builder.sitofp(code, _FLOAT)), _I32(kept_as.bend))
+    bits = builder.add(bits, _I32(ONE - (kept_as.top << kept_as.bend)))
     bits = builder.select(builder.icmp_unsigned("==", code, _I32(0)), _I32(0), bits)
     value = builder.fmul(_float(builder, bits), scale)
     return _float(builder, builder.or_(_bits(builder, value), negative)) if kept_as.signed else value
@@ -251,8 +259,9 @@ def _coded(builder, kept_as, value, inverse, random):
     """
     size = _size(builder, value)
     share = builder.fmul(_float(builder, size), inverse)
-    bits = builder.add(builder.lshr(_bits(builder, share), _I32(kept_as.bend)), _I32(kept_as.offset))
-    level = builder.fptosi(builder.fmul(_float(builder, bits), _FLOAT(float(kept_as.highest << 16))), _I32)
+    bent = builder.lshr(_bits(builder, share), _I32(kept_as.bend))
+    bits = builder.add(bent, _I32(kept_as.top + SIXTEEN - (ONE >> kept_as.bend)))
+    level = builder.fptosi(_float(builder, bits), _I32)
     code = builder.lshr(builder.add(level, random), _I32(16))
     if kept_as.signed:
         negative = builder.fcmp_ordered("<", value, _FLOAT(0.0))
@@ -302,35 +311,37 @@ def _pair_writer(kept_as: Codes):
 _compiled: Any = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
+@_made(types.void, types.int64, types.int32)
+def store_top(builder, address, top):
+    """Store the largest bits of a block behind its numbers."""
+    builder.store(top, _pointer(builder, address, _I64(_TOP), _I32))
+
+
+@_made(types.int32, types.int64)
+def _top(builder, address):
+    return _load(builder, address, _I64(_TOP), _I32, 4)
+
+
 @_compiled
-def _measured(values, scale_at, count):
+def _measured(values, scale_at):
     """Store the scale of a block, and return 1 over it."""
-    top = nothing()
-    for k in range(count):
-        top = larger(top, values, k)
-    found = scale(top)
+    found = scale(_top(values))
     primitives.store_f32(scale_at, 0, found)
     return inverse(found)
 
 
 def _bytes(kept_as: Codes):
-    """Return what unpacks and packs a block of codes of one byte each."""
-    read, write = _reader(kept_as, high=False), _byte_writer(kept_as)
-
-    @_compiled
-    def unpack(codes, scale_at, values, count):
-        factor = primitives.load_f32(scale_at, 0)
-        for k in range(count):
-            primitives.store_f32(values, k, read(codes, k, factor))
+    """Return what reads a code of one byte, and what packs a block of them."""
+    write = _byte_writer(kept_as)
 
     @_compiled
     def pack(codes, scale_at, values, count, noise, first):
-        factor, seed = _measured(values, scale_at, count), seeded(noise, first)
+        factor, seed = _measured(values, scale_at), seeded(noise, first)
         for k in range(count):
-            write(codes, k, primitives.load_f32(values, k), factor, random(seed))
+            write(codes, k, primitives.load_f32(values, k), factor, spread(seed))
             seed = following(seed)
 
-    return unpack, pack
+    return _reader(kept_as, high=False), pack
 
 
 def _halves(kept_as: Codes):
@@ -347,18 +358,18 @@ def _halves(kept_as: Codes):
 
     @_compiled
     def pack(codes, scale_at, values, count, noise, first):
-        factor, half = _measured(values, scale_at, count), (count + 1) // 2
+        factor, half = _measured(values, scale_at), (count + 1) // 2
         seed_low, seed_high = seeded(noise, first), seeded(noise, first + half)
         primitives.store_f32(values, count, scale(nothing()))
         for k in range(half):
             low, high = primitives.load_f32(values, k), primitives.load_f32(values + 4 * half, k)
-            write(codes, k, low, high, factor, random(seed_low), random(seed_high))
+            write(codes, k, low, high, factor, spread(seed_low), spread(seed_high))
             seed_low, seed_high = following(seed_low), following(seed_high)
 
     return unpack, pack
 
 
-unpack_8bit_signed, pack_8bit_signed = _bytes(Codes(8, signed=True))
-unpack_8bit, pack_8bit = _bytes(Codes(8, signed=False))
+read_8bit_signed, pack_8bit_signed = _bytes(Codes(8, signed=True))
+read_8bit, pack_8bit = _bytes(Codes(8, signed=False))
 unpack_4bit_signed, pack_4bit_signed = _halves(Codes(4, signed=True))
 unpack_4bit, pack_4bit = _halves(Codes(4, signed=False))

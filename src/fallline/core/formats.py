@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -20,6 +21,8 @@ from fallline.core.transform import P, Shape, Slot
 SMALLEST = torch.finfo(torch.float32).tiny
 #: The bits of 1.0.
 ONE = 127 << 23
+#: What added to the bits of a float multiplies it by 2**16.
+SIXTEEN = 16 << 23
 
 
 class Format(Protocol):
@@ -125,11 +128,11 @@ class Split:
 class Codes:
     r"""Codes of a few bits, and a float32 scale for each block: the largest magnitude in it.
 
-    .. math:: x = \pm s \, C^{-1}(q / q_{\max}), \qquad C(a) \approx a^{1/2^{k}}
+    .. math:: x = \pm s \, D(q), \qquad D(q) \approx (q / q_{\max})^{2^k}, \quad D(q_{\max}) = 1
 
     Spacing codes by a root keeps small numbers apart. The bits of a float are nearly its logarithm, so
-    :math:`C` shifts them to the right by :math:`k`, those of 1 staying as they are: it is straight between
-    powers of 2, and :math:`C^{-1}` is exact. Zero is zero, the largest magnitude of a block is exact, and
+    :math:`D` shifts the bits of :math:`q` as a float by :math:`k`, and then adds what makes the highest code 1:
+    it is straight between powers of 2, and exactly undone by shifting back. Zero is zero, the largest magnitude of a block is exact, and
     without a sign nothing but zero becomes zero: it may be divided by.
     """
 
@@ -158,9 +161,9 @@ class Codes:
         return 1 if self.signed else 2
 
     @property
-    def offset(self) -> int:
-        """What keeps 1 in its place when bits are shifted."""
-        return ONE - (ONE >> self.bend)
+    def top(self) -> int:
+        """The bits of the highest code as a float."""
+        return int(np.float32(self.highest).view(np.int32))
 
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         count = torch.Size(shape).numel()
@@ -172,8 +175,7 @@ class Codes:
         codes = (codes if self.bits == 8 else _unpacked(codes, count, self.block)).to(torch.int32)
         if self.signed:
             codes = (codes << (32 - self.bits)) >> (32 - self.bits)
-        bent = codes.abs().float() * torch.tensor(1 / self.highest, dtype=torch.float32)
-        size = ((bits_of(bent) - self.offset) << self.bend).view(torch.float32)
+        size = (((bits_of(codes.abs().float()) - self.top) << self.bend) + ONE).view(torch.float32)
         size = torch.where(codes == 0, 0.0, size) * scales.repeat_interleave(self.block)[:count]
         return torch.where(codes < 0, -size, size).view(shape)
 
@@ -185,10 +187,9 @@ class Codes:
         scales = torch.where(scales < SMALLEST, 0.0, torch.where(scales.isfinite(), scales, torch.nan))
         inverse = torch.where(scales > 0, 1 / scales, 0.0)
         share = (blocks * inverse.unsqueeze(1)).flatten()[:count]
-        share = torch.where(share < 1, share, 1.0)
-        bent = ((bits_of(share) >> self.bend) + self.offset).view(torch.float32)
-        levels = (bent * (self.highest << 16)).to(torch.int32)
-        codes = (levels + (noise.bits(stream, share) if noise else 1 << 15)) >> 16
+        bent = ((bits_of(share) - ONE) >> self.bend) + self.top + SIXTEEN
+        levels = bent.view(torch.float32).to(torch.int32)
+        codes = (levels + (noise.spread(stream, share) if noise else 1 << 15)) >> 16
         flat = value.flatten()
         codes = torch.where(flat < 0, -codes, codes) if self.signed else codes.maximum((flat != 0).int())
         parts[0].copy_(codes & 255 if self.bits == 8 else _packed(codes & 15, self.block))
