@@ -1,8 +1,8 @@
 """The instructions of generated CPU code for narrow formats: random rounding, numbers in two parts, codes.
 
-They compute bit for bit what `core.formats` computes. The rule leaves a block in float32 in a scratch that stays
-in the first cache, with the largest magnitude behind it; then the block is packed. Codes of 8 bits are read
-where the rule runs, those of 4 bits unpacked before.
+They compute bit for bit what `core.formats` computes. The rule leaves a block in float32 in a scratch that
+stays in the first cache, with the largest magnitude behind it; then the block is packed. Codes of 8 bits are
+read where the rule runs, those of 4 bits unpacked before.
 """
 
 from inspect import Parameter, Signature, signature
@@ -363,7 +363,7 @@ def _halves(kept_as: Codes):
         primitives.store_f32(values, count, scale(nothing()))
         for k in range(half):
             low, high = primitives.load_f32(values, k), primitives.load_f32(values + 4 * half, k)
-            write(codes, k, low, high, factor, spread(seed_low), spread(seed_high))
+            write(codes, k, low, high, factor, random(seed_low), random(seed_high))
             seed_low, seed_high = following(seed_low), following(seed_high)
 
     return unpack, pack

@@ -131,9 +131,9 @@ class Codes:
     .. math:: x = \pm s \, D(q), \qquad D(q) \approx (q / q_{\max})^{2^k}, \quad D(q_{\max}) = 1
 
     Spacing codes by a root keeps small numbers apart. The bits of a float are nearly its logarithm, so
-    :math:`D` shifts the bits of :math:`q` as a float by :math:`k`, and then adds what makes the highest code 1:
-    it is straight between powers of 2, and exactly undone by shifting back. Zero is zero, the largest magnitude of a block is exact, and
-    without a sign nothing but zero becomes zero: it may be divided by.
+    :math:`D` shifts the bits of :math:`q` as a float left by :math:`k`, and adds what makes the highest
+    code 1: it is straight between powers of 2, and exactly undone by shifting back. Zero is zero, the largest
+    magnitude of a block is exact, and without a sign nothing but zero becomes zero: it may be divided by.
     """
 
     bits: int
@@ -165,6 +165,10 @@ class Codes:
         """The bits of the highest code as a float."""
         return int(np.float32(self.highest).view(np.int32))
 
+    def _noise(self, noise: Noise, stream: int, like: Tensor) -> Tensor:
+        """Return random bits: evenly spread ones cost less, and do where the gaps between codes are small."""
+        return noise.spread(stream, like) if self.bits == 8 else noise.bits(stream, like)
+
     def shapes(self, shape: Shape) -> tuple[Shape, ...]:
         count = torch.Size(shape).numel()
         return (-(-count * self.bits // 8),), (-(-count // self.block),)
@@ -189,7 +193,7 @@ class Codes:
         share = (blocks * inverse.unsqueeze(1)).flatten()[:count]
         bent = ((bits_of(share) - ONE) >> self.bend) + self.top + SIXTEEN
         levels = bent.view(torch.float32).to(torch.int32)
-        codes = (levels + (noise.spread(stream, share) if noise else 1 << 15)) >> 16
+        codes = (levels + (self._noise(noise, stream, share) if noise else 1 << 15)) >> 16
         flat = value.flatten()
         codes = torch.where(flat < 0, -codes, codes) if self.signed else codes.maximum((flat != 0).int())
         parts[0].copy_(codes & 255 if self.bits == 8 else _packed(codes & 15, self.block))

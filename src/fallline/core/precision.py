@@ -41,7 +41,8 @@ class Precision:
 
     .. math:: P(\text{up}) = \frac{x - a}{b - a}, \qquad a \le x \le b
 
-    for neighbours :math:`a, b`, so that averages of many small changes go where they should. The random bits
+    for neighbours :math:`a, b` (of codes, up to the bend of their curve between the two), so that averages of
+    many small changes go where they should. The random bits
     follow from ``seed``, the step, the parameter's place and the element alone: not from threads, and a
     resumed training goes on to the same bits. State that holds a copy of a parameter (averages of weights)
     stays in float32. A block of codes of which one value is infinite or NaN is NaN.
