@@ -46,6 +46,8 @@ from fallline.optimizers import (
     SignSGD,
     Signum,
     SophiaG,
+    SparseAdam,
+    SparseAdamW,
     StableAdamW,
     Yogi,
 )
@@ -79,9 +81,9 @@ __all__ = [
     "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon",
     "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "Polyak", "Prodigy",
     "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "SignSGD", "Signum", "Slot",
-    "SophiaG", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters",
-    "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register",
-    "route", "save", "schedules", "show_kernel", "transform",
+    "SophiaG", "SparseAdam", "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare",
+    "explain", "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties",
+    "per_tensor", "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def test_each_second_implementation_agrees_with_a_published_package(name):
 
 #: Who takes matrices only, and who sparse gradients only.
 SHAPES_OF = {"Muon": MATRICES, "NorMuon": MATRICES}
-PROBLEMS_OF = {"SparseAdam": ["sparse"]}
+PROBLEMS_OF = {"SparseAdam": ["sparse"], "SparseAdamW": ["sparse"]}
 
 #: Where fallline falls short of its second implementation, by patterns of the case's id.
 FAULTS: dict[str, str] = {}
@@ -131,6 +131,8 @@ def _walk_fallline(problem, shapes, cls, settings, backend):
             optimizer.update_hessian()
         give(grads)
         optimizer.step()
+        if hasattr(optimizer, "catch_up"):
+            optimizer.catch_up()
         return [p.detach().numpy().copy() for p in params]
 
     return walk(problem, shapes, step)

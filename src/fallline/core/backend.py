@@ -60,10 +60,14 @@ class Prepared(Protocol):
 
 
 class Backend(Protocol):
-    """A way to execute plans; ``fuses`` tells whether a pass of the plan is one pass over memory."""
+    """A way to execute plans; ``fuses`` tells whether a pass of the plan is one pass over memory.
+
+    One that goes ``by_rows`` takes sparse gradients, and looks at the rows that they touch and at no others.
+    """
 
     name: str
     fuses: bool
+    by_rows: bool
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Return why this backend cannot step ``param``, or None if it can."""
@@ -82,15 +86,17 @@ class Backend(Protocol):
         ...
 
 
-#: Constructors of backends, fastest first; `fallline.backends` fills it. The last one refuses nothing.
+#: Constructors of backends, fastest first; `fallline.backends` fills it. The last one, and the last of those
+#: that go by rows, refuses nothing.
 available: list[Callable[[], Backend]] = []
 
 
-def choose(group: Mapping[str, Any], param: Tensor) -> tuple[Backend, list[str]]:
+def choose(group: Mapping[str, Any], param: Tensor, by_rows: bool = False) -> tuple[Backend, list[str]]:
     """Return the fastest backend that can step ``param``, and why each faster one cannot."""
     reasons = []
-    for get in available:
-        backend = get()
+    for backend in [get() for get in available]:
+        if backend.by_rows != by_rows:
+            continue
         reason = backend.refuses(group, param)
         if reason is None:
             return backend, reasons
