@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fallline.core.plan import Plan
-from fallline.core.transform import FRESH, GAIN, G, P, keywords
+from fallline.core.transform import FRESH, GAIN, GRAD, G, P, keywords
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer
@@ -44,7 +44,7 @@ def leaves_the_rest_alone(rule: Plan) -> bool:
 
 def _stays(rule: Plan, p: float, fresh: float) -> bool:
     before = {P: p, **{slot.name: _GENERIC for slot in rule.slots}}
-    values = {**before, G: 0.0, GAIN: _GENERIC}
+    values = {**before, G: 0.0, GRAD: 0.0, GAIN: _GENERIC}
 
     def value(function: Any, inputs: tuple[str, ...]) -> Any:
         numbers = {name: fresh if name == FRESH else _GENERIC for name in keywords(function)}
