@@ -48,14 +48,15 @@ class _Job:
         self._state = list(self._state_now())
         self._like = [_kind(p, p.grad) for p in batch.params if p.grad is not None]
         finder = kernel_cache.load(row_kernel.generate(dtypes.g))
-        self._tables = [
-            RowTable(batch.plan, p, state, finder)
-            for p, state in zip(batch.params, batch.states, strict=True)
-        ]
-        self._kernels = [
+        kernels = [
             (one, kernel_cache.load(generate(batch.plan, one, dtypes)))
             for one in batch.plan.passes
             if isinstance(one, ElementPass)
+        ]
+        self._passes = [one for one, _ in kernels]
+        self._tables = [
+            RowTable(batch.plan, p, state, finder, kernels)
+            for p, state in zip(batch.params, batch.states, strict=True)
         ]
         self._next = self._taken = 0
 
@@ -64,7 +65,7 @@ class _Job:
         self._next = self._taken = 0
         if not self._holds(grads):
             return False
-        self._settings = {row: np.array([*map(float, values)]) for row, values in settings.items()}
+        self._settings = {row: [*map(float, values)] for row, values in settings.items()}
         for table, g in zip(self._tables, grads, strict=True):
             table.find(g)
         return True
@@ -74,11 +75,10 @@ class _Job:
         if self._next == 0:
             for table, row, fresh in zip(self._tables, self._batch.rows, self._batch.fresh, strict=True):
                 table.lay_out(self._settings[row], fresh)
-        while self._next < len(self._kernels):
-            one, kernel = self._kernels[self._next]
-            self._next += 1
-            totals = [table.run(one, kernel) for table in self._tables]
-            if one.sums:
+        for number in range(self._next, len(self._passes)):
+            self._next = number + 1
+            totals = [table.run(number) for table in self._tables]
+            if self._passes[number].sums:
                 return np.stack(totals)
         self.release()
         increment_version(self._batch.params)
