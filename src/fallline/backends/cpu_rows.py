@@ -104,7 +104,7 @@ class _Job:
             and all(map(is_, self._state_now(), self._state))
         )
 
-    def _state_now(self) -> Iterator[Tensor]:
+    def _state_now(self) -> Iterator[Tensor | None]:
         plan = self._batch.plan
         for state in self._batch.states:
             yield from (state.get(slot.name) for slot in (*plan.slots, *plan.scalar_slots))

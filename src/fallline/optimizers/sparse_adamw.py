@@ -33,11 +33,16 @@ class Decay:
 
     def catch_up(self, p: Tensor, rows: Tensor) -> None:
         """Bring ``rows`` of ``p`` up to date; a row may be named more than once."""
-        late = rows[self.done[rows] != self.left]
-        for some in late.split(ROWS) if len(late) else ():
-            share = (self.left / self.done[some]).to(torch.promote_types(p.dtype, torch.float32))
-            p[some] = (p[some] * share.reshape(-1, *[1] * (p.dim() - 1))).to(p.dtype)
-            self.done[some] = self.left
+        for some in rows.split(ROWS):
+            done = self.done.index_select(0, some)
+            late = done != self.left
+            if not late.all():
+                some, done = some[late], done[late]
+            if len(some):
+                share = (self.left / done).to(torch.promote_types(p.dtype, torch.float32))
+                share = share.reshape(-1, *[1] * (p.dim() - 1))
+                p.index_copy_(0, some, (p.index_select(0, some) * share).to(p.dtype))
+                self.done.index_fill_(0, some, self.left)
 
     def begin_anew(self, p: Tensor) -> None:
         """Bring all rows up to date, and forget the past."""
@@ -48,7 +53,7 @@ class Decay:
     def go_on(self, p: Tensor, share: float, rows: Tensor) -> None:
         """Note a step that has left ``share`` of ``rows``, which were up to date, and owes it to others."""
         self.left *= share
-        self.done[rows] = self.left
+        self.done.index_fill_(0, rows, self.left)
         if abs(self.left) < LITTLE:
             self.begin_anew(p)
 
@@ -194,17 +199,17 @@ class SparseAdamW(OfRows):
         return self._decays[p]
 
     @torch.no_grad()
-    def _before_reading(self, embedding: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_reading(self, embedding: nn.Embedding, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         rows = args[0] if args else kwargs["input"]
         if embedding.weight in self._decays:
             self._decays[embedding.weight].catch_up(embedding.weight, rows.flatten())
 
     @torch.no_grad()
-    def _before_saving(self, embedding: nn.Module, *_: Any) -> None:
+    def _before_saving(self, embedding: nn.Embedding, *_: Any) -> None:
         if embedding.weight in self._decays:
             self._decays[embedding.weight].begin_anew(embedding.weight)
 
-    def _after_loading(self, embedding: nn.Module, _: Any) -> None:
+    def _after_loading(self, embedding: nn.Embedding, _: Any) -> None:
         """Owe nothing to weights that were loaded: they had been brought up to date."""
         self._decays.pop(embedding.weight, None)
 
