@@ -113,7 +113,8 @@ UNSTABLE = {
 
 def _rows(g):
     there = np.flatnonzero(np.any(g.reshape(len(g), -1) != 0, axis=1))
-    return torch.sparse_coo_tensor(torch.tensor(there[None]), torch.tensor(g[there]), g.shape)
+    rows, values = torch.tensor(there[None]), torch.tensor(g[there])
+    return torch.sparse_coo_tensor(rows, values, g.shape, check_invariants=True)
 
 
 def _walk_fallline(problem, shapes, cls, settings, backend):
