@@ -1,6 +1,7 @@
 """Sparse gradients by rows: the course of dense gradients, and nothing looked at but what they touch."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 import fallline
 from core import rules
-from fallline import EMA, SGD, Adagrad, Adam, RMSprop, chain, prox, transform
+from fallline import EMA, SGD, Adagrad, Adam, RMSprop, Slot, chain, prox, transform
 from fallline.core.plan import plan
 from fallline.core.scalar import where
 from fallline.core.sparsity import leaves_the_rest_alone
@@ -289,6 +290,11 @@ def test_any_number_of_threads_gives_the_same_bits():
     assert all(torch.equal(results[0], other) for other in results)
 
 
+@transform(slots=(Slot("other", "p"),))
+def exchange(p, other):
+    return other, p
+
+
 @transform()
 def divide_by_itself(g):
     return g / abs(g)
@@ -395,18 +401,40 @@ def test_under_autograd_they_are_made_dense():
     torch.testing.assert_close(slope, -gradient(0).to_dense().sum())
 
 
-def test_an_average_of_the_weights_beside_it_is_kept():
+WRAPPERS = {
+    "Accumulate": lambda optimizer: fallline.Accumulate(optimizer, 2),
+    "EMA": lambda optimizer: EMA(optimizer, decay=0.9),
+    "GradientRelease": fallline.GradientRelease,
+    "Lookahead": fallline.Lookahead,
+    "ScheduleFree": fallline.ScheduleFree,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_wrappers_go_around_it(wrap):
     def trained(sparse):
         words = nn.Embedding.from_pretrained(noise((ROWS, WIDTH), 0), freeze=False, sparse=sparse)
-        optimizer = EMA(SGD(words.parameters(), lr=0.1), decay=0.9)
+        optimizer = wrap(SGD(words.parameters(), lr=0.1))
         for step in range(STEPS):
             optimizer.zero_grad()
             words(torch.tensor([step, 3, 3])).square().sum().backward()
             optimizer.step()
-        with optimizer.swap():
+        with optimizer.swap() if isinstance(optimizer, EMA) else nullcontext():
             return words.weight.detach().clone()
 
     torch.testing.assert_close(trained(True), trained(False))
+
+
+def test_a_rule_may_exchange_parameter_and_state_in_torch_operations():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = chain(exchange)([p], **EAGER)
+    optimizer.step()
+    optimizer.step()
+    assert p.tolist() == optimizer.state[p]["other"].tolist() == [1.0] * 3
+    optimizer.state[p]["other"].zero_()
+    optimizer.step()
+    assert p.tolist() == [0.0] * 3
+    assert optimizer.state[p]["other"].tolist() == [1.0] * 3
 
 
 def test_one_table_of_a_routed_model_is_stepped_by_rows():

@@ -37,4 +37,5 @@ def rows():
     return Rows()
 
 
-_backend.available[:] = [cpu, eager, cpu_rows, rows]
+_backend.available[:] = [cpu, eager]
+_backend.available_by_rows[:] = [cpu_rows, rows]

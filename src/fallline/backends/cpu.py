@@ -24,7 +24,7 @@ _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 class Cpu:
     """Executes plans by generated Numba kernels."""
 
-    name, fuses, by_rows = "cpu", True, False
+    name, fuses = "cpu", True
     layout = torch.strided
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:

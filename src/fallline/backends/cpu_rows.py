@@ -24,7 +24,7 @@ from fallline.core.plan import ElementPass
 class CpuRows(Cpu):
     """Executes plans by the kernels of `Cpu` on the rows that sparse gradients touch."""
 
-    name, by_rows = "cpu-rows", True
+    name = "cpu-rows"
     layout = torch.sparse_coo
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:

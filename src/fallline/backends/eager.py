@@ -87,7 +87,7 @@ def _apply_whole(t: Transform, values: dict[str, Any], settings: Mapping[str, An
 class Eager:
     """Executes plans as torch operations, one parameter after the other."""
 
-    name, fuses, by_rows = "eager", False, False
+    name, fuses = "eager", False
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Refuse nothing."""
@@ -174,6 +174,7 @@ class _Member:
         self._values = _element_values(plan, p, g, state)
         if self._differentiable:
             self._values["p"] = self._values["p"].clone()
+        self._came = self._values
         for slot in plan.scalar_slots:
             number = _number(state[slot.name], self._differentiable)
             known = settings if slot.name == STEP else self._values
@@ -188,8 +189,17 @@ class _Member:
         summand = torch.as_tensor(self._values.pop(name), device=self._p.device)
         return float(summand.expand(self._values[P].shape).sum(dtype=torch.float64))
 
+    def _keep_apart(self) -> None:
+        """Copy what a rule gives to one operand and came as another: that may be overwritten before."""
+        came = {id(x): name for name, x in self._came.items()}
+        self._values = {
+            name: x.clone() if isinstance(x, Tensor) and came.get(id(x), name) != name else x
+            for name, x in self._values.items()
+        }
+
     def store(self) -> None:
         """Write state and parameter."""
+        self._keep_apart()
         for slot in self._plan.scalar_slots:
             value = self._state[STEP] + 1 if slot.name == STEP else self._values[slot.name]
             _store(self._state, slot.name, value, self._differentiable)

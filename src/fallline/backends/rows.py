@@ -1,6 +1,7 @@
 """Sparse gradients in torch operations, on any device: what they touch is gathered, stepped, put back."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ Place = tuple[Tensor, ...]
 class Rows(Eager):
     """Executes plans as torch operations on the rows that sparse gradients touch."""
 
-    name, by_rows = "rows", True
+    name = "rows"
 
     def prepare(self, batch: Batch) -> Prepared:
         """Return the batch as it is: each step gathers rows of its own."""
@@ -35,7 +36,7 @@ class _Prepared:
             return False
         self.release()
         batch, slots = self._batch, [slot.name for slot in self._batch.plan.slots]
-        rows = Batch(batch.plan)
+        rows = replace(batch, params=[], states=[], rows=[], indices=[], fresh=[])
         for i, (p, state, g) in enumerate(zip(batch.params, batch.states, grads, strict=True)):
             g = g.detach().coalesce()
             place = tuple(g.indices())

@@ -207,10 +207,11 @@ def _batches(
         rule = plan(optimizer.transforms(group))
         state = _state_of(optimizer, rule, p) if keep else dict(optimizer.state.get(p, {}))
         made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
-        backend, _ = choose(group, p, by_rows(optimizer, group, rule, p))
+        sparse = by_rows(optimizer, group, rule, p)
+        backend, _ = choose(group, p, sparse)
         differentiable = bool(group.get("differentiable"))
         key = (rule, backend.name, differentiable, p.device, *_dtypes(rule, state, p))
-        _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable)))
+        _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable, by_rows=sparse)))
         batch.add(p, state, row, index, fresh=not rule.fresh_slots.isdisjoint(made))
         news.append((p, state, made))
     return list(batches.values()), news

@@ -38,16 +38,18 @@ def show_kernel(optimizer: Optimizer) -> str:
 def bytes_moved(optimizer: Optimizer) -> int:
     """Return the bytes that the kernels of one step read and write, every parameter having a gradient."""
     return sum(
-        sum(backend.traffic(batch, one) or ()) * sum(_elements(backend, p) for p in batch.params)
+        sum(backend.traffic(batch, one) or ()) * _elements(batch)
         for part in _parts(optimizer)
         for backend, batch in Dispatch.of_all(part)
         for one in batch.plan.passes
     )
 
 
-def _elements(backend: Backend, p: torch.Tensor) -> int:
-    """Return how many elements of ``p`` a step looks at."""
-    return p.grad._values().numel() if backend.by_rows and p.grad is not None else p.numel()
+def _elements(batch: Batch) -> int:
+    """Return how many elements a step of the batch looks at."""
+    if not batch.by_rows:
+        return sum(p.numel() for p in batch.params)
+    return sum(p.grad._values().numel() for p in batch.params if p.grad is not None)
 
 
 def _parts(optimizer: Any) -> tuple[Optimizer, ...]:
@@ -74,11 +76,11 @@ def _lines(optimizer: Optimizer) -> list[str]:
 
 def _describe(group: dict[str, Any], backend: Backend, batch: Batch) -> list[str]:
     p = batch.params[0]
-    _, reasons = choose(group, p, backend.by_rows)
+    _, reasons = choose(group, p, batch.by_rows)
     elements = sum(q.numel() for q in batch.params)
     tensors = f"{len(batch.params)} tensor{'s' if len(batch.params) > 1 else ''}"
     lines = [f"  {tensors}, {elements:,} elements, {p.dtype}, backend {backend.name}"]
-    lines += [f"    not {reason}" for reason in reasons] + _sparsity(backend, batch)
+    lines += [f"    not {reason}" for reason in reasons] + _sparsity(batch)
     if not backend.fuses:
         names = ", ".join(_names(batch.plan.transforms))
         return [*lines, f"    torch operations, one tensor after the other: {names}"]
@@ -96,12 +98,12 @@ def _state_bytes(batch: Batch) -> float:
     return held / max(sum(p.numel() for p in batch.params), 1)
 
 
-def _sparsity(backend: Backend, batch: Batch) -> list[str]:
+def _sparsity(batch: Batch) -> list[str]:
     """Return what becomes of sparse gradients, if the batch has any that the rules look at."""
     grads = [p.grad for p in batch.params if p.grad is not None and p.grad.layout != torch.strided]
     if not grads or not batch.plan.uses_grad:
         return []
-    if not backend.by_rows:
+    if not batch.by_rows:
         return ["    sparse gradients are made dense: the rules move more than the rows they touch"]
     touched = sum(g._nnz() for g in grads)
     return [f"    sparse gradients of {touched:,} rows: they are stepped, and no others looked at"]
