@@ -180,7 +180,7 @@ def test_a_bag_is_watched_too():
         optimizer.zero_grad()
         bag(input=torch.tensor([1, 2, 2, 7]), offsets=torch.tensor([0, 3])).sum().backward()
         optimizer.step()
-    read = bag(torch.tensor([[20]])).detach()
+    read = bag(torch.tensor([[20]], dtype=torch.int32)).detach()
     torch.testing.assert_close(read, table().weight.detach()[20:21] * (1 - 0.05 * 0.3) ** 10)
 
 

@@ -202,7 +202,7 @@ class SparseAdamW(OfRows):
     def _before_reading(self, embedding: nn.Embedding, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         rows = args[0] if args else kwargs["input"]
         if embedding.weight in self._decays:
-            self._decays[embedding.weight].catch_up(embedding.weight, rows.flatten())
+            self._decays[embedding.weight].catch_up(embedding.weight, rows.flatten().long())
 
     @torch.no_grad()
     def _before_saving(self, embedding: nn.Embedding, *_: Any) -> None:
