@@ -18,12 +18,15 @@ FOREIGN = {
 
 @dataclass
 class Recipe:
-    """One recording: ``extra`` are settings of ours that theirs do not translate to."""
+    """One recording: ``extra`` are settings of ours that theirs do not translate to, ``shapes`` those of its
+    parameters if not the usual ones.
+    """
 
     optimizer: str
     theirs: str
     settings: dict[str, Any]
     extra: dict[str, Any] = field(default_factory=dict)
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def ours(self) -> dict[str, Any]:
