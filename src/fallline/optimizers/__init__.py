@@ -43,9 +43,9 @@ from fallline.optimizers.shampoo import Shampoo
 from fallline.optimizers.psgd_kron import PSGDKron
 
 __all__ = [
-    "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "SOAP", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta",
-    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon", "MuonAdamW", "NAdam",
-    "NAdamW", "NovoGrad", "PSGDKron", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW",
-    "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum",
-    "SophiaG", "StableAdamW", "Yogi",
+    "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "SOAP", "AdEMAMix", "AdaBelief", "AdaBound",
+    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon",
+    "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "PSGDKron", "Prodigy", "ProximalSGD", "RAdam", "RMSprop",
+    "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "SophiaG",
+    "StableAdamW", "Yogi",
 ]  # fmt: skip

@@ -9,6 +9,8 @@ from fallline.core.transform import Shape
 
 #: A matrix for the rows and one for the columns, or None where there is none for that side.
 Sides = tuple[Tensor | None, Tensor | None]
+#: The same where rows always have one, and columns only those of matrices.
+Factors = tuple[Tensor, Tensor | None]
 
 
 def matrix_shape(shape: Shape) -> Shape:

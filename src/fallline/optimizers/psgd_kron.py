@@ -1,4 +1,4 @@
-"""PSGD Kron: a preconditioner of two triangular factors, fitted to the gradients by gradient descent itself."""
+"""PSGD Kron: momentum preconditioned by two triangular factors, fitted by gradient descent itself."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from fallline.core.registry import Entry, register
 from fallline.core.space import Range
 from fallline.core.transform import Shape, Slot, Transform, transform
 from fallline.optimizers.muon import matrices
-from fallline.optimizers.preconditioning import matrix_shape
+from fallline.optimizers.preconditioning import Factors, matrix_shape
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, momentum, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 
@@ -30,8 +30,6 @@ FITS_PER_BALANCING = 100
 MAX_RMS = 1.1
 #: Noise added to the matrix of a fit, relative to its elements.
 DAMPING = 2.0**-11.5
-
-Factors = tuple[Tensor, Tensor | None]
 
 
 def factor(axis: int, limit: int, shape: Shape) -> Shape | None:

@@ -16,7 +16,7 @@ from fallline.core.transform import Shape, Slot, Transform, transform
 from fallline.optimizers import settings
 from fallline.optimizers.adam import with_decoupled_decay
 from fallline.optimizers.muon import matrices
-from fallline.optimizers.preconditioning import Sides, grams, inverse_root, matrix_shape, multiply
+from fallline.optimizers.preconditioning import Factors, grams, inverse_root, matrix_shape, multiply
 from fallline.optimizers.settings import DECOUPLED, MAXIMIZE, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.decay import coupled_decay
@@ -87,7 +87,7 @@ def preconditioning(block_size: int, grafting: str) -> Transform:
     return scale_by_shampoo
 
 
-def split(g: Tensor, sides: Sides) -> Tensor:
+def split(g: Tensor, sides: Factors) -> Tensor:
     """Return the blocks of a stack of tensors, taken as matrices, by place: (count, down, across, a, b)."""
     rows, columns = sides
     x, (down, across, a) = matrices(g), rows.shape[1:4]
@@ -103,26 +103,23 @@ def joined(blocks: Tensor, g: Tensor) -> Tensor:
     return x[:, :rows, :columns].reshape(g.shape)
 
 
-def learned(g: Tensor, sides: Sides, beta2: float) -> Sides:
+def learned(g: Tensor, statistics: Factors, beta2: float) -> Factors:
     """Return the statistics with this gradient: averages, or sums if ``beta2`` is 1."""
     share = 1 - beta2 if beta2 < 1 else 1.0
-    rows, columns = (
-        None if old is None else beta2 * old + share * new
-        for old, new in zip(sides, grams(split(g, sides)), strict=True)
-    )
-    return rows, columns
+    (rows, columns), (of_rows, of_columns) = statistics, grams(split(g, statistics))
+    columns = None if columns is None else beta2 * columns + share * of_columns
+    return beta2 * rows + share * of_rows, columns
 
 
-def inverse_roots(statistics: Sides, lacking: float, root: float, eps: float) -> Sides:
+def inverse_roots(statistics: Factors, lacking: float, root: float, eps: float) -> Factors:
     """Return the statistics to the power -1/(2k) for k sides, or to -1 / ``root`` if that is not 0."""
-    root = root or 2 * sum(side is not None for side in statistics)
-    rows, columns = (
-        None if side is None else inverse_root(side / lacking, root, eps) for side in statistics
-    )
-    return rows, columns
+    rows, columns = statistics
+    root = root or (2 if columns is None else 4)
+    columns = None if columns is None else inverse_root(columns / lacking, root, eps)
+    return inverse_root(rows / lacking, root, eps), columns
 
 
-def block_wise(update: Tensor, roots: Sides) -> Tensor:
+def block_wise(update: Tensor, roots: Factors) -> Tensor:
     """Return the update with each block multiplied by its roots."""
     return joined(multiply(split(update, roots), roots), update)
 

@@ -36,7 +36,7 @@ class Shampoo(Second):
     decoupled_weight_decay: bool = True
 
     def update(self, p, g, s):
-        b1, b2 = self.betas
+        b1 = self.betas[0]
         if not self.decoupled_weight_decay:
             g = g + self.weight_decay * p
         m = average(s, "m", g, b1) / (1 - b1**self.t)
