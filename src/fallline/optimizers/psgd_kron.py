@@ -52,6 +52,8 @@ def whiten_by_kron(
     preconditioner_update_probability, precond_lr, precond_init_scale, step, fresh,
 ):  # fmt: skip
     """Multiply the velocity by the preconditioner, which it fits first at some steps; limit its size."""
+    if not g.numel():
+        return g, momentum_buffer, factor_rows, factor_columns
     momentum_buffer = b1 * momentum_buffer + (1 - b1) * g
     x = matrices(momentum_buffer / (1 - b1**step))
     factors = factor_rows, factor_columns

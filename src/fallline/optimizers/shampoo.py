@@ -49,7 +49,7 @@ def absent(shape: Shape) -> None:
 
 @cache
 def preconditioning(block_size: int, grafting: str) -> Transform:
-    """Return Shampoo's rule for blocks up to ``block_size``, with steps as long as those of another method."""
+    """Return the rule for blocks up to ``block_size``, with steps as long as those of another method."""
     rows, columns = (partial(blocked, axis, block_size) for axis in (0, 1))
     lengthened = {NONE: alone, SGD: as_long_as, ADAM: as_long_as}[grafting]
 
