@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import fallline
+from fallline import transforms
+from fallline.functional import init, update
 from optimizers.cases import on_backend
 from optimizers.matrix_courses import gradients, random, walk, walked
 
@@ -104,3 +106,24 @@ def test_narrow_parameters_keep_their_matrices_in_float32(cls, settings):
     own = {name: x.dtype for name, x in state.items() if x.shape != (6, 4) and x.dim() > 0}
     assert own
     assert set(own.values()) == {torch.float32}
+
+
+@every
+def test_the_pure_function_does_the_same(cls, settings):
+    starts = [random(4, 3), random(5, seed=1)]
+    grads = [[random(4, 3, seed=2 * t), random(5, seed=2 * t + 1)] for t in range(5)]
+    wanted, _ = walked(cls, starts, grads, **settings)
+    values, state = starts, init(cls, starts, **settings)
+    for each in grads:
+        values, state = update(cls, values, each, state, **settings)
+    torch.testing.assert_close(values, wanted, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("scaling", [transforms.scale_by_soap(eps=1e-6), transforms.scale_by_kron(b1=0.5)])
+def test_the_scaling_goes_into_any_chain(scaling):
+    make = fallline.chain(scaling, transforms.mask_cautiously, transforms.scale_by_learning_rate(0.1))
+    start, grads = random(4, 3), gradients(6, 4, 3)
+    p = walk(make, start, grads)
+    moved = walk(make, start, grads[:5]) - p
+    assert ((moved * grads[5] > 0) | (moved == 0)).all()
+    assert not torch.equal(p, start)

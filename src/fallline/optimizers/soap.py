@@ -42,8 +42,8 @@ def slots(limit: int) -> tuple[Slot, ...]:
 
 @transform(whole=True, slots=slots(MAX_DIM))
 def scale_by_soap(
-    g, exp_avg, exp_avg_sq, gram_rows, gram_columns, basis_rows, basis_columns, *, beta1, beta2, shampoo_beta,
-    eps, precondition_frequency, step, fresh,
+    g, exp_avg, exp_avg_sq, gram_rows, gram_columns, basis_rows, basis_columns, *, beta1=0.95, beta2=0.95,
+    shampoo_beta=-1, eps=1e-8, precondition_frequency=10, step, fresh,
 ):  # fmt: skip
     """Scale by Adam in the eigenbases of both sides' statistics; the first gradient only begins these."""
     rows, columns = grams(matrices(g))
