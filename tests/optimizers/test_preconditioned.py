@@ -127,3 +127,16 @@ def test_the_scaling_goes_into_any_chain(scaling):
     moved = walk(make, start, grads[:5]) - p
     assert ((moved * grads[5] > 0) | (moved == 0)).all()
     assert not torch.equal(p, start)
+
+
+@every
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_gradient_that_is_not_finite_spoils_its_own_tensor_alone(cls, settings, bad, at):
+    """As in any other optimizer: a training that diverges ends with losses that say so, not with an error."""
+    starts, steps = list(random(2, 5, 4)), [list(random(2, 5, 4, seed=1 + t)) for t in range(7)]
+    wanted = walk(cls, starts[1], [each[1] for each in steps], **settings)
+    steps[at][0][2, 2] = bad
+    (spoilt, sound), _ = walked(cls, starts, steps, **settings)
+    assert not spoilt.isfinite().all()
+    torch.testing.assert_close(sound, wanted, rtol=1e-12, atol=1e-12)

@@ -41,8 +41,15 @@ def moved(old: Tensor | None, new: Tensor, beta: float) -> Tensor | None:
     return None if old is None else beta * old + (1 - beta) * new
 
 
+def eigh(statistics: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues and eigenvectors; NaN for matrices that are not finite, where LAPACK raises."""
+    finite = statistics.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    values, vectors = torch.linalg.eigh(statistics.where(finite, 0.0))
+    return values, vectors.where(finite, torch.nan)
+
+
 def inverse_root(statistics: Tensor, root: float, eps: float) -> Tensor:
     """Return positive semidefinite matrices plus ``eps`` to the power -1 / ``root``."""
-    values, vectors = torch.linalg.eigh(statistics)
+    values, vectors = eigh(statistics)
     powers = (values.clamp(min=0) + eps) ** (-1 / root)
     return (vectors * powers.unsqueeze(-2)) @ vectors.mT

@@ -14,7 +14,7 @@ from fallline.core.registry import Entry, register
 from fallline.core.scalar import where
 from fallline.core.transform import Shape, Slot, Transform, transform
 from fallline.optimizers.muon import matrices
-from fallline.optimizers.preconditioning import Sides, grams, matrix_shape, moved, multiply, transposed
+from fallline.optimizers.preconditioning import Sides, eigh, grams, matrix_shape, moved, multiply, transposed
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 
@@ -70,7 +70,7 @@ def rotated(x: Tensor, bases: Sides) -> Tensor:
 
 def eigenbasis(statistics: Tensor | None) -> Tensor | None:
     """Return the eigenvectors, that of the largest eigenvalue first."""
-    return None if statistics is None else torch.linalg.eigh(statistics)[1].flip(-1)
+    return None if statistics is None else eigh(statistics)[1].flip(-1)
 
 
 def refreshed(exp_avg_sq: Tensor, statistics: Sides, bases: Sides) -> tuple[Tensor, Sides]:
