@@ -1,5 +1,6 @@
 """Judged claims as JSON, as lines of a terminal, and as a page with a figure of all effects."""
 
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from math import asinh
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 COLOURS = {"for": PALETTE[2], "against": RED, "open": GREY}
-STYLES = {"supported": "green", "refuted": "red", "depends": "yellow", "not": "dim"}
+STYLES = {"supported": "green", "refuted": "red", "depends": "yellow", "not settled": "dim"}
 #: Numbers on the axis of effects, in units of the smallest difference that matters.
 TICKS = (-1000, -100, -10, -3, -1, 0, 1, 3, 10, 100, 1000)
 #: Effects beyond these many units are drawn at the end.
@@ -57,6 +58,7 @@ def _contrast(evidence: Evidence) -> dict[str, Any]:
         "less": contrast.less,
         "more": contrast.more,
         "denied": contrast.denied,
+        "label": contrast.label,
         "values": list(effect.values),
         "kind": effect.measure.kind,
         "difference": effect.difference,
@@ -122,17 +124,14 @@ def page(judgements: Sequence[Judgement]) -> str:
 
 def overview(judgements: Sequence[Judgement]) -> Finding:
     """Return how many claims have which outcome, and the figure of all effects."""
-    counts: dict[str, int] = {}
-    for each in judgements:
-        kind = each.outcome.partition(" on ")[0]
-        counts[kind] = counts.get(kind, 0) + 1
-    said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items(), key=lambda item: -item[1]))
+    counts = Counter(each.outcome.partition(" on ")[0] for each in judgements)
+    said = ", ".join(f"{kind} {counts[kind]}" for kind in STYLES if counts[kind])
     figure = Figure("All effects", ABOUT, forest(judgements))
     return Finding(
         "overview",
         "How many hold?",
         plural(len(judgements), "claim"),
-        f"{said or 'none judged yet'}.",
+        f"{said[0].upper()}{said[1:]}." if said else "None is judged yet.",
         figures=[figure],
         facts=stamp(),
     )
@@ -233,7 +232,7 @@ def print_table(judgements: Sequence[Judgement], console: "Console") -> None:
 def _styled(judgement: Judgement) -> "Text":
     from rich.text import Text
 
-    return Text(judgement.outcome, STYLES[judgement.outcome.partition(" ")[0]])
+    return Text(judgement.outcome, STYLES[judgement.outcome.partition(" on ")[0]])
 
 
 def _brief(evidence: Evidence) -> str:
