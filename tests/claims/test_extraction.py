@@ -19,7 +19,7 @@ from fallline.claims.experiments.rates import Rates, off_best
 from fallline.claims.extraction import samples_of
 from fallline.claims.samples import Samples
 from fallline.compare import compare
-from fallline.compare.records import Comparison, Curve
+from fallline.compare.records import Comparison, Curve, Trial
 from fallline.compare.trials.trial import run_trial
 from fallline.studies.lab import Effort, Lab
 from fallline.studies.measuring.rates import good_decades, untrained_loss
@@ -125,9 +125,10 @@ def test_each_study_chooses_by_its_own_aim(comparison):
         assert spec.seed in {t.spec.seed for t in comparison.finals("shift=0.0", spec.study)}
 
 
-def test_who_went_wrong_at_the_end_is_not_chosen_for_it(comparison):
+def test_the_loss_at_the_end_is_not_the_lowest_and_infinite_for_what_went_wrong(comparison):
     trial = comparison.tuning("shift=0.0")[0]
-    assert last_loss(trial) == trial.curve.valid_loss[-1]
+    trial = replace(trial, curve=replace(trial.curve, valid_loss=[1.0, 0.5, 2.0]))
+    assert last_loss(trial) == 2.0
     assert last_loss(replace(trial, status="diverged")) == inf
 
 
@@ -207,19 +208,36 @@ def test_a_sweep_is_measured_seed_by_seed(folder):
     assert found["good rates"]["sgd"].keys() == found["good rates"]["adam"].keys()
 
 
+class LateBloomers(Tuned):
+    """A comparison whose tuning trials of the largest rate end with the lowest validation loss of all."""
+
+    def compared(self, lab):
+        comparison, task = super().compared(lab)
+        largest = [max(comparison.tuning("shift=0.0", s), key=rate).spec for s in range(EFFORT.studies)]
+        trials = [late(trial) if trial.spec in largest else trial for trial in comparison.trials]
+        return replace(comparison, trials=trials), task
+
+
+def rate(trial: Trial) -> float:
+    return trial.spec.settings["lr"]
+
+
+def late(trial: Trial) -> Trial:
+    return replace(trial, status="ok", curve=replace(trial.curve, valid_loss=[9.0, 0.0]))
+
+
 def test_to_the_end_is_tuned_for_the_end_and_run_on_is_not(folder):
-    """Of a loss that is lowest on the way, the rate that ends lowest is another one."""
-    tuned = Tuned(noisy_line, ("sgd",), {"shift": (0.0, 3.0)}, effort=EFFORT)
+    tuned = LateBloomers(noisy_line, ("sgd",), {"shift": (0.0, 3.0)}, effort=EFFORT)
     lab = Lab(noisy_line(), folder / "ends", EFFORT, workers=0)
     found = AlsoAtTheEnd(tuned, ("shift=0.0",), ("shift=0.0",))(lab).values["test loss"]
     comparison, task = tuned.compared(lab)
-    looks = {"loss": loss_on_test}
-    for name, specs in (
-        ("run on", recorded_specs(comparison, ["shift=0.0"])),
-        ("to the end", aimed(comparison, ["shift=0.0"], last_loss)),
-    ):
-        expected = measured_again(comparison, task, specs, looks)["loss"]["shift=0.0"]
-        assert found[f"shift=0.0, {name}"] == expected
+    own = recorded_specs(comparison, ["shift=0.0"])["shift=0.0"]
+    largest = {s: max(map(rate, comparison.tuning("shift=0.0", s))) for s in range(EFFORT.studies)}
+    other = [replace(spec, settings={"lr": largest[spec.study]}) for spec in own]
+    assert other != own
+    for name, specs in (("run on", own), ("to the end", other)):
+        expected = measured_again(comparison, task, {"arm": specs}, {"loss": loss_on_test})["loss"]["arm"]
+        assert found[f"shift=0.0, {name}"] == pytest.approx(expected, nan_ok=True)
 
 
 def test_proximal_steps_give_zeros_and_subgradients_none(folder):

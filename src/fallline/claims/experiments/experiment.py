@@ -16,7 +16,7 @@ from fallline.studies.lab import Effort, Lab
 from fallline.tasks.task import Task
 
 #: What a comparison costs. The luck of tuning is in the interval only if there are several studies.
-USUAL, QUICK = Effort(8, 2, 8), Effort(4, 1, 3)
+USUAL, QUICK = Effort(8, 2, 7), Effort(4, 1, 3)
 #: Share of its length that a training has when the user wants a first impression.
 QUICK_SHARE = 0.4
 
