@@ -15,13 +15,13 @@ import pytest
 from fallline.claims import built_in
 from fallline.claims.claim import Claim
 from fallline.claims.measures import MEASURES
+from fallline.claims.view import LEGEND, SIGNS, SIGNS_SAY
 from fallline.compare.records import Plan
 from fallline.compare.run import read
 
 FILE = Path(__file__).parents[2] / "docs" / "claims.md"
 BEGIN, END = "<!-- outcomes -->\n", "<!-- end of outcomes -->\n"
-SIGNS = {"for": "+", "against": "−", "open": "?"}
-HEAD = "| it is said | outcome | measured: + for it, − against it, ? open |\n|---|---|---|\n"
+HEAD = "| it is said | outcome | measured |\n|---|---|---|\n"
 
 
 def outcomes(folder: Path) -> str:
@@ -36,7 +36,7 @@ def outcomes(folder: Path) -> str:
         (contrast["experiment"], contrast["scale"]) for each in found for contrast in each["contrasts"]
     )
     said = "".join(f"- **{name}**: {scale}\n" for name, scale in scales)
-    return f"{stamp(folder)}\n\n{HEAD}{rows}\nThe experiments and their scale:\n\n{said}"
+    return f"{stamp(folder)} {SIGNS_SAY} {LEGEND}\n\n{HEAD}{rows}\nThe experiments and their scale:\n\n{said}"
 
 
 def judged(folder: Path, claim: Claim) -> dict:
@@ -103,7 +103,7 @@ def test_the_table_has_every_claim_as_it_is_claimed_now():
     for row, claim in zip(rows, built_in(), strict=True):
         assert row[0].startswith(f"| {claim.statement} (")
         assert re.fullmatch(r"\*\*(supported|refuted|not settled|depends on .*)\*\*", row[1])
-        lines = [each for each in row[2].split("<br>") if each[:2] in ("+ ", "− ", "? ")]
+        lines = [each for each in row[2].split("<br>") if each[0] in SIGNS.values()]
         assert len(lines) in (0, len(claim.contrasts))
         assert all(f": {c.measure} " in each for each, c in zip(lines, claim.contrasts, strict=False))
         assert claim.note in row[2]
@@ -118,7 +118,7 @@ def test_a_line_has_the_sign_the_place_and_the_interval_of_its_contrast():
         "measure": "test loss", "task": "digits", "label": "SGD", "says": "against",
         "difference": 0.0, "low": -0.6931471805599453, "high": 0.6931471805599453,
     }  # fmt: skip
-    assert line(contrast) == "− digits, SGD: test loss × 1.00 (0.500 to 2.00)"
+    assert line(contrast) == "✗ digits, SGD: test loss × 1.00 (0.500 to 2.00)"
 
 
 def test_a_run_without_a_claim_is_no_source_of_the_table(tmp_path):
