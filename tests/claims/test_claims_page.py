@@ -52,7 +52,7 @@ def judged(folder: Path, claim: Claim) -> dict:
 
 def cells(document: dict) -> tuple[str, str, str]:
     origin = document["origin"]
-    source = f"[{origin['site']}]({origin['address']})" if origin["address"] else "often said"
+    source = f"[{origin['title']}]({origin['address']})" if origin["address"] else "often said"
     measured = "<br>".join(map(line, document["contrasts"])) or document["reason"]
     note = f"<br>*{document['note']}*" if document["note"] else ""
     return f"{document['statement']} ({source})", f"**{document['outcome']}**", f"{measured}{note}"
