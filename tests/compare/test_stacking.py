@@ -63,6 +63,16 @@ def test_who_else_is_in_the_stack_changes_no_bit(blobs, together, chosen):
         assert bits(trial) == bits(together[trial.spec.key])
 
 
+@pytest.mark.parametrize("name", ["digits-cnn", "diabetes-linear"])
+def test_one_alone_has_the_bits_of_one_among_others(name):
+    """Of a stack of one, products of matrices and convolutions would be made in another way."""
+    task = load(name)
+    specs = [Spec("sgd", "tune", i, i, {"lr": 0.03, "max_steps": 4}) for i in range(3)]
+    for trial in run_stacked(task, ARMS, specs):
+        (alone,) = run_stacked(task, ARMS, [trial.spec])
+        assert bits(alone) == bits(trial)
+
+
 def test_one_that_diverges_or_cannot_begin_does_not_disturb_the_others(blobs, together):
     bad = [Spec("sgd", "tune", 7, 1, {"lr": 1e38}), Spec("sgd", "tune", 8, 1, {"lr": -1.0})]
     trials = by_key(run_stacked(blobs, ARMS, [*SPECS[:4], *bad, *SPECS[4:]]))
@@ -158,7 +168,10 @@ class Decomposing(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.eye(2) + 0.1 * torch.randn(2, 2))
-        self.last = nn.Sequential(nn.Linear(2, 200), nn.Tanh(), nn.Linear(200, 3))
+        convolution = nn.Conv1d(1, 8, 3, padding=1)
+        self.last = nn.Sequential(
+            nn.Unflatten(1, (1, 2)), convolution, nn.BatchNorm1d(8), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+        )
 
     def forward(self, x):
         square = self.weight @ self.weight.mT + torch.eye(2)

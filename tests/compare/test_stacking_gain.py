@@ -125,6 +125,12 @@ def test_an_optimizer_that_replaces_the_parameters_is_refused(blobs):
     assert "gradients differ" in stacking_gain(blobs, {"own": arm}).problem
 
 
+def test_what_torch_says_of_operations_made_one_by_one_is_not_passed_on():
+    """Warnings are errors here; of attention it warns."""
+    tiny = "text-transformer(width=16, layers=1, context=8, steps=4, characters=100)"
+    assert stacking_gain(load(tiny), {"sgd": Arm("sgd")}).problem == ""
+
+
 class Stuck(torch.optim.SGD):
     """Cannot make a step."""
 

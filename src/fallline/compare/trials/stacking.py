@@ -6,8 +6,9 @@ as a pass over one. Each training keeps its own order of batches, optimizer, sch
 
 import random
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -55,7 +56,8 @@ class Stack:
     """Trainings of models of one structure, which go on together.
 
     The parameters of all models lie side by side in one tensor each, and so do their gradients; the models'
-    own parameters become parts of them, so that optimizers and evaluations need not know.
+    own parameters become parts of them, so that optimizers and evaluations need not know. One training alone
+    has an idle twin beside it: sums over a stack of one are made in another order than over two or more.
 
     Args:
         trainings: of one `structure`.
@@ -67,20 +69,19 @@ class Stack:
 
     def __init__(self, trainings: Sequence[Training]):
         self.trainings = trainings
+        models = [training.model for training in _several(trainings)]
         first = trainings[0]
         loss = Loss(first.task, first.model)
         self._losses = vmap(
             lambda tensors, batch: functional_call(loss, tensors, (batch,)), randomness="error"
         )
-        parameters = [
-            _side_by_side(same) for same in zip(*(t.model.parameters() for t in trainings), strict=True)
-        ]
-        buffers = [_side_by_side(same) for same in zip(*(t.model.buffers() for t in trainings), strict=True)]
+        parameters = [_side_by_side(same) for same in zip(*(m.parameters() for m in models), strict=True)]
+        buffers = [_side_by_side(same) for same in zip(*(m.buffers() for m in models), strict=True)]
         names = [
             f"model.{name}" for name, _ in (*first.model.named_parameters(), *first.model.named_buffers())
         ]
         self._tensors = dict(zip(names, parameters + buffers, strict=True))
-        own = zip(*(training.parameters for training in trainings), strict=True)
+        own = zip(*(model.parameters() for model in models), strict=True)
         self.gradients = [_gradients(*pair) for pair in zip(parameters, own, strict=True)]
         self._some = [gradient for gradient in self.gradients if gradient is not None]
 
@@ -107,7 +108,7 @@ class Stack:
 
     def differentiate(self, batches: list[Batch]) -> None:
         """Add the gradients of the losses on ``batches``, one for each training, to ``gradients``."""
-        self._losses(self._tensors, _stacked(batches)).sum().backward()
+        self._losses(self._tensors, _stacked(_several(batches))).sum().backward()
 
     def forget_gradients(self) -> None:
         """Set all gradients to zero."""
@@ -115,8 +116,13 @@ class Stack:
             gradient.zero_()
 
 
+def _several(members: Sequence[Any]) -> Sequence[Any]:
+    """Return the ``members`` of a stack, or the only one twice."""
+    return members if len(members) > 1 else [*members, *members]
+
+
 def _side_by_side(same: Sequence[Tensor]) -> Tensor:
-    """Return one tensor that has all of ``same`` in it, which become parts of it."""
+    """Return one tensor that has all of ``same`` in it, which become parts of it; the last if twice."""
     joined = torch.stack([tensor.detach() for tensor in same])
     for tensor, part in zip(same, joined, strict=True):
         tensor.data = part
@@ -133,7 +139,7 @@ def _gradients(joined: Tensor, same: Sequence[Tensor]) -> Tensor | None:
     return joined.grad
 
 
-def _stacked(batches: list[Batch]) -> Batch:
+def _stacked(batches: Sequence[Batch]) -> Batch:
     if all(batch is batches[0] for batch in batches):
         return each(lambda tensor: tensor.expand(len(batches), *tensor.shape), batches[0])
     return each(lambda *tensors: torch.stack(tensors), *batches)
@@ -204,7 +210,8 @@ def _together(task: Task, arms: Mapping[str, Arm], going: list[_Going], share: f
     while going:
         started = time.perf_counter()
         try:
-            problems = stack.advance(going[0].step - going[0].training.step)
+            with _without_advice():
+                problems = stack.advance(going[0].step - going[0].training.step)
         except Exception:  # of whichever: alone, each of them shows what is its own
             for one in going:
                 yield from _alone(task, arms, one.spec, share, in_stack=len(going) > 1)
@@ -228,6 +235,14 @@ def _alone(task: Task, arms: Mapping[str, Arm], spec: Spec, share: float, in_sta
         yield run_trial(task, arms[spec.arm], spec, share)
 
 
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep quiet what torch says of operations that it makes one by one: how long that takes is measured."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
+
+
 @dataclass(frozen=True)
 class Gain:
     """What stacking gains: ``width`` trainings together take 1/``factor`` of the time of one by one.
@@ -247,7 +262,7 @@ def stacking_gain(task: Task, arms: Mapping[str, Arm]) -> Gain:
         >>> stacking_gain(load("digits"), {"adamw": Arm("adamw", space={})}).problem
         ''
     """
-    with one_thread(), seeded(0):
+    with one_thread(), seeded(0), _without_advice():
         able = {name: arm for name, arm in arms.items() if _is_able(task, arm)}
         for name, arm in able.items():
             if problem := _problem(task, arm):
@@ -277,7 +292,7 @@ def _problem(task: Task, arm: Arm) -> str:
         stack.advance(2)
         problem = problem or _difference(stack) or _difference(Stack(trainings[::-1]))
     except Exception as error:
-        return last_line(error).split("\n")[0]
+        return last_line(error).partition("\n")[0].partition(". ")[0]
     return problem if state == _random_numbers() else "its training draws random numbers"
 
 
@@ -313,17 +328,19 @@ def _random_numbers() -> tuple[Any, ...]:
 
 
 def _fastest(task: Task, arm: Arm) -> Gain:
-    """Return the number of trainings whose steps take least together; more are tried while that helps."""
+    """Return the number of trainings that gains most; where steps are long, larger ones are not tried."""
     each, free = _bytes(task, arm), free_memory()
     if WIDTHS[0] * each > free:
         needs = f"{WIDTHS[0] * each / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         return Gain(problem=f"{WIDTHS[0]} trainings together need {needs}")
-    alone = best = _seconds(task, arm, 1)
-    gain = Gain(WIDTHS[0])
+    alone, gain = _seconds(task, arm, 1), Gain(WIDTHS[0])
     for width in WIDTHS:
-        if width * each > free or (seconds := _seconds(task, arm, width) / width) > best:
+        if width * each > free:
             break
-        best, gain = seconds, Gain(width, alone / seconds)
+        together = _seconds(task, arm, width)
+        gain = max(gain, Gain(width, width * alone / together), key=lambda one: one.factor)
+        if together * STEPS > SECONDS:
+            break
     return gain
 
 
@@ -346,10 +363,11 @@ def _seconds(task: Task, arm: Arm, width: int) -> float:
     """
     trainings = [_training(task, arm, seed) for seed in range(width)]
     going = Stack(trainings) if width > 1 else trainings[0]
-    going.advance(WARM_UP)
     seen: list[float] = []
-    while len(seen) < STEPS and sum(seen) < SECONDS:
+    while len(seen) < WARM_UP + STEPS and sum(seen[WARM_UP:]) < SECONDS:
+        for training in trainings:
+            training.step = 0  # a schedule may end before so many steps
         started = time.process_time()
         going.advance(1)
         seen.append(time.process_time() - started)
-    return median(seen)
+    return median(seen[WARM_UP:])
