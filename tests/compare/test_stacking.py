@@ -108,6 +108,16 @@ def test_models_and_batches_of_different_sizes_are_in_different_stacks(blobs):
         )
 
 
+def test_models_whose_sizes_their_seeds_decide_are_in_different_stacks(blobs):
+    def model():
+        width = int(torch.randint(3, 6, (1,)))
+        return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 3))
+
+    specs = [Spec("sgd", "tune", i, i, {"lr": 0.1}) for i in range(4)]
+    trials = list(run_stacked(replace(blobs, model=model), ARMS, specs))
+    assert [trial.status for trial in trials] == ["ok"] * 4, trials[0].error
+
+
 class Normed(nn.Module):
     """Has buffers that a training step changes, a parameter that stands still, and one in two places."""
 

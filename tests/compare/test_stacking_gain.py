@@ -12,7 +12,7 @@ from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Arm
 from fallline.compare.run import compare
 from fallline.compare.search.arms import arms_of
-from fallline.compare.trials.stacking import stacking_gain
+from fallline.compare.trials.stacking import able_arms, stacking_gain
 from fallline.tasks import load
 
 SMALL = Path(__file__).with_name("small_task.py")
@@ -28,6 +28,12 @@ def test_the_gain_is_of_trainings_that_go_the_same_way(blobs):
     assert gain.problem == ""
     assert gain.width > 1
     assert gain.factor > 1
+
+
+def test_the_gain_is_measured_on_batches_as_large_as_those_of_most(blobs):
+    """Of full batches on its own there may be none, as most of their time is arithmetic."""
+    arms = {name: Arm(name) for name in ("gd", "online-sgd", "adam", "sgd")}
+    assert list(able_arms(blobs, arms)) == ["adam", "gd", "online-sgd", "sgd"]
 
 
 class Unused(nn.Linear):

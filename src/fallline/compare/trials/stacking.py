@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, mode
 from typing import Any
 
 import numpy as np
@@ -263,19 +263,31 @@ def stacking_gain(task: Task, arms: Mapping[str, Arm]) -> Gain:
         ''
     """
     with one_thread(), seeded(0), _without_advice():
-        able = {name: arm for name, arm in arms.items() if _is_able(task, arm)}
+        able = able_arms(task, arms)
         for name, arm in able.items():
             if problem := _problem(task, arm):
                 return Gain(problem=f"{name}: {problem}")
         return _fastest(task, next(iter(able.values()))) if able else Gain(problem="none of them can begin")
 
 
-def _is_able(task: Task, arm: Arm) -> bool:
-    """Say whether trainings of ``arm`` can make a step; why not is told by its trials."""
-    with suppress(Exception):
-        _training(task, arm, 0).advance(1)
-        return True
-    return False
+def able_arms(task: Task, arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """Return the arms that can make a step, first one whose batches are as large as those of most.
+
+    Why others cannot is told by their trials.
+
+    Example:
+        >>> list(able_arms(load("digits"), {name: Arm(name) for name in ("gd", "sgd", "adam")}))
+        ['sgd', 'gd', 'adam']
+    """
+    steps: dict[str, int] = {}
+    for name, arm in arms.items():
+        with suppress(Exception):
+            training = _training(task, arm, 0)
+            training.advance(1)
+            steps[name] = training.steps_per_epoch
+    usual = mode(steps.values()) if steps else 0
+    first = [name for name in steps if steps[name] == usual][:1]
+    return {name: arms[name] for name in [*first, *steps]}
 
 
 def _problem(task: Task, arm: Arm) -> str:
