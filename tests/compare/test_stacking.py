@@ -108,6 +108,17 @@ def test_models_and_batches_of_different_sizes_are_in_different_stacks(blobs):
         )
 
 
+def test_models_of_equal_sizes_that_compute_otherwise_are_in_different_stacks(blobs):
+    def model(unit="tanh"):
+        return nn.Sequential(nn.Linear(2, 8), nn.Tanh() if unit == "tanh" else nn.ReLU(), nn.Linear(8, 3))
+
+    task = replace(blobs, model=model)
+    specs = [Spec("sgd", "tune", i, 5, {"lr": 0.1, "unit": unit}) for i, unit in enumerate(("tanh", "relu"))]
+    for trial in run_stacked(task, ARMS, specs):
+        alone = run_trial(task, ARMS["sgd"], trial.spec)
+        assert trial.curve.valid_loss == pytest.approx(alone.curve.valid_loss, rel=1e-4)
+
+
 def test_models_whose_sizes_their_seeds_decide_are_in_different_stacks(blobs):
     def model():
         width = int(torch.randint(3, 6, (1,)))

@@ -293,8 +293,8 @@ def able_arms(task: Task, arms: Mapping[str, Arm]) -> dict[str, Arm]:
 def _problem(task: Task, arm: Arm) -> str:
     """Return why trainings of ``arm`` cannot be stacked, or nothing.
 
-    Gradients are compared before and after some steps, which an optimizer may make on tensors of its own, and
-    with the other training first, whose model may keep what is neither a parameter nor a buffer.
+    Gradients of two are compared, of which one's model stands for both: before and after some steps, which an
+    optimizer may make on tensors of its own, and in which models may change what is no parameter or buffer.
     """
     trainings = [_training(task, arm, seed) for seed in (0, 1)]
     state = _random_numbers()
@@ -302,7 +302,7 @@ def _problem(task: Task, arm: Arm) -> str:
         stack = Stack(trainings)
         problem = _difference(stack)
         stack.advance(2)
-        problem = problem or _difference(stack) or _difference(Stack(trainings[::-1]))
+        problem = problem or _difference(stack)
     except Exception as error:
         return last_line(error).partition("\n")[0].partition(". ")[0]
     return problem if state == _random_numbers() else "its training draws random numbers"
