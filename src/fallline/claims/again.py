@@ -7,12 +7,11 @@ from torch import nn
 from fallline.claims.extraction import short
 from fallline.compare.records import Comparison, Trial
 from fallline.compare.statistics.cells import Cells
-from fallline.compare.trials.training import Training, as_judged
+from fallline.compare.trials.training import Training
+from fallline.studies.measuring.again import made_again
 from fallline.studies.measuring.sharpness import sharpness
 from fallline.tasks.batches import in_order
-from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
-from fallline.tasks.threads import one_thread
 
 #: Takes a training at its end, its parameters being what it is judged by.
 Look = Callable[[Training], float]
@@ -25,8 +24,7 @@ def measured_again(
 ) -> Mapping[str, Mapping[str, Cells]]:
     """Return for each of ``looks`` and ``arms`` what it sees at the end of each final training.
 
-    Trainings that went wrong are left out. A training is a function of its spec alone, so the weights are
-    those that the comparison judged, at the end instead of at the lowest validation loss.
+    Trainings that went wrong are left out.
     """
     names = {short(arm): arm for arm in comparison.plan.arms}
     seen: dict[str, dict[str, dict[tuple[int, int], float]]] = {
@@ -41,11 +39,8 @@ def measured_again(
 
 
 def _looked(comparison: Comparison, task: Task, trial: Trial, looks: Mapping[str, Look]) -> dict[str, float]:
-    with one_thread(), seeded(trial.spec.seed):
-        training = Training(task, comparison.plan.arms[trial.spec.arm], trial.spec, comparison.plan.share)
-        training.advance(trial.steps)
-        with as_judged(training.optimizer):
-            return {name: look(training) for name, look in looks.items()}
+    with made_again(comparison, task, trial) as training:
+        return {name: look(training) for name, look in looks.items()}
 
 
 def loss_on_test(training: Training) -> float:
