@@ -1,5 +1,6 @@
 """Where a study measures: a task, a folder, an effort, and comparisons that go on where they stopped."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ class Lab:
         request = Request(
             task=task or self.task,
             optimizers=optimizers,
-            out=self.folder / label,
+            out=self.place(label),
             resume=True,
             seed=self.seed,
             workers=self.workers,
@@ -105,6 +106,10 @@ class Lab:
         if comparison.interrupted:
             raise KeyboardInterrupt
         return comparison
+
+    def place(self, label: str) -> Path:
+        """Return the folder of what is called ``label``, which may be the name of a task of the user's."""
+        return self.folder / re.sub(r"[^\w.-]+", "-", label)
 
     def on(self, task: Task) -> "Lab":
         """Return the same lab with another task."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from math import inf
+from operator import attrgetter
 from statistics import median
 
 from torch.nn.utils import get_total_norm
@@ -86,7 +87,7 @@ def clip_sweep(
 ) -> Comparison:
     """Return trainings at evenly spaced learning rates, at each norm; None is for no clipping."""
     choose = partial(_specs, norms=norms, per_decade=per_decade, seeds=seeds)
-    return sweep(lab, label, [OPTIMIZER], choose, task=task, share=share)
+    return sweep(lab, label, [OPTIMIZER], choose, task=task, share=share, repeat=attrgetter("seed"))
 
 
 def _specs(prepared: Prepared, norms: Sequence[float | None], per_decade: float, seeds: int) -> list[Spec]:

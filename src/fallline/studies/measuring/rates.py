@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from math import inf, log10
+from operator import attrgetter
 from statistics import mean
 from typing import Any
 
@@ -31,6 +32,7 @@ BEYOND = 0.5
 #: A loss is good if it is at most this share above the lowest.
 GOOD = 0.5
 RATE = Axis("learning rate", log=True)
+BEST_OF_MANY = "The loss at the best rate is the lowest of many, and so a little too low by chance."
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Response:
 def rate_sweep(lab: Lab, task: Task, optimizers: Iterable[str], per_decade: float, seeds: int) -> Comparison:
     """Return trainings at evenly spaced rates over each optimizer's published range and a little more."""
     names = list(optimizers)
-    return sweep(lab, "rates", names, partial(_specs, per_decade=per_decade, seeds=seeds), task=task)
+    choose = partial(_specs, per_decade=per_decade, seeds=seeds)
+    return sweep(lab, "rates", names, choose, task=task, repeat=attrgetter("seed"))
 
 
 def _specs(prepared: Prepared, per_decade: float, seeds: int) -> list[Spec]:
@@ -92,7 +95,7 @@ def responses(comparison: Comparison, untrained: float) -> dict[str, Response]:
 def untrained_loss(task: Task, seed: int) -> float:
     """Return the validation loss of a model that was not trained."""
     with seeded(seed):
-        return task.evaluated(task.new_model(), task.valid)[0]
+        return task.evaluated(task.new_model(), task.fold(0).valid)[0]
 
 
 def has_diverged(trial: Trial, untrained: float) -> bool:
