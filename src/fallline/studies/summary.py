@@ -130,8 +130,11 @@ def _metric(value: float, share: bool) -> str:
 
 
 def _heading(plan: Plan) -> str:
+    """Return what a column of arms is called: the setting that all are levels of, or what they are."""
     names = {name.partition("=")[0] for name in plan.arms}
-    return names.pop() if len(names) == 1 and all("=" in name for name in plan.arms) else "arm"
+    if len(names) == 1 and all("=" in name for name in plan.arms):
+        return names.pop()
+    return "optimizer" if all(name == arm.optimizer for name, arm in plan.arms.items()) else "arm"
 
 
 def level(arm: str, plan: Plan) -> str:
@@ -139,7 +142,7 @@ def level(arm: str, plan: Plan) -> str:
 
     ``"activation=relu"`` becomes ``"relu"``.
     """
-    return arm.partition("=")[2] if _heading(plan) != "arm" and "," not in arm else arm
+    return arm.partition("=")[2] if _heading(plan) == arm.partition("=")[0] and "," not in arm else arm
 
 
 def spoken(arm: str, plan: Plan) -> str:

@@ -24,7 +24,15 @@ from fallline.report.finding import Figure, Table
 from fallline.studies.drawing import lines
 from fallline.studies.lab import Lab
 from fallline.studies.measuring.levels import line
-from fallline.studies.measuring.rates import GOOD, RATE, good_decades, grid, has_diverged, untrained_loss
+from fallline.studies.measuring.rates import (
+    GOOD,
+    RATE,
+    good_decades,
+    grid,
+    has_diverged,
+    limit,
+    untrained_loss,
+)
 from fallline.studies.measuring.sweeps import sweep
 from fallline.studies.reading import estimate, loss_axis
 from fallline.studies.study import StudyError
@@ -124,6 +132,11 @@ class Clipped:
         return found if found.ends is None else replace(found, low=max(0.0, found.ends[0]))
 
     @property
+    def reaches_the_end(self) -> bool:
+        """Whether the highest rate that was tried is still good with some seed: the range may go on."""
+        return any(at[max(at)] <= limit(min(at.values())) for at in self.losses.values())
+
+    @property
     def lowest(self) -> Interval:
         """The lowest loss over the rates, over seeds."""
         finite = [low for at in self.losses.values() if (low := min(at.values())) < inf]
@@ -172,9 +185,10 @@ def said(found: Mapping[float | None, Clipped]) -> str:
     change = f"{wider.mean:+.2f} (95 % interval for all norms {low:+.2f} to {high:+.2f}{shown})".replace(
         "-", "−"
     )
+    ended = ", at least, as it reaches the highest rate that was tried" if found[norm].reaches_the_end else ""
     return (
         f"clipping to a norm of {number(norm)} changes the range of good learning rates from "
-        f"{number(without.mean)} decades by {change}"
+        f"{number(without.mean)} decades by {change}{ended}"
     )
 
 

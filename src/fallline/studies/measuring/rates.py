@@ -143,17 +143,26 @@ def good_decades(losses: Mapping[float, float], scale: Scale) -> float:
     best = min(tried, key=lambda rate: losses[rate])
     if losses[best] == inf:
         return 0.0
-    limit = losses[best] + GOOD * abs(losses[best])
+    highest = limit(losses[best])
     above = [rate for rate in tried if rate >= best]
     below = [rate for rate in reversed(tried) if rate <= best]
-    return sum(_stretch([(log10(r), losses[r]) for r in side], limit, scale) for side in (above, below))
+    return sum(_stretch([(log10(r), losses[r]) for r in side], highest, scale) for side in (above, below))
 
 
-def _stretch(points: list[tuple[float, float]], limit: float, scale: Scale) -> float:
-    """Return how far one may go from the first of the points until the loss is above ``limit``."""
+def limit(lowest: float) -> float:
+    """Return the highest loss that is good, given the lowest: none is if that is infinite.
+
+    >>> limit(2.0), limit(-2.0)
+    (3.0, -1.0)
+    """
+    return lowest + GOOD * abs(lowest) if lowest < inf else -inf
+
+
+def _stretch(points: list[tuple[float, float]], highest: float, scale: Scale) -> float:
+    """Return how far one may go from the first of the points until the loss is above ``highest``."""
     for (here, low), (there, high) in pairwise(points):
-        if high > limit:
-            start, end, stop = (on_scale(scale, loss) for loss in (low, high, limit))
+        if high > highest:
+            start, end, stop = (on_scale(scale, loss) for loss in (low, high, highest))
             share = (stop - start) / (end - start)
             return abs(here + share * (there - here) - points[0][0])
     return abs(points[-1][0] - points[0][0])
