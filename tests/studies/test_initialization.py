@@ -9,6 +9,7 @@ from torch import nn
 from fallline.compare.records import Arm, Spec
 from fallline.compare.run import read
 from fallline.compare.trials.training import Training
+from fallline.studies import StudyError
 from fallline.studies.initialization import QUICK_LEVELS, STUDY
 from fallline.studies.measuring.symmetry import distinct_units, equal_units
 from fallline.studies.varied import with_initializations
@@ -83,6 +84,11 @@ def test_units_that_dropout_tells_apart_are_not_called_equal(made):
 
 def torn_apart():
     return nn.Sequential(nn.Linear(2, 8), nn.Sigmoid(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def test_a_model_without_layers_is_refused(new_lab):
+    with pytest.raises(StudyError, match="no weights of two dimensions"):
+        STUDY.answer(new_lab("quadratic"))
 
 
 def test_every_start_has_a_row_and_zero_is_the_last(made):

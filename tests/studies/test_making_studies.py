@@ -246,6 +246,9 @@ def test_what_is_no_study_is_refused(tmp_path):
     file.write_text("STUDY = 3\n")
     with pytest.raises(StudyError, match="STUDY is int"):
         find(str(file))
+    file.write_text("")
+    with pytest.raises(StudyError, match=r"has no STUDY; end it with STUDY = Study\("):
+        find(str(file))
     file.write_text("1 / 0\n")
     with pytest.raises(StudyError, match=r"ZeroDivisionError.*line 1"):
         find(str(file))
