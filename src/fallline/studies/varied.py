@@ -122,8 +122,8 @@ def with_initializations(task: Task) -> Task:
     parts = (part for part in _new(task).modules() if not isinstance(part, KEPT))
     if not any(weight.dim() > 1 for part in parts for weight in part.parameters(recurse=False)):
         raise StudyError(
-            f"task {task.name!r}: its model has no weights of two dimensions or more to draw anew; name a task "
-            "with layers"
+            f"task {task.name!r}: its model has no weights of two dimensions or more to draw anew; "
+            "name a task with layers"
         )
     return varied(task, "initialization", with_initialization, UNCHANGED)
 
