@@ -107,6 +107,19 @@ def test_sharpness_is_measured_where_the_final_run_ended(made):
     assert float(row[1]) == pytest.approx(np.exp(np.mean(values)), rel=1e-2)
 
 
+def test_a_batch_size_at_which_no_training_ends_is_left_out(new_lab):
+    """BatchNorm cannot train on single samples."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(150, 2, generator=generator), torch.arange(150) % 2
+    lab = new_lab(Task(normalised, data, data, epochs=3))
+    finding = STUDY.answer(lab)
+    assert {row[0] for row in finding.tables[2].rows} == {"6", "150"}
+
+
+def normalised():
+    return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
 def test_a_task_with_few_samples_is_refused(new_lab):
     data = torch.zeros(20, 2), torch.zeros(20).long()
     with pytest.raises(StudyError, match="100 or more"):

@@ -125,6 +125,8 @@ def test_only_the_proximal_step_reaches_exact_zeros(made):
 def test_no_penalty_has_no_strength_and_the_uneven_tuning_is_told(made):
     tuned = {row[0]: row[-1] for row in made[1].tables[0].rows}
     assert {name for name, text in tuned.items() if "strength" in text} == set(PENALTIES) - {"none"}
+    assert "no penalty" in tuned
+    assert "none has the lowest" not in made[1].answer
     assert UNEVEN in made[1].caveats
 
 

@@ -4,9 +4,16 @@ from fallline.report.finding import Finding
 from fallline.studies.lab import Effort, Lab
 from fallline.studies.measuring import zero_shares
 from fallline.studies.measuring.penalized import counting
-from fallline.studies.measuring.penalties import L1, against_none, compared, followed, told_honestly
+from fallline.studies.measuring.penalties import (
+    L1,
+    against_none,
+    called,
+    compared,
+    followed,
+    leading,
+    told_honestly,
+)
 from fallline.studies.measuring.sweeps import shortened
-from fallline.studies.reading import leader
 from fallline.studies.study import Study
 from fallline.studies.summary import found
 from fallline.tasks.load import load
@@ -25,13 +32,14 @@ def answer(lab: Lab) -> Finding:
     if everything:
         wrong = load(NOISY)
         noisy = compared(lab, NOISY, counting(shortened(wrong, NOISY_STEPS / wrong.total_steps)), 0.3)
-        sentences += [f"On {NOISY}: {line}" for line in (f"{leader(noisy)}.", *against_none(noisy))]
+        sentences += [f"On {NOISY}: {line}" for line in (f"{leading(noisy)}.", *against_none(noisy))]
         tables.append(zero_shares.table(noisy, f"On {NOISY}"))
     finding = found(
         STUDY,
         comparison,
         task,
-        answer=f"On {task.name} {leader(comparison)}; {zero_shares.told(comparison, task, L1)}.",
+        called,
+        answer=f"On {task.name} {leading(comparison)}; {zero_shares.told(comparison, task, L1)}.",
         sentences=sentences,
         tables=tables,
         figures=[zero_shares.figure(strengths)],

@@ -37,8 +37,11 @@ def measured(lab: Lab) -> tuple[Comparison, Task]:
 
 
 def sharpnesses(comparison: Comparison, task: Task) -> Sharpnesses:
-    """Return the sharpness of each final run, which is trained again to where it ended."""
-    return {
+    """Return the sharpness of each final run, which is trained again to where it ended.
+
+    Arms without a finished run are left out.
+    """
+    found = {
         arm: {
             (trial.spec.study, trial.spec.seed): _sharpness(comparison, task, trial)
             for trial in comparison.finals(arm)
@@ -46,6 +49,7 @@ def sharpnesses(comparison: Comparison, task: Task) -> Sharpnesses:
         }
         for arm in comparison.plan.arms
     }
+    return {arm: cells for arm, cells in found.items() if cells}
 
 
 def _sharpness(comparison: Comparison, task: Task, trial: Trial) -> float:

@@ -56,10 +56,12 @@ def figure(norms: Mapping[str, Sequence[Interval]], what: str) -> Figure:
         for name, layers in norms.items()
         if reach(layers)
     }
+    absent = [name for name in norms if name not in drawn]
+    left_out = f" Left out, as nothing arrives: {listing(absent)}." if absent else ""
     about = (
         "Norm of the gradient of each layer's weights over the last layer's, before any training, for "
-        f"each {what}: geometric mean of {MODELS} models, with 95 % interval. To the left is the way back. "
-        f"Left out, as nothing arrives: {listing([name for name in norms if name not in drawn]) or 'none'}."
+        f"each {what}: geometric mean of {MODELS} models, with 95 % interval. To the left is the way back."
+        f"{left_out}"
     )
     y = Axis("norm, relative to the last layer's", log=True)
     return Figure("What arrives of the gradient in each layer", about, lines(drawn, Axis("layer"), y))

@@ -7,6 +7,8 @@ from fallline.report.finding import Finding
 from fallline.studies.lab import Effort, Lab
 from fallline.studies.measuring.levels import sentence
 from fallline.studies.measuring.penalized import PENALTIES
+from fallline.studies.reading import leader
+from fallline.studies.summary import renamed
 from fallline.tasks.task import Task
 
 ADAM = "fallline.studies.measuring.penalized:penalized"
@@ -14,10 +16,25 @@ SPACE = {"lr": {"low": 1e-3, "high": 3e-2}, "strength": {"low": 1e-6, "high": 1e
 #: The two forms of L1, and the strengths that they are followed over.
 L1 = ("l1-subgradient", "l1-proximal")
 STRENGTHS, FEW_STRENGTHS = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3), (1e-5, 3e-4, 3e-3)
+NONE = "no penalty"
 UNEVEN = (
     "Without a penalty all trials of the tuning go to the learning rate; with one its strength is searched "
     "by as many."
 )
+
+
+def called(arm: str) -> str:
+    """Return a penalty's name as in a sentence, in which "none" would be nobody.
+
+    >>> called("penalty=l2"), called("penalty=none")
+    ('l2', 'no penalty')
+    """
+    return NONE if arm == "penalty=none" else arm.partition("=")[2]
+
+
+def leading(comparison: Comparison) -> str:
+    """Return which penalty leads, as the end of a sentence."""
+    return leader(renamed(comparison, called))
 
 
 def compared(lab: Lab, label: str, task: Task, share: float) -> Comparison:
@@ -47,7 +64,5 @@ def against_none(comparison: Comparison) -> list[str]:
 def told_honestly(finding: Finding) -> Finding:
     """Return ``finding`` without the strength of no penalty, and with what tuning it leaves uneven."""
     first, *rest = finding.tables
-    rows = [
-        [*row[:-1], row[-1].partition(", strength")[0]] if row[0] == "none" else row for row in first.rows
-    ]
+    rows = [[*row[:-1], row[-1].partition(", strength")[0]] if row[0] == NONE else row for row in first.rows]
     return replace(finding, tables=[replace(first, rows=rows), *rest], caveats=[*finding.caveats, UNEVEN])
