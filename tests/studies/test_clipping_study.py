@@ -10,6 +10,7 @@ from scipy import stats
 from torch import nn
 
 from fallline import Task
+from fallline.compare.errors import ComparisonError
 from fallline.compare.run import read
 from fallline.studies.clipping import STUDY
 from fallline.studies.measuring.clipped import Clipped, by_norm, clip_norms, said, widening
@@ -90,6 +91,12 @@ def test_widths_and_their_difference_are_in_closed_form():
     assert widening(found, 0.5).mean == pytest.approx((1 - side) / 2)
     assert list(found[None].means) == rates[:3]
     assert found[None].lowest.mean == 1.0
+
+
+def test_a_task_that_cannot_be_trained_is_refused(new_lab):
+    data = torch.zeros(40, 2), torch.zeros(40).long()
+    with pytest.raises(ComparisonError, match="cannot be trained"):
+        STUDY.answer(new_lab(Task(nn.Flatten, data, data)))
 
 
 def test_a_range_that_reaches_the_highest_rate_is_said_to():

@@ -14,7 +14,7 @@ import pytest
 from fallline.compare.judgement.verdict import judge
 from fallline.compare.records import Arm
 from fallline.compare.run import read
-from fallline.core.errors import UnknownNameError
+from fallline.core.errors import FalllineError, UnknownNameError
 from fallline.report.finding import Figure, Finding, Table
 from fallline.report.findings import page
 from fallline.studies import BUILT_IN, Effort, Study, StudyError, find
@@ -256,6 +256,19 @@ def test_what_is_no_study_is_refused(tmp_path):
         find("activation")
     with pytest.raises(UnknownNameError, match="no study file"):
         find(str(tmp_path / "absent.py"))
+
+
+@pytest.mark.parametrize("name", ["dropout", "hyperparameters", "learning-rate", "precision"])
+def test_a_task_on_which_nothing_trains_is_refused_with_the_reason(new_lab, name):
+    lab = new_lab(TASK)
+    lab = lab.on(replace(lab.task, loss=not_a_number))
+    with pytest.raises(FalllineError, match="check its loss and data") as found:
+        find(name).answer(lab)
+    assert "nan" in str(found.value)
+
+
+def not_a_number(outputs, targets):
+    return outputs.sum() * float("nan")
 
 
 def test_a_study_that_forgets_its_finding_is_told_so(tmp_path):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fallline.compare.errors import ComparisonError
+from fallline.compare.judgement.wording import last_line
 from fallline.compare.planning import prepare
 from fallline.compare.protocol.schedule import Schedule
 from fallline.compare.records import Comparison, Trial
@@ -83,6 +85,7 @@ class Lab:
 
         Raises:
             KeyboardInterrupt: Ctrl-C ended it; what is done stays in the folder.
+            ComparisonError: no training has a result.
             FalllineError: as `fallline.compare`.
         """
         size = effort or self.effort
@@ -105,6 +108,10 @@ class Lab:
         comparison = run(prepared, lambda trials, schedule: self.watch(trials, schedule, prepared.trainings))
         if comparison.interrupted:
             raise KeyboardInterrupt
+        if not any(trial.status == "ok" for trial in comparison.trials):
+            why = last_line(next((t.error for t in comparison.trials if t.error), None))
+            name = prepared.plan.task
+            raise ComparisonError(f"no training on {name} has a result ({why}); check its loss and data")
         return comparison
 
     def place(self, label: str) -> Path:

@@ -17,6 +17,7 @@ from fallline.compare.protocol.seeds import training_seed
 from fallline.compare.records import Arm, Comparison, Spec, Trial
 from fallline.compare.statistics.pairs import Interval, Scale, mean_interval
 from fallline.compare.statistics.sensitivity import loss_reached
+from fallline.compare.trials.rehearsal import rehearse
 from fallline.compare.trials.training import Training
 from fallline.core.registry import find
 from fallline.core.space import middle
@@ -52,8 +53,10 @@ def clip_norms(task: Task, factors: Sequence[float], seed: int) -> list[float]:
     rates, or as many powers of ten below as it takes not to diverge.
 
     Raises:
+        ComparisonError: the task cannot be trained.
         StudyError: every learning rate diverges.
     """
+    rehearse(task, {OPTIMIZER: Arm(OPTIMIZER)})
     untrained, rate = untrained_loss(task, seed), middle(find(OPTIMIZER).space)["lr"]
     for power in range(LOWER):
         norms, loss = _trained(task, rate / 10**power, seed)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from math import inf, log10
+from math import inf, isfinite, log10
 from operator import attrgetter
 from statistics import mean
 from typing import Any
@@ -24,6 +24,7 @@ from fallline.studies.drawing import Axis, Line, lines
 from fallline.studies.lab import Lab
 from fallline.studies.measuring.sweeps import sweep
 from fallline.studies.reading import estimate
+from fallline.studies.study import StudyError
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
 
@@ -93,9 +94,18 @@ def responses(comparison: Comparison, untrained: float) -> dict[str, Response]:
 
 
 def untrained_loss(task: Task, seed: int) -> float:
-    """Return the validation loss of a model that was not trained."""
+    """Return the validation loss of a model that was not trained.
+
+    Raises:
+        StudyError: it is infinite or not a number.
+    """
     with seeded(seed):
-        return task.evaluated(task.new_model(), task.fold(0).valid)[0]
+        loss = task.evaluated(task.new_model(), task.fold(0).valid)[0]
+    if not isfinite(loss):
+        raise StudyError(
+            f"task {task.name!r}: the loss of an untrained model is {loss}; check its loss and data"
+        )
+    return loss
 
 
 def has_diverged(trial: Trial, untrained: float) -> bool:
