@@ -53,7 +53,7 @@ def sharpnesses(comparison: Comparison, task: Task) -> Sharpnesses:
 
 
 def _sharpness(comparison: Comparison, task: Task, trial: Trial) -> float:
-    with made_again(comparison, task, trial) as training:
+    with made_again(comparison, task, trial.spec, trial.steps) as training:
         return sharpness(training.task, training.model, next(in_order(training.task.train, SAMPLES)))
 
 

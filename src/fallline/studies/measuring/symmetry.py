@@ -15,7 +15,7 @@ def equal_units(comparison: Comparison, task: Task, arm: str) -> list[str]:
     runs = [run for run in comparison.finals(arm) if run.status == "ok"]
     if not runs:
         return []
-    with made_again(comparison, task, runs[0]) as training:
+    with made_again(comparison, task, runs[0].spec, runs[0].steps) as training:
         units = distinct_units(training.model)
     if units is None:
         return []
