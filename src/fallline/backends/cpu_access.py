@@ -1,5 +1,6 @@
 """How the values of a kernel lie in memory: what reads and writes them, their bytes, their rows."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -66,10 +67,10 @@ class Signature:
         return {name + endings[1]: name for name, endings in parts if len(endings) > 1}
 
 
-def rows(plan: Plan, dtypes: Signature) -> dict[str, int]:
+def rows(plan: Plan, beside: Iterable[str] = ()) -> dict[str, int]:
     """Return the row of each operand in the table of addresses; what a pass leaves has rows of its own."""
     names = [P, G, *(s.name for s in plan.slots), *(s.name for s in plan.scalar_slots), *LEFT.values()]
-    names += dtypes.beside
+    names += beside
     return {name: row for row, name in enumerate(names)}
 
 
@@ -171,7 +172,7 @@ class Operand:
 
 def operands(plan: Plan, each: ElementPass, dtypes: Signature) -> tuple[list[Operand], list[Operand]]:
     """Return what a pass loads and what it stores; a reduction stores nothing."""
-    code, compute, place = program(each), dtypes.compute, rows(plan, dtypes)
+    code, compute, place = program(each), dtypes.compute, rows(plan, dtypes.beside)
     beside = {name: place[key] for key, name in dtypes.beside.items()}
     stored_as = [(n, place[n], f) for n, f in (dtypes.formats[0], (G, Plain(dtypes.g)), *dtypes.formats[1:])]
     stored_as.append((GRAD, place[G], Plain(dtypes.g)))

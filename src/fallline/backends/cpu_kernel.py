@@ -18,6 +18,7 @@ _MODULE = '''\
 Written by fallline from the rule. Names with an underscore are the generator's, all others the rule's.
 """
 
+from builtins import min as _least
 from builtins import range as _range
 from math import exp, log
 
@@ -71,8 +72,7 @@ def _work(_job):
             _stop = _io.load_i64(_offsets, _t + 1)
             _stop = _stop if _stop < _end else _end
             _start = _begin - _io.load_i64(_offsets, _t)
-            _count = _io.load_i64(_sizes, _t) - _start
-            _count = _count if _count < _stop - _begin else _stop - _begin
+            _count = {count}
             {function}(
                 _count,
 {calls}
@@ -82,6 +82,9 @@ def _work(_job):
             _t += 1
         _taken = _io.next_chunk(_job + {counter} * 8)
 '''
+
+#: The elements of a chunk's share of a tensor; where there are blocks, the tensor may end before.
+_WHOLE = "_stop - _begin"
 
 
 def generate(plan: Plan, each: ElementPass, dtypes: Signature) -> str:
@@ -94,12 +97,15 @@ def generate(plan: Plan, each: ElementPass, dtypes: Signature) -> str:
         **_once(code, plan, each, dtypes),
         functions=elements.functions(),
         function=elements.function,
+        count="_stop - _begin"
+        if dtypes.block == 1
+        else "_least(_stop - _begin, _io.load_i64(_sizes, _t) - _start)",
         calls=block([f"{call}," for call in elements.arguments(_address("{}"))], 4),
     )
 
 
 def _once(code: Program, plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
-    scalars, place = [s.name for s in plan.scalar_slots], rows(plan, dtypes)
+    scalars, place = [s.name for s in plan.scalar_slots], rows(plan, dtypes.beside)
     access = [SCALAR[d] for d in dtypes.scalars]
     stated = [(n, f, _address(place[n])) for n, f in zip(scalars, access, strict=True)]
     settings = [(i, n) for i, n in enumerate(plan.settings) if n in code.needs]

@@ -21,6 +21,7 @@ from fallline.core.plan import Plan, plan
 from fallline.core.precision import AS_TORCH, PRECISION, precision_of
 from fallline.core.reduction import Taken, refuse_unaligned, totals, vetoed
 from fallline.core.refusals import refuse, refuse_beyond_elements, refuse_mismatch, refuse_precision
+from fallline.core.sparsity import by_rows
 from fallline.core.state import STEPS_PER_DISPATCH, forget, formats_of, make_state
 from fallline.core.transform import Sum
 
@@ -209,14 +210,15 @@ def _batches(
         rule, precision = plan(optimizer.transforms(group)), precision_of(group)
         state = _state_of(optimizer, rule, group, p) if keep else dict(optimizer.state.get(p, {}))
         made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
-        backend, _ = choose(group, p)
+        sparse = by_rows(optimizer, group, rule, p)
+        backend, _ = choose(group, p, sparse)
         differentiable = bool(group.get("differentiable"))
         formats = formats_of(rule, precision, p, state)
         numbers = [state[slot.name].dtype for slot in rule.scalar_slots]
         grad = p if p.grad is None else p.grad
         key = (rule, backend.name, differentiable, p.device, precision, p.dtype, grad.dtype)
         key = (*key, *formats.values(), *numbers)
-        batch = Batch(rule, differentiable, precision, formats)
+        batch = Batch(rule, differentiable, precision, formats, by_rows=sparse)
         _, batch = batches.setdefault(key, (backend, batch))
         batch.add(p, state, row, index, fresh=not rule.fresh_slots.isdisjoint(made))
         news.append((p, state, made))

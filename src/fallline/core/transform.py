@@ -36,13 +36,15 @@ class Slot:
     the parameter. ``shape`` gives from the parameter's shape that of the slot, or None where a tensor has no
     such slot and the rule gets None; only rules on whole tensors keep such state, in float32 at least.
     ``nonnegative`` says that no value is below zero, as of averages of squares: a narrow format then keeps
-    small ones apart from zero instead of a sign.
+    small ones apart from zero instead of a sign. State per tensor that is ``exact`` is kept in float64, not
+    in torch's default dtype.
     """
 
     name: str
     initial: float | str = 0.0
     shape: Callable[[Shape], Shape | None] | None = None
     nonnegative: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,11 +201,16 @@ class Transform:
         return tuple(dict.fromkeys(n for n in names if n not in given))
 
 
-def per_tensor(**slots: float | str) -> Callable[[Callable[..., dict[str, Any]]], PerTensor]:
-    """Declare a function evaluated once per tensor; ``slots`` are its scalar state and starting values."""
+def per_tensor(
+    *, exact: bool = False, **slots: float | str
+) -> Callable[[Callable[..., dict[str, Any]]], PerTensor]:
+    """Declare a function evaluated once per tensor; ``slots`` are its scalar state and starting values.
+
+    ``exact`` keeps that state in float64: sums of many small numbers stand still in float32.
+    """
 
     def declare(function: Callable[..., dict[str, Any]]) -> PerTensor:
-        return PerTensor(function, tuple(Slot(name, initial) for name, initial in slots.items()))
+        return PerTensor(function, tuple(Slot(name, first, exact=exact) for name, first in slots.items()))
 
     return declare
 
