@@ -2,13 +2,14 @@
 
 import sys
 
-from benches import around, bandwidth, library, overhead, sparse, startup, steps, tuning, verdicts
+from benches import around, bandwidth, library, overhead, precision, sparse, startup, steps, tuning, verdicts
 from benches.timing import stamp
 
 ALL = {
     "steps": steps.main,
     "bandwidth": bandwidth.main,
     "library": library.main,
+    "precision": precision.main,
     "around": around.main,
     "sparse": sparse.main,
     "startup": startup.main,

@@ -1,4 +1,4 @@
-"""One step of AdamW with state in each format, on the largest shape: bytes that are not moved are time saved."""
+"""One step of AdamW with state in each format, on the largest shape: bytes not moved are time saved."""
 
 import torch
 from torch import nn

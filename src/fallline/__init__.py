@@ -87,10 +87,10 @@ __all__ = [
     "Adan", "Choice", "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion",
     "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "PSGDKron",
     "Polyak", "Precision", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop",
-    "ScheduleFree", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot", "SophiaG", "SparseAdam",
-    "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain",
-    "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor",
-    "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
+    "ScheduleFree", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot",
+    "SophiaG", "SparseAdam", "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare",
+    "explain", "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties",
+    "per_tensor", "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

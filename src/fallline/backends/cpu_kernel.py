@@ -97,9 +97,7 @@ def generate(plan: Plan, each: ElementPass, dtypes: Signature) -> str:
         **_once(code, plan, each, dtypes),
         functions=elements.functions(),
         function=elements.function,
-        count="_stop - _begin"
-        if dtypes.block == 1
-        else "_least(_stop - _begin, _io.load_i64(_sizes, _t) - _start)",
+        count=_WHOLE if dtypes.block == 1 else f"_least({_WHOLE}, _io.load_i64(_sizes, _t) - _start)",
         calls=block([f"{call}," for call in elements.arguments(_address("{}"))], 4),
     )
 
