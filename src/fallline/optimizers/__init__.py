@@ -33,14 +33,18 @@ from fallline.optimizers.lars import LARS
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.novograd import NovoGrad
 from fallline.optimizers.muon import Muon
+from fallline.optimizers.normuon import NorMuon
+from fallline.optimizers.adafactor import Adafactor
+from fallline.optimizers.came import CAME
+from fallline.optimizers.adam_mini import AdamMini
 from fallline.optimizers.prodigy import Prodigy
 from fallline.optimizers.dadapt_adam import DAdaptAdam
 from fallline.optimizers.dog import DoG
 from fallline.optimizers.muon_adamw import MuonAdamW
 
 __all__ = [
-    "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta",
-    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon", "MuonAdamW", "NAdam",
-    "NAdamW", "NovoGrad", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "SignSGD", "Signum",
-    "SophiaG", "StableAdamW", "Yogi",
+    "ADOPT", "ASGD", "CAME", "FTRL", "LAMB", "LARS", "MARS", "SGD", "AdEMAMix", "AdaBelief", "AdaBound",
+    "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamMini", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG",
+    "Lion", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NorMuon", "NovoGrad", "Prodigy", "ProximalSGD", "RAdam",
+    "RMSprop", "Rprop", "SignSGD", "Signum", "SophiaG", "StableAdamW", "Yogi",
 ]  # fmt: skip
