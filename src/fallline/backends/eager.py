@@ -47,12 +47,12 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
         values = {**values, **{slot.name: got[slot.name] for slot in once.slots if one.last}}
     for place, t in enumerate(one.transforms):
         summands |= _summands(one, place, values, known)
-        came, scalars = values, {**known, **given.get(t.per_tensor, {})}
+        arrived, scalars = values, {**known, **given.get(t.per_tensor, {})}
         values = _apply(t, values, scalars)
         if t is negate:
             values[GRAD] = values[G]
         if gained and t.target == G:
-            values[GAIN] = values[GAIN] * _gain(t, {**values, G: came[G]}, scalars)
+            values[GAIN] = values[GAIN] * _gain(t, {**values, G: arrived[G]}, scalars)
     summands |= _summands(one, len(one.transforms), values, known)
     return {**before, **summands} if one.sums else values
 

@@ -39,10 +39,10 @@ def apply(t: Transform, members: Sequence[Member]) -> list[tuple[Tensor | None, 
 
 
 def _refuse_other_shapes(
-    t: Transform, made: tuple[Tensor | None, ...], came: Mapping[str, Any], count: int
+    t: Transform, made: tuple[Tensor | None, ...], arrived: Mapping[str, Any], count: int
 ) -> None:
     shapes = [None if x is None else tuple(x.shape) for x in made]
-    wanted = [None if came[n] is None else (count, *came[n].shape) for n in t.outputs]
+    wanted = [None if arrived[n] is None else (count, *arrived[n].shape) for n in t.outputs]
     if shapes != wanted:
         raise RuleError(
             f"{t.name} must return {', '.join(t.outputs)} of the shapes {wanted} that came; "

@@ -187,5 +187,5 @@ class Adafactor(Optimizer):
 
 
 register(
-    Entry("adafactor", Adafactor, space(Adafactor, "lr", "beta2_decay"), "Adam with a factored second moment")
+    Entry("adafactor", Adafactor, space(Adafactor, "lr", "weight_decay", "beta2_decay"), "Adam, factored")
 )
