@@ -166,7 +166,7 @@ class Job:
             step = {STEP: self._step_of(i)} if STEP in t.reads else {}
             members.append(whole.Member(self._table.operands(i, one.takes), {**by_row[row], **known, **step}))
         with torch.no_grad():
-            for i, results in enumerate(whole.apply(t, members)):
+            for i, results in whole.apply(t, members):
                 for name, value in zip(t.outputs, results, strict=True):
                     self._table.put(name, i, value)
 

@@ -80,7 +80,7 @@ def _gain(t: Transform, values: Mapping[str, Any], scalars: Mapping[str, Any]) -
 
 
 def _apply_whole(t: Transform, values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    (results,) = apply(t, [Member(values, dict(settings))])
+    ((_, results),) = apply(t, [Member(values, dict(settings))])
     return {**values, **dict(zip(t.outputs, results, strict=True))}
 
 
