@@ -15,6 +15,7 @@ from fallline.core.transform import PLACE, Transform
 STACKED = 1 << 16
 #: Elements of a stack: enough for all threads, and few enough for what is made of them to stay in cache.
 STACK = 1 << 18
+_WIDE = (torch.float32, torch.float64)
 
 
 @dataclass
@@ -71,4 +72,4 @@ def _stack(tensors: list[Any]) -> Any:
     if not isinstance(tensors[0], Tensor):
         return tensors[0]
     stack = torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-    return stack.to(torch.promote_types(stack.dtype, torch.float32))
+    return stack if stack.dtype in _WIDE else stack.float()

@@ -12,7 +12,7 @@ from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt, where
 from fallline.core.space import Range
 from fallline.core.transform import Shape, Slot, Transform, per_tensor, summed, transform
-from fallline.optimizers.moments import mean_square
+from fallline.optimizers.moments import factors, mean, over_product, toward
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space, weight_decay
 
 _EPS = Hyperparameter(
@@ -55,12 +55,12 @@ def scale_by_factored_rms(
     """
     share, least = step**beta2_decay, where(eps1 != eps1, rounding, eps1)
     if variance is not None:
-        variance = (1 - share) * variance + share * (g * g)
-        return g / maximum(variance.sqrt(), least), None, None, variance
-    row_var = (1 - share) * row_var + share * mean_square(g, -1)
-    col_var = (1 - share) * col_var + share * mean_square(g, -2)
-    rows = row_var / maximum(row_var.mean(-2, keepdim=True), least)
-    return g / maximum(rows.sqrt() * col_var.sqrt(), least), row_var, col_var, None
+        variance = toward(variance, g * g, share)
+        return g / variance.sqrt().clamp(min=least), None, None, variance
+    rows, columns = factors(g)
+    row_var, col_var = toward(row_var, rows, share), toward(col_var, columns, share)
+    relative = row_var / mean(row_var, -2).clamp(min=least)
+    return over_product(g, relative.sqrt(), col_var.sqrt(), least), row_var, col_var, None
 
 
 @summed(over="tensor")

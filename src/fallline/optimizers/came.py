@@ -11,7 +11,7 @@ from fallline.core.registry import Entry, register
 from fallline.core.space import Range
 from fallline.core.transform import Shape, Slot, Transform, transform
 from fallline.optimizers.adam import with_decoupled_decay
-from fallline.optimizers.moments import mean_square, root_mean_square
+from fallline.optimizers.moments import factors, root_mean_square, toward
 from fallline.optimizers.settings import MAXIMIZE, decay_rates, learning_rate, space, weight_decay
 
 _EPS = Hyperparameter(
@@ -37,14 +37,17 @@ def _vectors(shape: Shape) -> Shape | None:
 
 def averaged_squares(x: Tensor, rows: Tensor, columns: Tensor, beta: Any, eps: Any) -> tuple[Tensor, Tensor]:
     """Return the averages of the means of ``x * x + eps`` over each row and over each column."""
-    row, column = mean_square(x, -1).squeeze(-1), mean_square(x, -2).squeeze(-2)
-    return beta * rows + (1 - beta) * (row + eps), beta * columns + (1 - beta) * (column + eps)
+    row, column = factors(x)
+    return (
+        toward(rows, row.squeeze(-1) + eps, 1 - beta),
+        toward(columns, column.squeeze(-2) + eps, 1 - beta),
+    )
 
 
 def over_factored_root(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return ``x`` divided by the root of the second moment that has these means of rows and columns."""
     share = (rows / rows.mean(-1, keepdim=True)).rsqrt()
-    return x * share.unsqueeze(-1) * columns.rsqrt().unsqueeze(-2)
+    return (x * share.unsqueeze(-1)).mul_(columns.rsqrt().unsqueeze(-2))
 
 
 @transform(
@@ -64,10 +67,10 @@ def scale_by_came(
         rows, columns = averaged_squares(g, exp_avg_sq_row, exp_avg_sq_col, beta2, eps1)
         update = over_factored_root(g, rows, columns)
     else:
-        exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g + eps1)
+        exp_avg_sq = toward(exp_avg_sq, g * g + eps1, 1 - beta2)
         update = g * exp_avg_sq.rsqrt()
-    update = update / (root_mean_square(update) / clip_threshold).clamp(min=1.0)
-    exp_avg = beta1 * exp_avg + (1 - beta1) * update
+    update.div_((root_mean_square(update) / clip_threshold).clamp(min=1.0))
+    exp_avg = toward(exp_avg, update, 1 - beta1)
     if exp_avg_sq is not None:
         return exp_avg, exp_avg, exp_avg_sq, None, None, None, None
     residual = averaged_squares(update - exp_avg, exp_avg_res_row, exp_avg_res_col, beta3, eps2)

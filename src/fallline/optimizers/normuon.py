@@ -12,7 +12,7 @@ from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.space import USUAL
 from fallline.core.transform import Shape, Slot, Transform, transform
-from fallline.optimizers.moments import mean_square
+from fallline.optimizers.moments import row_mean_square, toward
 from fallline.optimizers.muon import (
     Muon,
     aspect,
@@ -38,7 +38,7 @@ def length(x: Tensor) -> Tensor:
 
 def even_rows(x: Tensor, mean: Tensor, beta2: float) -> tuple[Tensor, Tensor]:
     """Return matrices with each row divided by its usual size, and the average squares of that size."""
-    mean = beta2 * mean + (1 - beta2) * mean_square(x, -1)
+    mean = toward(mean, row_mean_square(x), 1 - beta2)
     return x / (mean.sqrt() + TINY), mean
 
 
