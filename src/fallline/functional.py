@@ -160,7 +160,7 @@ class _Recipe:
             stored["g"] = g if g.layout == torch.strided else g.to_dense()
         _refuse_other_shapes(p, stored)
         values: dict[str, Any] = {name: _element_values(x, p.dtype) for name, x in stored.items()}
-        values |= {slot.name: state.get(slot.name) for slot in self.plan.shaped_slots}
+        values |= {slot.name: _whole_values(state.get(slot.name), p) for slot in self.plan.shaped_slots}
         numbers = {**self.numbers, FRESH: 0.0, PLACE: place, ROUNDING: torch.finfo(p.dtype).eps}
         if FRESH in state:
             numbers[FRESH] = _number(state[FRESH], exact=True)
@@ -314,6 +314,11 @@ def _element_values(x: Tensor, of: torch.dtype) -> Tensor:
     """
     real = torch.view_as_real(x.resolve_conj()) if x.is_complex() else torch.atleast_1d(x)
     return real.to(torch.float64 if of in (torch.float64, torch.complex128) else torch.float32)
+
+
+def _whole_values(x: Tensor | None, of: Tensor) -> Tensor | None:
+    """Return state of its own shape; what is 0-d because ``of`` is has a dimension, as that has here."""
+    return torch.atleast_1d(x) if x is not None and of.dim() == 0 else x
 
 
 def _as(old: Tensor, value: Tensor | float) -> Tensor:

@@ -69,7 +69,7 @@ def scale_by_came(
     else:
         exp_avg_sq = toward(exp_avg_sq, g * g + eps1, 1 - beta2)
         update = g * exp_avg_sq.rsqrt()
-    update.div_((root_mean_square(update) / clip_threshold).clamp(min=1.0))
+    update = update / (root_mean_square(update) / clip_threshold).clamp(min=1.0)
     exp_avg = toward(exp_avg, update, 1 - beta1)
     if exp_avg_sq is not None:
         return exp_avg, exp_avg, exp_avg_sq, None, None, None, None
