@@ -41,10 +41,15 @@ from fallline.optimizers.prodigy import Prodigy
 from fallline.optimizers.dadapt_adam import DAdaptAdam
 from fallline.optimizers.dog import DoG
 from fallline.optimizers.muon_adamw import MuonAdamW
+from fallline.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from fallline.optimizers.soap import SOAP
+from fallline.optimizers.shampoo import Shampoo
+from fallline.optimizers.psgd_kron import PSGDKron
 
 __all__ = [
-    "ADOPT", "ASGD", "CAME", "FTRL", "LAMB", "LARS", "MARS", "SGD", "AdEMAMix", "AdaBelief", "AdaBound",
-    "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamMini", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG",
-    "Lion", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NorMuon", "NovoGrad", "Prodigy", "ProximalSGD", "RAdam",
-    "RMSprop", "Rprop", "SignSGD", "Signum", "SophiaG", "StableAdamW", "Yogi",
+    "ADOPT", "ASGD", "CAME", "FTRL", "LAMB", "LARS", "MARS", "SGD", "SOAP", "AdEMAMix", "AdaBelief",
+    "AdaBound", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamMini", "AdamW", "Adamax", "Adan",
+    "DAdaptAdam", "DoG", "Lion", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NorMuon", "NovoGrad", "PSGDKron",
+    "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo",
+    "SignSGD", "Signum", "SophiaG", "StableAdamW", "Yogi",
 ]  # fmt: skip
