@@ -159,15 +159,15 @@ class Job:
             row: dict(zip(names, values.tolist(), strict=True))
             for row, values in zip(self._used_rows, self._settings, strict=True)
         }
-        rounding = torch.finfo(self._batch.params[0].dtype).eps
-        members = []
+        rounding, reads, members = torch.finfo(self._batch.params[0].dtype).eps, t.reads, []
         for i, (row, place) in enumerate(zip(self._batch.rows, self._batch.indices, strict=True)):
             known = {FRESH: float(self._batch.fresh[i]), PLACE: place, ROUNDING: rounding}
-            step = {STEP: self._step_of(i)} if STEP in t.reads else {}
+            step = {STEP: self._step_of(i)} if STEP in reads else {}
             members.append(whole.Member(self._table.operands(i, one.takes), {**by_row[row], **known, **step}))
         with torch.no_grad():
+            outputs = t.outputs
             for i, results in whole.apply(t, members):
-                for name, value in zip(t.outputs, results, strict=True):
+                for name, value in zip(outputs, results, strict=True):
                     self._table.put(name, i, value)
 
     def _step_of(self, i: int) -> float:

@@ -15,6 +15,7 @@ from fallline.core.transform import PLACE, Transform
 STACKED = 1 << 16
 #: Elements of a stack: enough for all threads, and few enough for what is made of them to stay in cache.
 STACK = 1 << 18
+#: What needs no widening to be computed with.
 _WIDE = (torch.float32, torch.float64)
 
 
@@ -53,10 +54,11 @@ def _refuse_other_shapes(
 def _stacks(t: Transform, members: Sequence[Member]) -> list[list[int]]:
     """Return which members are worked on together: small ones of equal shape, layout and settings."""
     stacks: dict[Any, list[int]] = defaultdict(list)
+    reads = t.reads
     for i, member in enumerate(members):
         x = member.operands[t.target]
-        alone = x.numel() > STACKED or PLACE in t.reads
-        settings = tuple(member.settings[n] for n in t.reads)
+        alone = x.numel() > STACKED or PLACE in reads
+        settings = tuple([member.settings[n] for n in reads])
         stacks[i if alone else (x.shape, x.dtype, x.device, settings)].append(i)
     return [part for alike in stacks.values() for part in _parts(alike, members[alike[0]].operands[t.target])]
 
