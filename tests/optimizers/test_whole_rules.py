@@ -6,6 +6,7 @@ from torch import nn
 
 import fallline
 from fallline.functional import init, update
+from fallline.optimizers import moments
 from optimizers.cases import on_backend
 
 D = torch.float64
@@ -103,3 +104,12 @@ def test_they_resume_to_the_same_bits(rule):
             p.grad = random(p.shape, 100 + 10 * t + i, torch.float32)
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(straight, params, strict=True))
+
+
+@pytest.mark.parametrize("rule", [fallline.Adafactor, fallline.CAME])
+def test_large_matrices_are_worked_on_in_parts_to_the_same_result(rule, monkeypatch):
+    at_once = walked(rule, "cpu", D)
+    for in_cache in (1, 7):  # less than a row, and some rows with a rest
+        monkeypatch.setattr(moments, "IN_CACHE", in_cache)
+        for a, b in zip(walked(rule, "cpu", D), at_once, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)

@@ -11,7 +11,7 @@ IN_CACHE = 1 << 18
 
 def mean(x: Tensor, dim: int) -> Tensor:
     """Return the mean along ``dim``, which is kept; 0 where there is nothing."""
-    return x.sum(dim, keepdim=True) / max(x.shape[dim], 1)
+    return x.mean(dim, keepdim=True) if x.shape[dim] else x.sum(dim, keepdim=True)
 
 
 def row_mean_square(x: Tensor) -> Tensor:
@@ -29,18 +29,15 @@ def factors(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Adding up squares takes a tenth of the time of torch's norm along the rows.
     """
-    sums = [_sums(part * part) for part in _parts(x)]
-    rows, columns = sums[0] if len(sums) == 1 else _joined(sums)
-    return rows / max(x.shape[-1], 1), columns / max(x.shape[-2], 1)
+    if x.numel() <= IN_CACHE:
+        square = x * x
+        return mean(square, -1), mean(square, -2)
+    rows, columns = zip(*[_sums(part * part) for part in _parts(x)], strict=True)
+    return torch.cat(rows, -2) / x.shape[-1], torch.stack(columns).sum(0) / x.shape[-2]
 
 
 def _sums(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.sum(-1, keepdim=True), x.sum(-2, keepdim=True)
-
-
-def _joined(sums: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    rows, columns = zip(*sums, strict=True)
-    return torch.cat(rows, -2), torch.stack(columns).sum(0)
 
 
 def over_product(x: Tensor, rows: Tensor, columns: Tensor, least: Any) -> Tensor:
@@ -57,9 +54,7 @@ def over_product(x: Tensor, rows: Tensor, columns: Tensor, least: Any) -> Tensor
 
 
 def _parts(x: Tensor) -> tuple[Tensor, ...]:
-    """Return the rows of a stack of matrices in parts that fit into the cache."""
-    if x.numel() <= IN_CACHE:
-        return (x,)
+    """Return the rows of a stack of large matrices in parts that fit into the cache."""
     return x.split(max(1, IN_CACHE * x.shape[-2] // x.numel()), dim=-2)
 
 
