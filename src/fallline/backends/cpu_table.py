@@ -77,12 +77,13 @@ class Table:
         self._grads = ()
         self._updates.clear()
 
-    def operands(self, i: int, takes: Sequence[str]) -> dict[str, Any]:
-        """Return what a rule on whole tensors sees of tensor ``i``."""
-        own = {name: column[i] for name, column in self._operands.items()}
-        grad = {G: self._grads[i], GRAD: self._grads[i]} if self._grads else {}
-        shaped = {slot.name: self._batch.states[i].get(slot.name) for slot in self._batch.plan.shaped_slots}
-        return {GAIN: 1.0, **grad, **own, **shaped, **{name: self._left[name][i] for name in takes}}
+    def columns(self, takes: Sequence[str]) -> dict[str, Any]:
+        """Return what a rule on whole tensors sees: by name, a value for each tensor."""
+        grads = {G: self._grads, GRAD: self._grads}
+        states, slots = self._batch.states, self._batch.plan.shaped_slots
+        shaped = {slot.name: [state.get(slot.name) for state in states] for slot in slots}
+        left = {name: self._left[name] for name in takes}
+        return {GAIN: [1.0] * len(states), **grads, **self._operands, **shaped, **left}
 
     def put(self, name: str, i: int, value: Tensor | None) -> None:
         """Store a result for tensor ``i``, None where it has no such slot."""
