@@ -55,6 +55,8 @@ from fallline.optimizers import (
     SignSGD,
     Signum,
     SophiaG,
+    SparseAdam,
+    SparseAdamW,
     StableAdamW,
     Yogi,
 )
@@ -89,9 +91,9 @@ __all__ = [
     "Hyperparameter", "Lion", "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NorMuon", "NovoGrad",
     "OffloadState", "Optimizer", "PSGDKron", "Polyak", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Range",
     "Route", "Rprop", "ScheduleFree", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum",
-    "Slot", "SophiaG", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain",
-    "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor",
-    "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
+    "Slot", "SophiaG", "SparseAdam", "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain",
+    "compare", "explain", "follow_parameters", "functional", "gradients", "layerwise_decay", "load",
+    "penalties", "per_tensor", "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

@@ -7,12 +7,11 @@ from torch import nn
 from fallline.claims.chosen import Specs
 from fallline.compare.records import Comparison, Spec
 from fallline.compare.statistics.cells import Cells
-from fallline.compare.trials.training import Training, as_judged
+from fallline.compare.trials.training import Training
+from fallline.studies.measuring.again import made_again
 from fallline.studies.measuring.sharpness import sharpness
 from fallline.tasks.batches import in_order
-from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
-from fallline.tasks.threads import one_thread
 
 #: Takes a training at its end, its parameters being what it is judged by.
 Look = Callable[[Training], float]
@@ -39,12 +38,8 @@ def measured_again(
 
 
 def _looked(comparison: Comparison, task: Task, spec: Spec, looks: Mapping[str, Look]) -> dict[str, float]:
-    plan = comparison.plan
-    with one_thread(), seeded(spec.seed):
-        training = Training(task, plan.arms[spec.arm], spec, plan.share)
-        training.advance(training.evaluate_at[-1])
-        with as_judged(training.optimizer):
-            return {name: look(training) for name, look in looks.items()}
+    with made_again(comparison, task, spec) as training:
+        return {name: look(training) for name, look in looks.items()}
 
 
 def loss_on_test(training: Training) -> float:

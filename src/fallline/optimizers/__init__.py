@@ -45,11 +45,13 @@ from fallline.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from fallline.optimizers.soap import SOAP
 from fallline.optimizers.shampoo import Shampoo
 from fallline.optimizers.psgd_kron import PSGDKron
+from fallline.optimizers.sparse_adam import SparseAdam
+from fallline.optimizers.sparse_adamw import SparseAdamW
 
 __all__ = [
     "ADOPT", "ASGD", "CAME", "FTRL", "LAMB", "LARS", "MARS", "SGD", "SOAP", "AdEMAMix", "AdaBelief",
     "AdaBound", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamMini", "AdamW", "Adamax", "Adan",
     "DAdaptAdam", "DoG", "Lion", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NorMuon", "NovoGrad", "PSGDKron",
     "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo",
-    "SignSGD", "Signum", "SophiaG", "StableAdamW", "Yogi",
+    "SignSGD", "Signum", "SophiaG", "SparseAdam", "SparseAdamW", "StableAdamW", "Yogi",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from fallline.compare.judgement.wording import plural
 from fallline.studies.lab import Lab
 from fallline.studies.measuring.data_parallel import Size, gpus, measured, workload
 from fallline.studies.measuring.timing import cores
-from fallline.studies.workers import wide_task
+from fallline.studies.measuring.workloads import wide_task
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
 
