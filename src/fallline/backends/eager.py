@@ -191,9 +191,9 @@ class _Member:
 
     def _keep_apart(self) -> None:
         """Copy what a rule gives to one operand and came as another: that may be overwritten before."""
-        came = {id(x): name for name, x in self._came.items()}
+        origins = {id(x): name for name, x in self._came.items()}
         self._values = {
-            name: x.clone() if isinstance(x, Tensor) and came.get(id(x), name) != name else x
+            name: x.clone() if isinstance(x, Tensor) and origins.get(id(x), name) != name else x
             for name, x in self._values.items()
         }
 
