@@ -43,7 +43,7 @@ def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> li
 
 
 def _settings(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
-    places = {n: place for h in optimizer.hyperparameters for n, place in h.readers.items()}
+    places = {n: place for h in optimizer.hyperparameters_of(group) for n, place in h.readers.items()}
     values = {n: group[key] if i is None else group[key][i] for n, (key, i) in places.items()}
     return {n: v for n, v in values.items() if not isinstance(v, (str, bool))}
 
