@@ -4,6 +4,7 @@ Nothing is written in place, so gradients flow through any number of steps, to s
 and gradients alike, and `torch.func` works: `grad` of a training, or `vmap` over many configurations at once.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
 from fallline.core.schedule import follows
 from fallline.core.timetable import STEPS
-from fallline.core.transform import FRESH, PLACE, STEP, Slot, Sum, keywords
+from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, Slot, Sum, keywords
 
 #: An optimizer class, a made optimizer of one group, or what `fallline.chain` returns.
 Rule = Optimizer | Callable[..., Any]
@@ -116,7 +117,7 @@ class _Tensor:
     def finish(self, plan: Plan, vetoes: Sequence[Tensor]) -> None:
         """Take over the new values, unless the step is vetoed."""
         new = {**self.values, STEP: self.numbers.get(STEP), FRESH: 0.0}
-        kept = {slot.name for slot in (*plan.slots, *plan.scalar_slots)} | ({FRESH} & set(self.state))
+        kept = plan.shapes(tuple(self.p.shape)).keys() | ({FRESH} & set(self.state))
         state = {name: _as(self.state[name], new[name]) for name in kept}
         p = _as(self.p, self.values["p"])
         for veto in vetoes:
@@ -134,13 +135,17 @@ class _Recipe:
 
     def complete(self, state: Mapping[str, Tensor], p: Tensor) -> dict[str, Tensor]:
         """Return the state with whatever the plan needs and is not there."""
-        state, missing = dict(state), [slot for slot in self.plan.slots if slot.name not in state]
+        shapes = self.plan.shapes(tuple(p.shape))
+        every = (*self.plan.slots, *self.plan.shaped_slots)
+        state, missing = dict(state), [s for s in every if s.name in shapes and s.name not in state]
         for slot in self.plan.scalar_slots:
             if slot.name not in state:
                 first = torch.zeros((), dtype=_scalar_dtype()) + self._initial(slot)
                 state[slot.name] = first.to(_scalar_dtype())
         for slot in missing:
-            state[slot.name] = p.clone() if slot.initial == "p" else _full(p, self._initial(slot))
+            like = p.new_zeros(shapes[slot.name], dtype=torch.promote_types(p.dtype, torch.float32))
+            like = p if slot.shape is None else like
+            state[slot.name] = p.clone() if slot.initial == "p" else _full(like, self._initial(slot))
         if missing and _reads_fresh(self.plan):
             state[FRESH] = torch.ones(())
         return state
@@ -154,8 +159,9 @@ class _Recipe:
         if g is not None:
             stored["g"] = g if g.layout == torch.strided else g.to_dense()
         _refuse_other_shapes(p, stored)
-        values = {name: _element_values(x, p.dtype) for name, x in stored.items()}
-        numbers = {**self.numbers, FRESH: 0.0, PLACE: place}
+        values: dict[str, Any] = {name: _element_values(x, p.dtype) for name, x in stored.items()}
+        values |= {slot.name: state.get(slot.name) for slot in self.plan.shaped_slots}
+        numbers = {**self.numbers, FRESH: 0.0, PLACE: place, ROUNDING: torch.finfo(p.dtype).eps}
         if FRESH in state:
             numbers[FRESH] = _number(state[FRESH], exact=True)
         for slot in self.plan.scalar_slots:
@@ -193,7 +199,8 @@ def _recipe(rule: Rule, settings: Mapping[str, Any]) -> _Recipe:
     places = {name: place for h in made.hyperparameters_of(group) for name, place in h.readers.items()}
     read = plan(made.transforms(group))
     numbers = {n: values[key] if i is None else values[key][i] for n, (key, i) in places.items()}
-    wanted = {*read.settings, *(slot.initial for slot in (*read.slots, *read.scalar_slots))}
+    slots = (*read.slots, *read.shaped_slots, *read.scalar_slots)
+    wanted = {*read.settings, *(slot.initial for slot in slots)}
     return _Recipe(read, {n: _setting(v) for n, v in numbers.items() if n in wanted})
 
 
@@ -250,7 +257,9 @@ def _plain(x: Tensor) -> float | None:
 
 
 def _setting(value: Any) -> Any:
-    return value.squeeze().double() if isinstance(value, Tensor) else float(value)
+    if isinstance(value, Tensor):
+        return value.squeeze().double()
+    return math.nan if value is None else float(value)
 
 
 def _number(x: Tensor, exact: bool) -> Any:

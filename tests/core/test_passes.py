@@ -293,7 +293,7 @@ def test_a_rule_on_whole_tensors_knows_whether_its_state_is_new(backend):
 def test_a_rule_on_whole_tensors_must_keep_their_shape(backend):
     p = torch.nn.Parameter(torch.zeros(2, 3))
     p.grad = torch.ones(2, 3)
-    with pytest.raises(RuleError, match="each of the shape"):
+    with pytest.raises(RuleError, match="of the shapes"):
         chain(norms)([p], **backend).step()
     assert not p.detach().any()
 

@@ -16,7 +16,7 @@ from fallline.backends.formula import program
 from fallline.core import source
 from fallline.core.backend import Batch
 from fallline.core.plan import ElementPass, Pass, WholePass
-from fallline.core.transform import FRESH, PLACE, STEP, P
+from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, P
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -159,11 +159,12 @@ class Job:
             row: dict(zip(names, values.tolist(), strict=True))
             for row, values in zip(self._used_rows, self._settings, strict=True)
         }
+        rounding = torch.finfo(self._batch.params[0].dtype).eps
         members = []
         for i, (row, place) in enumerate(zip(self._batch.rows, self._batch.indices, strict=True)):
+            known = {FRESH: float(self._batch.fresh[i]), PLACE: place, ROUNDING: rounding}
             step = {STEP: self._step_of(i)} if STEP in t.reads else {}
-            numbers = {**by_row[row], **step, FRESH: float(self._batch.fresh[i]), PLACE: place}
-            members.append(whole.Member(self._table.operands(i, one.takes), numbers))
+            members.append(whole.Member(self._table.operands(i, one.takes), {**by_row[row], **known, **step}))
         with torch.no_grad():
             for i, results in enumerate(whole.apply(t, members)):
                 for name, value in zip(t.outputs, results, strict=True):

@@ -8,7 +8,7 @@ import torch
 
 from fallline.backends.formula import Program, program
 from fallline.core.plan import ElementPass, Plan
-from fallline.core.transform import FRESH, GAIN, STEP, G, P
+from fallline.core.transform import FRESH, GAIN, GRAD, STEP, G, P
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ WIDENED = {**ELEMENT, torch.float32: Format("load_f32_as_f64", "store_f64_as_f32
 SCALAR = {torch.float64: WIDENED[torch.float64], torch.float32: WIDENED[torch.float32]}
 
 #: Where a pass leaves a value for a later one: the rows' names in the table of addresses.
-LEFT = {G: "_left_g", GAIN: "_left_gain"}
+LEFT = {G: "_left_g", GAIN: "_left_gain", GRAD: "_left_grad"}
 
 #: The fields of a launch, in order: see `cpu_launch.Launch`.
 FIELDS = (
@@ -233,6 +233,7 @@ def _operands(
     place, kept = rows(plan), [P, *(s.name for s in plan.slots)]
     dtype = dict(zip([P, G, *kept[1:]], (dtypes.p, dtypes.g, *dtypes.slots), strict=True))
     own = {n: _Operand(n, place[n], formats[d]) for n, d in dtype.items()}
+    own[GRAD] = _Operand(GRAD, place[G], formats[dtypes.g])
     left = {n: _Operand(n, place[row], formats[dtypes.compute]) for n, row in LEFT.items()}
     stored = [] if each.sums else [own[n] for n in kept if n in code.assigned]
     stored += [left[n] for n in each.leaves]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fallline.backends.cpu_kernel import LEFT, Signature
 from fallline.core.backend import Batch
-from fallline.core.transform import GAIN, G, P
+from fallline.core.transform import GAIN, GRAD, G, P
 
 address, _bytes = Tensor.data_ptr, attrgetter("nbytes")
 
@@ -72,13 +72,15 @@ class Table:
     def operands(self, i: int, takes: Sequence[str]) -> dict[str, Any]:
         """Return what a rule on whole tensors sees of tensor ``i``."""
         own = {name: column[i] for name, column in self._operands.items()}
-        grad = {G: self._grads[i]} if self._grads else {}
-        return {GAIN: 1.0, **grad, **own, **{name: self._left[name][i] for name in takes}}
+        grad = {G: self._grads[i], GRAD: self._grads[i]} if self._grads else {}
+        shaped = {slot.name: self._batch.states[i].get(slot.name) for slot in self._batch.plan.shaped_slots}
+        return {GAIN: 1.0, **grad, **own, **shaped, **{name: self._left[name][i] for name in takes}}
 
-    def put(self, name: str, i: int, value: Tensor) -> None:
-        """Store a result for tensor ``i``."""
+    def put(self, name: str, i: int, value: Tensor | None) -> None:
+        """Store a result for tensor ``i``, None where it has no such slot."""
         kept = self._left if name == G else self._operands
-        kept[name][i].copy_(value)
+        if value is not None:
+            (kept[name][i] if name in kept else self._batch.states[i][name]).copy_(value)
 
     def stage(self) -> None:
         """Copy what does not lie in order to where it does."""

@@ -10,8 +10,20 @@ from torch import Tensor
 from fallline.backends.whole import Member, apply
 from fallline.core import source
 from fallline.core.backend import Batch
-from fallline.core.plan import ElementPass, Pass, Plan, WholePass
-from fallline.core.transform import FRESH, GAIN, PLACE, STEP, G, P, Transform, keywords, positional
+from fallline.core.plan import ElementPass, Pass, Plan, WholePass, negate
+from fallline.core.transform import (
+    FRESH,
+    GAIN,
+    GRAD,
+    PLACE,
+    ROUNDING,
+    STEP,
+    G,
+    P,
+    Transform,
+    keywords,
+    positional,
+)
 
 
 def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,9 +33,11 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
     changes nothing: what each sum's function gives is among the values, and adding up is the caller's.
     """
     values = {GAIN: 1.0, **values}
+    if G in values and one.transforms[:1] != (negate,):
+        values.setdefault(GRAD, values[G])
     if isinstance(one, WholePass):
         return _apply_whole(one.transform, values, settings)
-    known = {**settings, **{n: v for n, v in values.items() if n != GAIN}}
+    known = {**settings, **{n: v for n, v in values.items() if n not in (GAIN, GRAD)}}
     gained = GAIN in one.leaves or any(GAIN in t.inputs for t in one.transforms)
     before, summands = values, {}
     given: dict[Any, dict[str, Any]] = {}
@@ -35,6 +49,8 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
         summands |= _summands(one, place, values, known)
         came, scalars = values, {**known, **given.get(t.per_tensor, {})}
         values = _apply(t, values, scalars)
+        if t is negate:
+            values[GRAD] = values[G]
         if gained and t.target == G:
             values[GAIN] = values[GAIN] * _gain(t, {**values, G: came[G]}, scalars)
     summands |= _summands(one, len(one.transforms), values, known)
@@ -152,6 +168,7 @@ class _Member:
     def __init__(self, plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any], settings: dict[str, Any]):
         self._plan, self._p, self._state, self.settings = plan, p, state, settings
         self._differentiable = torch.is_grad_enabled()
+        settings[ROUNDING] = torch.finfo(p.dtype).eps
         self._values = _element_values(plan, p, g, state)
         if self._differentiable:
             self._values["p"] = self._values["p"].clone()
@@ -174,19 +191,21 @@ class _Member:
         for slot in self._plan.scalar_slots:
             value = self._state[STEP] + 1 if slot.name == STEP else self._values[slot.name]
             _store(self._state, slot.name, value, self._differentiable)
-        for slot in self._plan.slots:
-            _store(self._state, slot.name, self._values[slot.name], self._differentiable)
+        for slot in (*self._plan.slots, *self._plan.shaped_slots):
+            if slot.name in self._state:
+                _store(self._state, slot.name, self._values[slot.name], self._differentiable)
         p = self._values["p"]
         self._p.copy_(torch.view_as_complex(p) if self._p.is_complex() else p)
 
 
-def _element_values(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any]) -> dict[str, Tensor]:
-    """Return parameter, gradient and slots as real tensors of the dtype to compute in."""
+def _element_values(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """Return parameter, gradient and slots as real tensors of the dtype to compute in; None for no slot."""
     stored = {"p": p, **{slot.name: state[slot.name] for slot in plan.slots}}
     if plan.uses_grad:
         stored["g"] = g if g.layout == torch.strided else g.to_dense()
     dtype = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
-    return {n: _real(v).to(dtype) for n, v in stored.items()}
+    shaped = {slot.name: state.get(slot.name) for slot in plan.shaped_slots}
+    return {n: _real(v).to(dtype) for n, v in stored.items()} | shaped
 
 
 def _store(state: dict[str, Any], name: str, value: Any, differentiable: bool) -> None:

@@ -14,9 +14,20 @@ from typing import Any
 
 from fallline.core import source
 from fallline.core.errors import RuleError, suggestion
-from fallline.core.plan import ElementPass
+from fallline.core.plan import ElementPass, negate
 from fallline.core.scalar import FUNCTIONS
-from fallline.core.transform import FRESH, GAIN, STEP, G, P, PerTensor, Transform, keywords, positional
+from fallline.core.transform import (
+    FRESH,
+    GAIN,
+    GRAD,
+    STEP,
+    G,
+    P,
+    PerTensor,
+    Transform,
+    keywords,
+    positional,
+)
 
 _NAMES = {function: name for name, function in FUNCTIONS.items()}
 
@@ -26,8 +37,8 @@ class Program:
     """The code of one element pass.
 
     ``once`` are the lines to run once per tensor; they end by defining ``numbers``, which ``element``, the
-    lines to run per element, read besides ``p``, ``g``, ``gain`` and the slots. Both are Python expressions
-    that use the names of `core.scalar` only.
+    lines to run per element, read besides ``p``, ``g``, ``gain``, ``grad`` and the slots. Both are Python
+    expressions that use the names of `core.scalar` only.
     """
 
     once: list[str] = field(default_factory=list)
@@ -56,13 +67,21 @@ def program(each: ElementPass) -> Program:
     lowering = _Lowering(each)
     for once in each.onces:
         lowering.per_tensor(once)
-    for place, t in enumerate(each.transforms):
+    start = _start(each)
+    for place in range(len(each.transforms) + 1):
+        if place == start:
+            lowering.keep_gradient()
         lowering.sums(place)
-        lowering.transform(t)
-    lowering.sums(len(each.transforms))
+        if place < len(each.transforms):
+            lowering.transform(each.transforms[place])
     if GAIN in each.leaves:
         lowering.leave_gain()
     return lowering.out
+
+
+def _start(each: ElementPass) -> int | None:
+    """Return the place before which the update is the gradient, None where an earlier pass has changed it."""
+    return None if G in each.takes else int(each.transforms[:1] == (negate,))
 
 
 class _Lowering:
@@ -73,7 +92,7 @@ class _Lowering:
         names |= {n for t in each.transforms for n in t.owned} | {one.name for one in each.sums}
         self.out = Program()
         self._each = each
-        self._taken = {P, G, GAIN, STEP, FRESH, *FUNCTIONS} | names
+        self._taken = {P, G, GAIN, GRAD, STEP, FRESH, *FUNCTIONS} | names
         self._given: dict[PerTensor, dict[str, str]] = {}
         self._hoisted: dict[str, str] = {}
         self._gain_is_read = GAIN in each.leaves or any(GAIN in t.inputs for t in each.transforms)
@@ -106,6 +125,13 @@ class _Lowering:
         self._set(t.outputs, [body.element(v) for v in values])
         if amplifies:
             self._amplify(t, came)
+
+    def keep_gradient(self) -> None:
+        """Give the gradient its own name where anything looks at it after it has been changed."""
+        functions = [f for t in self._each.transforms for f in t.functions]
+        functions += [one.function for one in self._each.sums]
+        if GRAD in self._each.leaves or any(GRAD in positional(f) for f in functions):
+            self.out.element.append(f"{GRAD} = {G}")
 
     def sums(self, place: int) -> None:
         """Append the elements of the sums that are taken before the transform at ``place``."""
@@ -227,7 +253,7 @@ class _Body:
             self._elements.pop(name, None)
             self._scalars[name] = self._lowering.define(name, node)
             return
-        if name in (P, G, GAIN) and name not in self._kept:
+        if name in (P, G, GAIN, GRAD) and name not in self._kept:
             raise self._error(line, f"{name} is not this transform's to change; use another name")
         self._scalars.pop(name, None)
         if name not in self._elements:

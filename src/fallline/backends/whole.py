@@ -1,7 +1,7 @@
 """Transforms of whole tensors: torch operations on stacks of tensors of one shape."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,25 +23,30 @@ class Member:
     settings: dict[str, Any]
 
 
-def apply(t: Transform, members: Sequence[Member]) -> list[tuple[Tensor, ...]]:
+def apply(t: Transform, members: Sequence[Member]) -> list[tuple[Tensor | None, ...]]:
     """Return what the rule makes of each member's operands: its target, then its slots."""
-    results: list[tuple[Tensor, ...]] = [()] * len(members)
+    results: list[tuple[Tensor | None, ...]] = [()] * len(members)
     for places in _stacks(t, members):
         settings = members[places[0]].settings
         stacks = [_stack([members[i].operands[n] for i in places]) for n in t.inputs]
         out = t.rule(*stacks, **{n: settings[n] for n in t.reads})
         made = out if isinstance(out, tuple) else (out,)
-        _refuse_other_shapes(t, made, members[places[0]].operands[t.target].shape, len(places))
-        for i, values in zip(places, zip(*(x.unbind() for x in made), strict=True), strict=True):
+        _refuse_other_shapes(t, made, members[places[0]].operands, len(places))
+        columns = ([None] * len(places) if x is None else x.unbind() for x in made)
+        for i, values in zip(places, zip(*columns, strict=True), strict=True):
             results[i] = values
     return results
 
 
-def _refuse_other_shapes(t: Transform, made: tuple[Tensor, ...], shape: torch.Size, count: int) -> None:
-    if [x.shape for x in made] != [(count, *shape)] * len(t.outputs):
+def _refuse_other_shapes(
+    t: Transform, made: tuple[Tensor | None, ...], came: Mapping[str, Any], count: int
+) -> None:
+    shapes = [None if x is None else tuple(x.shape) for x in made]
+    wanted = [None if came[n] is None else (count, *came[n].shape) for n in t.outputs]
+    if shapes != wanted:
         raise RuleError(
-            f"{t.name} must return {', '.join(t.outputs)}, each of the shape {(count, *shape)} that it got; "
-            f"it returned {[tuple(x.shape) for x in made]}"
+            f"{t.name} must return {', '.join(t.outputs)} of the shapes {wanted} that came; "
+            f"it returned {shapes}"
         )
 
 

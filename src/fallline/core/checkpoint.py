@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from itertools import chain, count, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,10 +33,9 @@ class Saved(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The state keys of an optimizer: one value per element, one per tensor, and those always there."""
+    """The state that there may be of a parameter: the shape of each key, and the keys always there."""
 
-    elements: set[str]
-    scalars: set[str]
+    shapes: dict[str, torch.Size]
     always: set[str]
 
 
@@ -274,10 +274,10 @@ def _states(
     """Return the state of each parameter by its number here: the saved one if it fits, or its present one."""
     state: dict[int, Any] = {}
     for ours, group, row in zip(optimizer.param_groups, groups, rows, strict=True):
-        kept = _kept(optimizer, {**ours, **group})
+        kept_by_shape = _kept(optimizer, {**ours, **group})
         for number, label, p, match in zip(group["params"], _labels(group), ours["params"], row, strict=True):
             entry = saved.get(match.id, {}) if match else {}
-            name = type(optimizer).__name__
+            name, kept = type(optimizer).__name__, kept_by_shape(p.shape)
             faults = list(_faults(name, entry, kept, p))
             for fault in (*faults, *_gaps(name, entry, kept)):
                 report.add(fault, label)
@@ -293,8 +293,8 @@ def _labels(group: Settings) -> list[str]:
     return [repr(name) for name in names] if names else [f"parameter {n}" for n in group["params"]]
 
 
-def _kept(optimizer: "Optimizer", group: Settings) -> Kept:
-    """Return what state there may be under ``group`` and under groups with one setting switched on or off.
+def _kept(optimizer: "Optimizer", group: Settings) -> Callable[[torch.Size], Kept]:
+    """Return the state there may be, by a parameter's shape, under ``group`` or with one setting switched.
 
     A setting may be switched in mid-training, and the state of the time before is saved along.
     """
@@ -302,10 +302,14 @@ def _kept(optimizer: "Optimizer", group: Settings) -> Kept:
     values = {h.name: (False, True) if isinstance(h.default, bool) else (0.0, 0.5) for h in switches}
     variants = [group, *({**group, name: value} for name, pair in values.items() for value in pair)]
     plans = [plan(optimizer.transforms(each)) for each in variants]
-    elements = [{slot.name for slot in each.slots} for each in plans]
-    scalars = [{slot.name for slot in each.scalar_slots} for each in plans]
-    always = set.intersection(*(a | b for a, b in zip(elements, scalars, strict=True)))
-    return Kept(set().union(*elements), set().union(*scalars, {STEP}), always)
+
+    @cache
+    def kept(shape: torch.Size) -> Kept:
+        shapes = [each.shapes(tuple(shape)) for each in plans]
+        every = {STEP: torch.Size()} | {n: torch.Size(s) for each in shapes for n, s in each.items()}
+        return Kept(every, set.intersection(*map(set, shapes)))
+
+    return kept
 
 
 def _faults(name: str, entry: Mapping[str, Any], kept: Kept, p: Tensor) -> Iterator[str]:
@@ -314,12 +318,11 @@ def _faults(name: str, entry: Mapping[str, Any], kept: Kept, p: Tensor) -> Itera
     for key, value in held.items():
         if key in CONVERTERS:
             yield f"{key} is of another package; convert the state dict with {CONVERTERS[key]}"
-        elif key not in kept.elements | kept.scalars:
-            keys = ", ".join(sorted(kept.elements | kept.scalars))
+        elif key not in kept.shapes:
+            keys = ", ".join(sorted(kept.shapes))
             yield f"state {key!r} is none of {name}'s ({keys}); it was saved by another optimizer"
         else:
-            wanted = p.shape if key in kept.elements else torch.Size()
-            yield from _misfits(key, value, wanted, p)
+            yield from _misfits(key, value, kept.shapes[key], p)
 
 
 def _gaps(name: str, entry: Mapping[str, Any], kept: Kept) -> Iterator[str]:

@@ -3,6 +3,7 @@
 A dispatch is made at the first step and kept while nothing it was made from has changed.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -164,7 +165,9 @@ def _readers(optimizer: "Optimizer", batch: Batch) -> list[tuple[int, list[tuple
 
 
 def _read(group: dict[str, Any], places: list[tuple[str, int | None]]) -> list[Any]:
-    return [group[key] if i is None else group[key][i] for key, i in places]
+    """Return the settings in order; one that is None, for "as the rule decides", is read as NaN."""
+    values = [group[key] if i is None else group[key][i] for key, i in places]
+    return [math.nan if value is None else value for value in values]
 
 
 def _params(optimizer: "Optimizer") -> list[Tensor]:
@@ -230,4 +233,4 @@ def _dtypes(rule: Plan, state: dict[str, Any], p: Tensor) -> list[torch.dtype]:
 
 def _state_of(optimizer: "Optimizer", rule: Plan, p: Tensor) -> dict[str, Any]:
     """Return the state dict of ``p``; a rule without state leaves no entry, as in torch."""
-    return optimizer.state[p] if rule.slots or rule.scalar_slots else optimizer.state.get(p, {})
+    return optimizer.state[p] if rule.stateful else optimizer.state.get(p, {})

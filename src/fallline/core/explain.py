@@ -79,8 +79,14 @@ def _describe(group: dict[str, Any], batch: Batch) -> list[str]:
         lines.append(f"    pass {i}, {_kind(one)}: {', '.join(_names(one.transforms)) or 'the gradient'}")
         moved = backend.traffic(batch, one)
         lines += [f"      reads {moved[0]}, writes {moved[1]} bytes per element"] if moved else []
-    state = sum(batch.states[0][slot.name].element_size() for slot in batch.plan.slots)
-    return [*lines, f"    keeps {state} bytes of state per element"]
+    return [*lines, f"    keeps {_state_bytes(batch):.4g} bytes of state per element"]
+
+
+def _state_bytes(batch: Batch) -> float:
+    """Return the bytes of state over the elements of the parameters; numbers per tensor do not count."""
+    names = [slot.name for slot in (*batch.plan.slots, *batch.plan.shaped_slots)]
+    held = sum(state[n].nbytes for state in batch.states for n in names if n in state)
+    return held / max(sum(p.numel() for p in batch.params), 1)
 
 
 def _names(transforms: tuple[Transform, ...]) -> list[str]:

@@ -15,10 +15,10 @@ from fallline.core import checkpoint, finite
 from fallline.core.dispatch import Dispatch, Outcome
 from fallline.core.errors import NotSettled, RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.plan import plan
+from fallline.core.plan import negate, plan
 from fallline.core.schedule import at
 from fallline.core.timetable import STATES, STEPS, Timetable
-from fallline.core.transform import Transform, bare, settings_of, transform
+from fallline.core.transform import Transform, bare, settings_of
 
 #: How many dispatches an optimizer keeps, for as many patterns of which parameters have a gradient.
 DISPATCHES = 4
@@ -33,12 +33,6 @@ COMMON_KEYS = {
     "params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
     "swa_lr", STEPS, SKIPPED,
 }  # fmt: skip
-
-
-@transform(gain=1.0)
-def negate(g):
-    """Turn descent into ascent, for ``maximize``; penalties are minimised all the same."""
-    return -g
 
 
 class Extra(TypedDict, total=False):

@@ -8,16 +8,24 @@ from fallline.core.errors import RuleError
 from fallline.core.transform import (
     FRESH,
     GAIN,
+    GRAD,
     STEP,
     G,
     P,
     PerTensor,
+    Shape,
     Slot,
     Sum,
     Transform,
     keywords,
     transform,
 )
+
+
+@transform(gain=1.0)
+def negate(g):
+    """Turn descent into ascent, for ``maximize``; penalties are minimised all the same."""
+    return -g
 
 
 @transform()
@@ -31,9 +39,9 @@ class ElementPass:
     """Neighbouring elementwise transforms, executed in one pass over memory.
 
     With ``sums`` it is a reduction: it writes nothing but those sums, each taken before the transform that
-    its number in ``places`` counts to. ``takes`` and ``leaves`` name the values, ``g`` and ``gain``, that an
-    earlier pass has left for this one, and that this one leaves for a later one. ``onces`` are the per-tensor
-    functions that it evaluates; their state is kept by the ``last`` pass only.
+    its number in ``places`` counts to. ``takes`` and ``leaves`` name the values (``g``, ``gain``, ``grad``)
+    that an earlier pass has left for this one, and that this one leaves for a later one. ``onces`` are the
+    per-tensor functions that it evaluates; their state is kept by the ``last`` pass only.
     """
 
     transforms: tuple[Transform, ...]
@@ -76,7 +84,25 @@ class Plan:
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """State with one value per element."""
-        return tuple(slot for t in self.transforms for slot in t.slots)
+        return tuple(slot for t in self.transforms for slot in t.slots if slot.shape is None)
+
+    @cached_property
+    def shaped_slots(self) -> tuple[Slot, ...]:
+        """State whose shape is neither the parameter's nor a single number."""
+        return tuple(slot for t in self.transforms for slot in t.slots if slot.shape is not None)
+
+    @cached_property
+    def stateful(self) -> bool:
+        """Whether anything is kept between steps."""
+        return bool(self.slots or self.shaped_slots or self.scalar_slots)
+
+    def shapes(self, p: Shape) -> dict[str, Shape]:
+        """Return the shape of every slot that a tensor of shape ``p`` has, by name."""
+        shapes = dict.fromkeys((slot.name for slot in self.scalar_slots), ()) | dict.fromkeys(
+            (slot.name for slot in self.slots), p
+        )
+        own = {slot.name: slot.shape(p) for slot in self.shaped_slots if slot.shape}
+        return shapes | {name: shape for name, shape in own.items() if shape is not None}
 
     @cached_property
     def onces(self) -> tuple[PerTensor, ...]:
@@ -108,7 +134,7 @@ class Plan:
     def left(self) -> tuple[str, ...]:
         """The values that some pass takes from an earlier one, each of which needs room of its own."""
         taken = {n for one in self.passes for n in one.takes}
-        return tuple(n for n in (G, GAIN) if n in taken)
+        return tuple(n for n in (G, GAIN, GRAD) if n in taken)
 
     @cached_property
     def counts_steps(self) -> bool:
@@ -123,8 +149,8 @@ class Plan:
     @cached_property
     def uses_grad(self) -> bool:
         """Whether anything looks at the gradient; transforms of the parameter alone do not."""
-        inputs = {n for t in self.transforms for n in t.inputs}
-        return G in inputs or any(G in each.inputs for t in self.transforms for each in t.sums)
+        inputs = {n for t in self.transforms for n in _looked_at(t)}
+        return not inputs.isdisjoint((G, GRAD))
 
 
 @cache
@@ -207,11 +233,16 @@ def _carrying(passes: tuple[Pass, ...], transforms: tuple[Transform, ...]) -> tu
 
 
 def _awaited(transforms: tuple[Transform, ...], position: int) -> tuple[str, ...]:
-    """Return which of ``g`` and ``gain`` the transforms from ``position`` on look at."""
+    """Return which of ``g``, ``gain`` and ``grad`` the transforms from ``position`` on look at."""
     earlier, later = transforms[:position], transforms[position:]
-    names = {n for t in later for n in (*t.inputs, *(i for each in t.sums for i in each.inputs))}
-    gained = any(not t.whole for t in earlier)
-    return tuple(n for n in (G, GAIN) if n in names and (n == G or gained))
+    names = {n for t in later for n in _looked_at(t)}
+    left = any(not t.whole for t in earlier)
+    return tuple(n for n in (G, GAIN, GRAD) if n in names and (n == G or left))
+
+
+def _looked_at(t: Transform) -> tuple[str, ...]:
+    """Return the elements that the transform's rule and sums look at."""
+    return (*t.inputs, *(n for each in t.sums for n in each.inputs))
 
 
 def _keeping_scalars(passes: tuple[Pass, ...], every: tuple[PerTensor, ...]) -> tuple[Pass, ...]:

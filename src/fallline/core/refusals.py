@@ -40,15 +40,16 @@ def refuse_beyond_elements(rule: Plan, group: dict[str, Any], p: Tensor) -> None
 
 def refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
     """Refuse a gradient or state that does not fit its parameter: a kernel would read beyond it."""
-    wanted = {slot.name: torch.Size() for slot in rule.scalar_slots}
-    wanted |= {slot.name: p.shape for slot in rule.slots} | {"gradient": p.shape}
+    wanted = {name: torch.Size(shape) for name, shape in rule.shapes(tuple(p.shape)).items()}
+    wanted |= {"gradient": p.shape}
     for name, x in {**state, "gradient": p.grad}.items():
         if name not in wanted or x is None:
             continue
         if x.shape != wanted[name]:
             raise RuntimeError(
-                f"{name} has shape {tuple(x.shape)} and its parameter {tuple(p.shape)}; after changing a "
-                f"parameter's shape call zero_grad() and delete optimizer.state[parameter]"
+                f"{name} has shape {tuple(x.shape)}, not {tuple(wanted[name])} as its parameter of shape "
+                f"{tuple(p.shape)} needs; after changing a parameter's shape call zero_grad() and delete "
+                f"optimizer.state[parameter]"
             )
         if x.is_complex() > p.is_complex() or not (x.is_floating_point() or x.is_complex()):
             raise RuntimeError(f"{name} is {x.dtype}, which does not fit a parameter of {p.dtype}")

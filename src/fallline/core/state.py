@@ -14,7 +14,8 @@ STEPS_PER_DISPATCH = 2**20
 
 def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tensor) -> list[str]:
     """Put what the plan needs and is not there into ``state`` of ``p``; return the names of what was made."""
-    made = [slot.name for slot in (*rule.scalar_slots, *rule.slots) if state.get(slot.name) is None]
+    shapes = rule.shapes(tuple(p.shape))
+    made = [name for name in shapes if state.get(name) is None]
     for slot in rule.scalar_slots:
         if slot.name in made:
             state[slot.name] = torch.tensor(_initial(slot, group), dtype=_scalar_dtype(), device="cpu")
@@ -25,6 +26,11 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
     for slot in rule.slots:
         if slot.name in made:
             state[slot.name] = _initial_like(p, slot, group)
+    for slot in rule.shaped_slots:
+        if slot.name in made:
+            dtype = torch.promote_types(p.dtype, torch.float32)
+            value = _initial(slot, group)
+            state[slot.name] = torch.full(shapes[slot.name], value, dtype=dtype, device=p.device)
     return made
 
 

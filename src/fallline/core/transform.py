@@ -16,24 +16,30 @@ from fallline.core.scalar import FUNCTIONS
 from fallline.core.schedule import at
 
 #: What a rule may read as a setting without declaring it: the number of this step (from 1), whether the
-#: tensor's state is new at this step (1 or 0), and, on whole tensors only, its place among all parameters.
-STEP, FRESH, PLACE = "step", "fresh", "place"
+#: tensor's state is new at this step (1 or 0), and, on whole tensors only, its place among all parameters
+#: and the machine epsilon of the parameter's dtype.
+NUMBERS = STEP, FRESH, PLACE, ROUNDING = "step", "fresh", "place", "rounding"
 
-#: What an element of a rule may be besides a slot: the gradient or update so far, the parameter, and the
-#: gain: how far the parameter goes per unit of a gradient that stays the same.
-G, P, GAIN = "g", "p", "gain"
+#: What an element of a rule may be besides a slot: the gradient or update so far, the parameter, the gain:
+#: how far the parameter goes per unit of a gradient that stays the same, and the gradient as the chain got it
+#: (downhill: with ``maximize`` its negative).
+G, P, GAIN, GRAD = "g", "p", "gain", "grad"
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Slot:
-    """State kept between steps: one value per element, or one per tensor.
+    """State kept between steps: one value per element, one per tensor, or of a shape of its own.
 
     ``initial`` is the starting value, the name of the hyperparameter that holds it, or ``"p"``: a copy of
-    the parameter.
+    the parameter. ``shape`` gives from the parameter's shape that of the slot, or None where a tensor has no
+    such slot and the rule gets None; only rules on whole tensors keep such state, in float32 at least.
     """
 
     name: str
     initial: float | str = 0.0
+    shape: Callable[[Shape], Shape | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Sum:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The elements it looks at: ``g``, ``p`` and slots of its transform."""
+        """The elements it looks at: ``g``, ``p``, ``grad`` and slots of its transform."""
         return positional(self.function)
 
     @property
@@ -109,7 +115,7 @@ class Transform:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The rule's positional arguments: ``g``, ``p``, ``gain`` and slot names."""
+        """The rule's positional arguments: ``g``, ``p``, ``grad``, ``gain`` and slot names."""
         return positional(self.rule)
 
     @property
@@ -186,7 +192,7 @@ class Transform:
         once = self.per_tensor
         first = (once.function,) if once else ()
         names = [n for f in dict.fromkeys((*first, *self.functions)) for n in keywords(f)]
-        given = {STEP, FRESH, PLACE} | {each.name for each in self.sums} | set(_given(once) if once else ())
+        given = {*NUMBERS, *(each.name for each in self.sums), *(_given(once) if once else ())}
         return tuple(dict.fromkeys(n for n in names if n not in given))
 
 
@@ -280,15 +286,17 @@ def _find(module: str, name: str, settings: dict[str, Any]) -> Transform:
 
 def _check(made: Transform) -> None:
     names = {slot.name for slot in made.slots}
-    stray = set(made.inputs) - names - ({G, P} if made.target == G else {G, P, GAIN})
+    stray = set(made.inputs) - names - {G, P, GRAD} - ({GAIN} if made.target == P else set())
     missing = names - set(made.inputs)
     _refuse_reserved_names(made)
     _refuse_sums_that_wait_for_each_other(made)
     if made.whole and (made.per_tensor or made.sums or callable(made.gain)):
         raise RuleError(f"{made.name}: a whole-tensor rule computes its numbers itself, in torch operations")
+    if not made.whole and any(slot.shape for slot in made.slots):
+        raise RuleError(f"{made.name}: only a whole-tensor rule can keep state of another shape")
     if stray or missing:
         raise RuleError(
-            f"{made.name}: positional arguments must be g, p, the declared slots and, after p, gain; "
+            f"{made.name}: positional arguments must be g, p, grad, the declared slots and, after p, gain; "
             f"not declared: {sorted(stray)}, not in the signature: {sorted(missing)}"
         )
 
@@ -298,11 +306,11 @@ def _refuse_reserved_names(made: Transform) -> None:
     reserved = {n for n in used if n in FUNCTIONS or n.startswith("_")}
     if reserved:
         raise RuleError(f"{made.name}: {sorted(reserved)} are names of generated code; use others")
-    taken = {G, P, GAIN, STEP, FRESH, PLACE} & set(made.owned)
+    taken = {G, P, GAIN, GRAD, *NUMBERS} & set(made.owned)
     if taken:
         raise RuleError(f"{made.name}: state and sums cannot be named {sorted(taken)}; use others")
-    if PLACE in used and not made.whole:
-        raise RuleError(f"{made.name} reads {PLACE!r}, which only rules on whole tensors can read")
+    for name in {PLACE, ROUNDING} & used if not made.whole else ():
+        raise RuleError(f"{made.name} reads {name!r}, which only rules on whole tensors can read")
 
 
 def _refuse_sums_that_wait_for_each_other(made: Transform) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from fallline.backends.eager import evaluate
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
-from fallline.core.transform import FRESH, GAIN, STEP, Slot
+from fallline.core.transform import FRESH, GAIN, GRAD, STEP, Slot
 
 
 def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> list[float]:
@@ -37,7 +37,7 @@ def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> li
         for each in rule.passes:
             values = evaluate(each, values, now)
             now |= {one.name: values.pop(one.name) for one in getattr(each, "sums", ())}
-        values.pop(GAIN)
+        del values[GAIN], values[GRAD]
         course.append(values["p"])
     return course
 
