@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fallline.core.plan import plan
 from fallline.testing.check import a_plan, check, dense_gradients, elements
 from fallline.testing.dtypes import accepted
 from fallline.testing.expectation import expect, expect_refused, expect_same
@@ -45,28 +46,31 @@ def no_gradient_at_all_is_no_step(subject: Subject) -> None:
 
 @check(a_plan)
 def state_lies_with_its_parameter(subject: Subject) -> None:
-    """State has its plan's names, and its parameter's dtype, device and strides where it has its shape."""
+    """State has its plan's names and shapes, and its parameter's device, dtype and strides."""
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         if not accepted(subject, dtype):
             continue
         run = subject.start(dtype).train(range(2))
+        rules = {
+            p: plan(run.optimizer.transforms(g)) for g in run.optimizer.param_groups for p in g["params"]
+        }
         for p, state in zip(run.params, run.state, strict=True):
+            wanted = rules[p].shapes(tuple(p.shape))
+            expect(state.keys() == wanted.keys(), f"state named {sorted(wanted)}", str(sorted(state)))
+            alike = {slot.name for slot in rules[p].slots}
             for name, x in state.items():
-                _expect_fit(name, x, p)
-    named = {slot.name for rule in subject.plans for slot in (*rule.slots, *rule.scalar_slots)}
-    kept = {name for state in run.state for name in state}
-    expect(kept == named, f"state named {sorted(named)}", str(sorted(kept)))
+                if isinstance(x, Tensor):  # a count may be a number of Python
+                    _expect_fit(name, x, wanted[name], p if name in alike else None)
 
 
-def _expect_fit(name: str, x: object, p: Tensor) -> None:
-    if not isinstance(x, Tensor):
-        expect(isinstance(x, (int, float)), f"{name} to be a tensor or a number", type(x).__name__)
-        return
-    expect(x.device == p.device or (x.dim() == 0 and x.is_cpu), f"{name} on {p.device}", str(x.device))
+def _expect_fit(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor | None) -> None:
+    """Expect a state of this shape, and in every respect that of a parameter if it is to be like one."""
+    expect(tuple(x.shape) == shape, f"{name} of shape {shape}", str(tuple(x.shape)))
     expect(not x.requires_grad, f"{name} that requires no gradient", "it requires one")
-    if x.shape == p.shape and x.dim():
-        expect(x.dtype == p.dtype, f"{name} in {p.dtype}", str(x.dtype))
-        expect(x.stride() == p.stride(), f"{name} with strides {p.stride()}", str(x.stride()))
+    if like is not None:
+        expect(x.device == like.device, f"{name} on {like.device}", str(x.device))
+        expect(x.dtype == like.dtype, f"{name} in {like.dtype}", str(x.dtype))
+        expect(x.stride() == like.stride(), f"{name} with strides {like.stride()}", str(x.stride()))
 
 
 #: Parameters as users come to have them, each as its plain twin and where its memory lies.

@@ -1,0 +1,132 @@
+"""What each optimizer is checked with: its cases, what it promises beside, and where it falls short."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import fallline
+from fallline.core.registry import entries
+from fallline.testing import Traits
+from optimizers.beyond import ABSOLUTE, FREE, SUMMED, WHOLE
+from optimizers.cases import CASES
+
+#: What cannot be read off a plan.
+PROMISES: dict[str, dict[str, Any]] = {
+    "ProximalSGD": {"fixed_point": None},  # a proximal operator pulls without any gradient
+    "FTRL": {"fixed_point": {"lambda_1": 0.0, "lambda_2": 0.0}},
+    "NAdam": {
+        "not_smooth": frozenset({"beta1", "momentum_decay"}),  # the product of momenta is rounded to float32
+        "scale_invariant": {"eps": 0.0},
+    },
+    "ASGD": {"not_smooth": frozenset({"lr", "lambd", "alpha", "t0"})},  # its rate is rounded to float32
+    "Adam": {"scale_invariant": {"eps": 0.0, "weight_decay": 0.0}},
+    "AdamW": {"scale_invariant": {"eps": 0.0}},
+    "Adamax": {"scale_invariant": {"eps": 0.0, "weight_decay": 0.0}},
+    "NAdamW": {"scale_invariant": {"eps": 0.0}},
+    "Lion": {"scale_invariant": {}},
+    "SignSGD": {"scale_invariant": {}},
+    "Signum": {"scale_invariant": {}},
+    "Rprop": {"scale_invariant": {}},
+    "LAMB": {"scale_invariant": {"eps": 0.0}},
+    "LARS": {"scale_invariant": {"weight_decay": 0.0}},
+    "NovoGrad": {"scale_invariant": {"eps": 0.0, "weight_decay": 0.0}},
+    "Prodigy": {"scale_invariant": {"eps": 0.0}},
+    "DAdaptAdam": {"scale_invariant": {"eps": 1e-30}},  # 0 / 0 where the first average of squares is 0
+    "DoG": {"scale_invariant": {"eps": 0.0}},
+    "Muon": {"scale_invariant": {"eps": 0.0}},
+}
+
+#: Who fails which check, and why; whoever passes it after all fails the test.
+EXCEPTIONS: dict[tuple[str, str], str] = {}
+
+
+def muon_adamw(params, lr=0.1, weight_decay=0.1):
+    """Make it over a model whose parameters are these."""
+    return fallline.MuonAdamW(torch.nn.ParameterList(params), lr, weight_decay)
+
+
+def lookahead(params, lr=0.1, k=2):
+    return fallline.Lookahead(fallline.SGD(params, lr, momentum=0.9), k)
+
+
+def ema(params, lr=0.1, decay=0.9):
+    return fallline.EMA(fallline.SGD(params, lr, momentum=0.9), decay)
+
+
+def polyak(params, lr=0.1, start=1):
+    return fallline.Polyak(fallline.SGD(params, lr, momentum=0.9), start)
+
+
+def swa(params, lr=0.1, start=1, every=2):
+    return fallline.SWA(fallline.SGD(params, lr, momentum=0.9), start, every)
+
+
+def schedule_free(params, lr=0.1, beta=0.9):
+    return fallline.ScheduleFree(fallline.SGD(params, lr), beta)
+
+
+def offload_state(params, lr=0.1, device="cpu"):
+    return fallline.OffloadState(fallline.SGD(params, lr, momentum=0.9), device)
+
+
+#: Who is not made of parameters and settings alone.
+MAKERS: dict[str, Callable[..., Any]] = {
+    "MuonAdamW": muon_adamw,
+    "Lookahead": lookahead,
+    "EMA": ema,
+    "Polyak": polyak,
+    "SWA": swa,
+    "ScheduleFree": schedule_free,
+    "OffloadState": offload_state,
+}
+
+#: Exported classes of optimizers that are no optimizer by themselves, and why.
+NOT_CHECKED = {
+    "LBFGS": "torch's own, as it is",
+    "Optimizer": "the base of all",
+    "SAM": "needs a closure, which it calls twice (tests/wrappers/test_sharpness.py)",
+    "Accumulate": "steps once in several calls (tests/wrappers/test_accumulate.py)",
+    "GradientRelease": "steps within backward (tests/wrappers/test_gradient_release.py)",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One optimizer under one set of settings; the ``fullest`` of its rows stands for it in all checks."""
+
+    name: str
+    make: Callable[..., Any]
+    settings: dict[str, Any]
+    fullest: bool
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(settings=self.settings, **PROMISES.get(self.name, {}))
+
+    def __str__(self) -> str:
+        settings = ",".join(f"{name}={value}" for name, value in self.settings.items())
+        return f"{self.name}({settings})"
+
+
+def exported() -> dict[str, Any]:
+    """Return every optimizer that fallline exports, by name, and those it compares under others."""
+    named = {name: getattr(fallline, name) for name in fallline.__all__}
+    classes = {name: each for name, each in named.items() if _is_optimizer(each)}
+    registered = {each.make.__name__: each.make for each in entries().values()}
+    return {**registered, **classes, "MuonAdamW": fallline.MuonAdamW}
+
+
+def _is_optimizer(each: Any) -> bool:
+    return isinstance(each, type) and issubclass(each, torch.optim.Optimizer)
+
+
+def rows() -> Iterator[Row]:
+    """Yield every optimizer under each of its settings."""
+    every = [*CASES, *ABSOLUTE, *SUMMED, *FREE, *WHOLE]
+    for name, make in exported().items():
+        if name not in NOT_CHECKED:
+            own = [settings for cls, settings in every if cls is make] or [{}]
+            for settings in own:
+                yield Row(name, MAKERS.get(name, make), settings, settings is own[-1])

@@ -1,0 +1,102 @@
+"""The suite itself: it passes what is right, finds each planted fault, and tells what was wrong."""
+
+import doctest
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from own_optimizer import DampedRoot
+from planted_faults import FAULTS, PROMISES, Momentum, WritesGradients
+
+import fallline
+from fallline.testing import ConformanceError, Traits, check_optimizer, conformance, traits
+from fallline.testing.check import CHECKS
+from fallline.testing.conformance import run_check
+from fallline.testing.subject import Subject
+
+NAMES = sorted(CHECKS)
+
+
+def test_a_chain_of_ones_own_passes():
+    report = check_optimizer(DampedRoot)
+    assert "hypergradients_are_those_of_differences" in report.passed
+    assert sorted([*report.passed, *report.skipped]) == NAMES
+    assert str(report).startswith("ChainedOptimizer passes all")
+
+
+def test_what_the_faults_are_planted_in_passes():
+    assert set(check_optimizer(Momentum).skipped) == {name for name in NAMES if name.startswith("its_")} | {
+        "the_scale_of_gradients_does_not_matter"
+    }
+
+
+@pytest.mark.parametrize(("cls", "name"), FAULTS.items(), ids=lambda x: getattr(x, "__name__", x))
+def test_each_planted_fault_is_found(cls, name):
+    subject = Subject(cls, Traits(**PROMISES.get(cls, {})))
+    assert CHECKS[name].left_out(subject) is None
+    failure = run_check(CHECKS[name], subject)
+    assert failure is not None
+    assert failure.check == name
+    assert failure.expected != "no error" or cls.__name__ == "IsNoPickle"
+
+
+def test_the_error_names_every_failed_check_with_what_was_expected_and_seen():
+    with pytest.raises(ConformanceError) as raised:
+        check_optimizer(WritesGradients)
+    failed = {failure.check: failure for failure in raised.value.report.failed}
+    assert "gradients_are_not_written" in failed
+    text = str(raised.value)
+    assert text.startswith(f"WritesGradients fails {len(failed)} of ")
+    for failure in failed.values():
+        assert f"{failure.check}: {failure.states}" in text
+        assert failure.expected in text
+        assert failure.seen in text
+    assert isinstance(raised.value, AssertionError)
+
+
+def test_an_optimizer_of_torchs_is_checked_from_the_outside():
+    """torch's Adam takes misspelt group keys and shares nothing of what it loads; the plan is unknown."""
+    subject = Subject(partial(torch.optim.Adam, lr=0.1))
+    left_out = {name for name in NAMES if CHECKS[name].left_out(subject)}
+    assert {"follows_its_formula", "bad_values_are_refused"} <= left_out
+    assert "a_state_dict_goes_on_bit_for_bit" not in left_out
+    failed = {name for name in NAMES if name not in left_out and run_check(CHECKS[name], subject)}
+    assert failed == TORCHS_OWN
+
+
+#: What torch's loop does otherwise.
+TORCHS_OWN: set[str] = set()
+
+
+def test_a_maker_that_refuses_its_settings_says_so_itself():
+    with pytest.raises(ValueError, match="Invalid learning rate: -1"):
+        check_optimizer(fallline.SGD, traits=Traits(settings={"lr": -1.0}))
+
+
+def test_it_needs_no_pytest():
+    code = "import sys; import fallline.testing; print('pytest' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_every_check_states_one_sentence():
+    for each in CHECKS.values():
+        assert each.states[0].isupper()
+        assert len(each.states.splitlines()) == 1
+        assert each.function.__doc__.rstrip().endswith(".")
+
+
+@pytest.mark.parametrize("module", [conformance, traits])
+def test_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted
+    assert result.failed == 0
+
+
+def test_ones_own_optimizer_is_shown_in_contributing():
+    shown = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    body = (Path(__file__).parent / "own_optimizer.py").read_text().split('"""\n', 1)[1].strip()
+    assert f"```python\n{body}\n```" in shown
