@@ -82,6 +82,9 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "OffloadState": offload_state,
 }
 
+#: Settings without which an optimizer cannot be made.
+REQUIRED = {"lookahead": {"lr": 0.1}}
+
 #: Exported classes of optimizers that are no optimizer by themselves, and why.
 NOT_CHECKED = {
     "LBFGS": "torch's own, as it is",
@@ -114,8 +117,8 @@ def exported() -> dict[str, Any]:
     """Return every optimizer that fallline exports, by name, and those it compares under others."""
     named = {name: getattr(fallline, name) for name in fallline.__all__}
     classes = {name: each for name, each in named.items() if _is_optimizer(each)}
-    registered = {each.make.__name__: each.make for each in entries().values()}
-    return {**registered, **classes, "MuonAdamW": fallline.MuonAdamW}
+    others = {n: each.make for n, each in entries().items() if each.make not in classes.values()}
+    return {**classes, "MuonAdamW": fallline.MuonAdamW, **others}
 
 
 def _is_optimizer(each: Any) -> bool:
@@ -127,6 +130,6 @@ def rows() -> Iterator[Row]:
     every = [*CASES, *ABSOLUTE, *SUMMED, *FREE, *WHOLE]
     for name, make in exported().items():
         if name not in NOT_CHECKED:
-            own = [settings for cls, settings in every if cls is make] or [{}]
+            own = [settings for cls, settings in every if cls is make] or [REQUIRED.get(name, {})]
             for settings in own:
                 yield Row(name, MAKERS.get(name, make), settings, settings is own[-1])

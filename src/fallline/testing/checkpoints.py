@@ -103,20 +103,20 @@ def a_state_that_lacks_something_is_refused(subject: Subject) -> None:
 @check()
 def a_deep_copy_goes_on_alone(subject: Subject) -> None:
     """A deep copy takes the same course, and does not touch what it was copied from."""
-    run = subject.start().train(range(3))
-    optimizer, params = copy.deepcopy((run.optimizer, run.params))
-    twin, kept = Run(optimizer, params, subject.gradient), run.values
-    twin.train(range(3, 6))
-    expect_same(kept, run.params, "the original's parameters where they were")
-    _expect_equal_runs(run.train(range(3, 6)), twin, "the original")
+    for steps in (0, 3):
+        run = subject.start().train(range(steps))
+        optimizer, params = copy.deepcopy((run.optimizer, run.params))
+        kept, twin = run.values, Run(optimizer, params, subject.gradient).train(range(steps, 6))
+        expect_same(kept, run.params, "the original's parameters where they were")
+        _expect_equal_runs(run.train(range(steps, 6)), twin, f"one copied after {steps} steps")
 
 
 @check()
 def a_pickle_goes_on(subject: Subject) -> None:
     """An unpickled optimizer takes the same course, also one that has not stepped yet."""
-    for steps in (0, 3):
+    for steps, protocol in ((0, 2), (3, 2), (3, pickle.HIGHEST_PROTOCOL)):
         run = subject.start().train(range(steps))
-        optimizer, params = pickle.loads(pickle.dumps((run.optimizer, run.params)))
+        optimizer, params = pickle.loads(pickle.dumps((run.optimizer, run.params), protocol))
         twin = Run(optimizer, params, subject.gradient).train(range(steps, 6))
         expect(type(optimizer) is type(run.optimizer), type(run.optimizer).__name__, type(optimizer).__name__)
-        _expect_equal_runs(run.train(range(steps, 6)), twin, f"the one that was pickled after {steps} steps")
+        _expect_equal_runs(run.train(range(steps, 6)), twin, f"one pickled after {steps} steps")
