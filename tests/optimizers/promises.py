@@ -14,11 +14,12 @@ from optimizers.cases import CASES
 
 #: What cannot be read off a plan.
 PROMISES: dict[str, dict[str, Any]] = {
+    "proximal-sgd": {"fixed_point": None},
     "ProximalSGD": {"fixed_point": None},  # a proximal operator pulls without any gradient
     "FTRL": {"fixed_point": {"lambda_1": 0.0, "lambda_2": 0.0}},
     "NAdam": {
         "not_smooth": frozenset({"beta1", "momentum_decay"}),  # the product of momenta is rounded to float32
-        "scale_invariant": {"eps": 0.0},
+        "scale_invariant": {"eps": 0.0, "weight_decay": 0.0},
     },
     "ASGD": {"not_smooth": frozenset({"lr", "lambd", "alpha", "t0"})},  # its rate is rounded to float32
     "Adam": {"scale_invariant": {"eps": 0.0, "weight_decay": 0.0}},
@@ -33,13 +34,25 @@ PROMISES: dict[str, dict[str, Any]] = {
     "LARS": {"scale_invariant": {"weight_decay": 0.0}},
     "NovoGrad": {"scale_invariant": {"eps": 0.0, "weight_decay": 0.0}},
     "Prodigy": {"scale_invariant": {"eps": 0.0}},
-    "DAdaptAdam": {"scale_invariant": {"eps": 1e-30}},  # 0 / 0 where the first average of squares is 0
-    "DoG": {"scale_invariant": {"eps": 0.0}},
-    "Muon": {"scale_invariant": {"eps": 0.0}},
+    "DAdaptAdam": {
+        "scale_invariant": {"eps": 1e-30, "weight_decay": 0.0}
+    },  # 0 / 0 where the first average of squares is 0
+    "DoG": {"scale_invariant": {"eps": 0.0, "weight_decay": 0.0}},
+    "MuonAdamW": {"shapes": ((3, 5), (6, 4), (7,), (1,), (33, 20))},  # of matrices the inner one is Muon's
+    "Muon": {"scale_invariant": {"eps": 0.0}, "shapes": ((3, 5), (20, 33), (6, 6))},  # as torch's takes
 }
 
 #: Who fails which check, and why; whoever passes it after all fails the test.
-EXCEPTIONS: dict[tuple[str, str], str] = {}
+EXCEPTIONS = {
+    ("FTRL", "zero_gradients_move_nothing"): "it computes a parameter anew from sums, and rounds it",
+    ("Muon", "its_course_is_torchs"): "torch multiplies matrices in bfloat16 whatever the dtype",
+    ("Muon", "its_checkpoints_are_torchs"): "torch multiplies matrices in bfloat16 whatever the dtype",
+    ("MuonAdamW", "each_group_has_its_own_settings"): "who steps a matrix depends on the model's others",
+    ("MuonAdamW", "a_tensor_is_stepped_as_if_alone"): "who steps a matrix depends on the model's others",
+    ("EMA", "tensors_without_gradient_stay_as_they_are"): "it averages those, too, and so keeps state",
+    ("OffloadState", "tensors_without_gradient_stay_as_they_are"): "it copies all parameters back",
+    ("ScheduleFree", "tensors_without_gradient_stay_as_they_are"): "a parameter without gradient goes to z",
+}
 
 
 def muon_adamw(params, lr=0.1, weight_decay=0.1):
@@ -83,7 +96,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
 }
 
 #: Settings without which an optimizer cannot be made.
-REQUIRED = {"lookahead": {"lr": 0.1}}
+REQUIRED = {"lookahead": {"lr": 0.1}, "proximal-sgd": {"lr": 0.1}}
 
 #: Exported classes of optimizers that are no optimizer by themselves, and why.
 NOT_CHECKED = {

@@ -1,6 +1,7 @@
 """Optimizers with one fault each, and the check that must find it."""
 
 import copy
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -169,7 +170,7 @@ class CopiesShallowly(Momentum):
             {**g, "params": [copy.deepcopy(p, memo) for p in g["params"]]} for g in self.param_groups
         ]
         both = zip(self.params, twin.params, strict=True)
-        twin.state = {q: self.state[p] for p, q in both if p in self.state}
+        twin.state = defaultdict(dict, {q: self.state[p] for p, q in both if p in self.state})
         return twin
 
 
@@ -244,6 +245,7 @@ class LosesItsRate(Momentum):
 
 #: What some of them promise and do not keep.
 PROMISES = {
+    RoundsItsRate: {"settings": {"lr": 0.9}},
     fallline.Adagrad: {"scale_invariant": {"eps": 1e-10}},
     AnotherFace: {"counterpart": torch.optim.AdamW},
 }

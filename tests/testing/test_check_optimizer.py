@@ -58,17 +58,17 @@ def test_the_error_names_every_failed_check_with_what_was_expected_and_seen():
 
 
 def test_an_optimizer_of_torchs_is_checked_from_the_outside():
-    """torch's Adam takes misspelt group keys and shares nothing of what it loads; the plan is unknown."""
+    """torch's Adam has no plan that could tell more; what is found are faults that it has."""
     subject = Subject(partial(torch.optim.Adam, lr=0.1))
     left_out = {name for name in NAMES if CHECKS[name].left_out(subject)}
     assert {"follows_its_formula", "bad_values_are_refused"} <= left_out
     assert "a_state_dict_goes_on_bit_for_bit" not in left_out
     failed = {name for name in NAMES if name not in left_out and run_check(CHECKS[name], subject)}
-    assert failed == TORCHS_OWN
-
-
-#: What torch's loop does otherwise.
-TORCHS_OWN: set[str] = set()
+    assert failed == {
+        "a_loaded_dict_is_not_shared",  # it keeps the counter that it was given, and counts in it
+        "dtypes_are_stepped_or_refused",  # its eps vanishes in float16: 0 / 0
+        "gradients_are_not_written",  # it cannot step a lazily conjugated gradient at all
+    }
 
 
 def test_a_maker_that_refuses_its_settings_says_so_itself():

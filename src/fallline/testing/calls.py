@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fallline.testing.check import a_plan, check, dense_gradients, setting
+from fallline.testing.checkpoints import through_file
 from fallline.testing.expectation import expect, expect_same
 from fallline.testing.subject import Subject
 
@@ -14,7 +15,7 @@ RATE = 0.125
 @check(dense_gradients)
 def a_closure_is_called_once_with_gradients_on(subject: Subject) -> None:
     """A closure is called once a step, with autograd on even where it is off, and its loss is returned."""
-    run = subject.start()
+    run = subject.start().train(range(1))  # some take their first step only to begin their averages
     seen: list[bool] = []
 
     def closure() -> Tensor:
@@ -79,8 +80,8 @@ def settings_follow_the_groups(subject: Subject) -> None:
     run = subject.start().train(range(2))
     for group in run.optimizer.param_groups:
         group["lr"] = float(group["lr"]) / 2
-    resumed = subject.start(params=[x.requires_grad_() for x in run.values])
-    resumed.optimizer.load_state_dict(run.optimizer.state_dict())
+    resumed = subject.start(params=run.twins)
+    resumed.optimizer.load_state_dict(through_file(run.optimizer.state_dict()))
     for each in (run, resumed):
         each.train(range(2, 4))
     expect_same(resumed.values, run.values, "the course of an optimizer loaded with the new rate")
@@ -91,7 +92,7 @@ def steps_run_in_inference_mode(subject: Subject) -> None:
     """Under inference mode a step moves what it moves elsewhere."""
     runs = []
     for inference in (False, True):
-        run = subject.start(params=[x.detach() for x in subject.params()])
+        run = subject.start(params=[p.requires_grad_(False) for p in subject.params()])
         run.give(0)
         with torch.inference_mode(inference):
             run.optimizer.step()

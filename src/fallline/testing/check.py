@@ -56,7 +56,7 @@ def a_plan(subject: Subject) -> str | None:
 
 def elements(subject: Subject) -> str | None:
     """Apply to rules that step each element by itself."""
-    return a_plan(subject) or (None if subject.elementwise else "it takes sums, or works on whole tensors")
+    return a_plan(subject) or (None if subject.elementwise else "it takes sums or works on whole tensors")
 
 
 def formulas(subject: Subject) -> str | None:

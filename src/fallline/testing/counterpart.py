@@ -25,7 +25,7 @@ def signature(call: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
 
 def _theirs(subject: Subject, run: Run | None = None) -> Run:
     """Return a training by torch's class, from the parameters of ``run`` or from the start."""
-    params = subject.params(torch.float64) if run is None else [x.requires_grad_() for x in run.values]
+    params = subject.params(torch.float64) if run is None else run.twins
     assert subject.counterpart is not None
     return Run(subject.counterpart(params, **subject.traits.settings), params, subject.gradient)
 
@@ -76,13 +76,11 @@ def its_course_is_torchs(subject: Subject) -> None:
 @check(a_counterpart)
 def its_checkpoints_are_torchs(subject: Subject) -> None:
     """A training begun by torch's class goes on here, and one begun here goes on there."""
-    for first, second in ((subject.start(torch.float64), _theirs), (_theirs(subject), None)):
-        run = first.train(range(4))
-        if second is None:
-            resumed = subject.start(params=[x.requires_grad_() for x in run.values])
-        else:
-            resumed = second(subject, run)
-        resumed.optimizer.load_state_dict(through_file(run.optimizer.state_dict()))
-        for each in (run, resumed):
-            each.train(range(4, 8))
-        expect_close(run.values, resumed.values, "the course without a change of hands", 1e-12, 1e-12)
+    ours, theirs = subject.start(torch.float64).train(range(4)), _theirs(subject).train(range(4))
+    here, there, again = subject.start(params=theirs.twins), _theirs(subject, ours), _theirs(subject, theirs)
+    for before, after in ((theirs, here), (ours, there), (theirs, again)):
+        after.optimizer.load_state_dict(through_file(before.optimizer.state_dict()))
+    for run in (theirs, here, there, again):
+        run.train(range(4, 8))
+    expect_close(theirs.values, here.values, "torch's course without a change of hands", 1e-12, 1e-12)
+    expect_close(again.values, there.values, "torch's course after loading torch's own", 1e-12, 1e-12)

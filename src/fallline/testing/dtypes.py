@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from fallline.testing.check import check, dense_gradients, formulas
 from fallline.testing.expectation import expect, expect_same, expect_within
@@ -46,18 +47,23 @@ def dtypes_are_stepped_or_refused(subject: Subject) -> None:
 
 @check(formulas, dense_gradients)
 def low_precision_is_rounded_once(subject: Subject) -> None:
-    """The first step in 16 bits is that of float64, rounded once to 16 bits."""
+    """A step in 16 bits is that of float64 from the same state, rounded once to 16 bits."""
     for dtype in NARROW:
-        run = subject.start(dtype)
-        wide = [p.detach().double().requires_grad_() for p in run.params]
-        exact = subject.start(params=wide)
-        starts = copies(wide)
-        run.train(range(1))
-        for p, q in zip(run.params, wide, strict=True):
+        run = subject.start(dtype).train(range(1))
+        wide = subject.start(params=[Parameter(p.double()) for p in run.values])
+        for p, twin in zip(run.params, wide.params, strict=True):
+            state = {
+                n: x.double() if x.dim() else x.clone() for n, x in run.optimizer.state.get(p, {}).items()
+            }
+            wide.optimizer.state[twin].update(state)
+        starts = wide.values
+        run.give(1)
+        for p, twin in zip(run.params, wide.params, strict=True):
             assert p.grad is not None
-            q.grad = p.grad.double()
-        exact.optimizer.step()
-        for i, (p, start, end) in enumerate(zip(run.params, starts, copies(wide), strict=True)):
+            twin.grad = p.grad.double()
+        run.optimizer.step()
+        wide.optimizer.step()
+        for i, (p, start, end) in enumerate(zip(run.params, starts, wide.values, strict=True)):
             bound = _one_rounding(dtype, end) + _some_roundings((end - start).abs() + end.abs())
             expect_within(end, p, bound, f"the step of float64, rounded once to {dtype}", i)
 
@@ -78,7 +84,7 @@ def complex_numbers_are_pairs(subject: Subject) -> None:
     if not accepted(subject, torch.complex64):
         return
     run = subject.start(torch.complex64)
-    pairs = [torch.view_as_real(p.detach().clone()).requires_grad_() for p in run.params]
+    pairs = [Parameter(torch.view_as_real(x)) for x in run.values]
     real = subject.start(params=pairs)
     for step in range(4):
         run.give(step)

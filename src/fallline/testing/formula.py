@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from fallline.core.optimizer import Optimizer
 from fallline.functional import init, update
@@ -127,7 +128,7 @@ def float32_stays_near_float64(subject: Subject) -> None:
     courses = []
     for dtype in (DOUBLE, torch.float32):
         starts = [noise(shape, torch.float32, i).to(dtype) for i, shape in enumerate(SIZES)]
-        run = subject.start(params=[x.requires_grad_() for x in starts])
+        run = subject.start(params=[Parameter(x) for x in starts])
         courses.append(course(run.optimizer, run.params, 8, representable)[0].double())
     wide, narrow = courses
     # 8 steps, each of which rounds the parameter once and the step by some ulps of its own size
@@ -137,7 +138,7 @@ def float32_stays_near_float64(subject: Subject) -> None:
 
 @check(a_plan, dense_gradients)
 def equals_its_pure_function(subject: Subject) -> None:
-    """`fallline.functional` computes the same, bit for bit where each element is by itself."""
+    """The pure function of `fallline.functional` computes the same, bit for bit where each element is by itself."""
     dtypes = [torch.float32, DOUBLE, torch.bfloat16, torch.complex64] if subject.elementwise else [DOUBLE]
     for dtype in dtypes:
         run = subject.start(dtype, [(19,), ()], flags=EAGER)

@@ -1,10 +1,11 @@
 """What is refused, in words that help, before anything has changed."""
 
 from collections.abc import Callable, Iterator
-from math import isfinite, nan
+from math import nan
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.testing.check import a_plan, check, dense_gradients
@@ -19,7 +20,7 @@ def unknown_options_are_refused(subject: Subject) -> None:
     """An option that does not exist is a TypeError, which names the nearest one that does."""
     for name in subject.options:
         wrong = name + name[-1]
-        words = repr(name) if subject.planned else wrong
+        words = repr(name) if subject.suggests else wrong
         expect_refused(_making(subject, wrong, 0.1), TypeError, words, f"{wrong}=0.1")
 
 
@@ -59,18 +60,17 @@ def _bad_values(record: Hyperparameter, given: Any) -> Iterator[tuple[Any, str]]
     yield "fast", record.name
     if isinstance(record.default, bool):
         return
-    words = (record.complaint or f"Invalid {record.name}").split("{")[0]
-    yield nan, words
-    below = record.low if record.open_low else record.low - 1
-    above = record.high if record.open_high else record.high + 1
-    yield from ((value, words) for value in (below, above) if isfinite(value) and value not in (given,))
+    yield nan, record.name
+    if record.open_low or record.low - 1 < record.low:
+        yield record.low if record.open_low else record.low - 1, record.name
+    if record.open_high or record.high < record.high + 1:
+        yield record.high if record.open_high else record.high + 1, record.name
 
 
 def _expect_no_group(subject: Subject, change: dict[str, Any], errors: Any, words: str, when: str) -> None:
     """Expect that a group like the others but for ``change`` is refused and not added."""
     run = subject.start()
-    settings = {n: v for n, v in subject.group.items() if n not in ("params", "param_names")}
-    more = {**settings, **change, "params": [torch.zeros(3, requires_grad=True)]}
+    more = subject.group_of([Parameter(torch.zeros(3, 3))], **change)
     count = len(run.optimizer.param_groups)
     expect_refused(lambda: run.optimizer.add_param_group(more), errors, words, when)
     expect(len(run.optimizer.param_groups) == count, "no group more", "the group was added")
@@ -79,7 +79,7 @@ def _expect_no_group(subject: Subject, change: dict[str, Any], errors: Any, word
 @check()
 def no_parameters_are_refused(subject: Subject) -> None:
     """An empty list of parameters is a ValueError."""
-    expect_refused(lambda: subject.start(params=[]), ValueError, "empty", "an empty parameter list")
+    expect_refused(lambda: subject.start(params=[]), ValueError, "parameter", "an empty list of them")
 
 
 @check(dense_gradients)
@@ -108,7 +108,7 @@ def integers_are_refused(subject: Subject) -> None:
     """A parameter of whole numbers is refused, when it is given or at the first step."""
 
     def step() -> None:
-        p = torch.ones(6, 3, dtype=torch.int64)
+        p = Parameter(torch.ones(6, 3, dtype=torch.int64), requires_grad=False)
         optimizer = subject.start(params=[p]).optimizer
         p.grad = torch.ones_like(p)
         optimizer.step()

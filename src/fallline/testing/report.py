@@ -32,7 +32,9 @@ class Report:
         ran = len(self.passed) + len(self.failed)
         verdict = f"fails {len(self.failed)} of {ran} checks" if self.failed else f"passes all {ran} checks"
         lines = [f"{self.subject} {verdict}", *(f"  {failure}" for failure in self.failed)]
-        lines += [f"  {name} was left out: {reason}" for name, reason in self.skipped.items()]
+        for reason in dict.fromkeys(self.skipped.values()):
+            names = ", ".join(name for name, given in self.skipped.items() if given == reason)
+            lines.append(f"  left out, as {reason}: {names}")
         return "\n".join(lines)
 
 

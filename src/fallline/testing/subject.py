@@ -1,14 +1,16 @@
 """The optimizer under check: how it is made, what its plan tells, and short trainings of it."""
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from fallline.core.entry import Entry
+from fallline.core.chain import ChainedOptimizer
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, WholePass, plan
 from fallline.core.transform import PLACE
@@ -69,6 +71,11 @@ class Run:
         return copies(self.params)
 
     @property
+    def twins(self) -> list[Tensor]:
+        """New parameters where these are now."""
+        return [Parameter(x) for x in self.values]
+
+    @property
     def state(self) -> list[dict[str, Any]]:
         """The state of each parameter, by name; none is made."""
         return [self.optimizer.state.get(p, {}) for p in self.params]
@@ -110,8 +117,8 @@ class Subject:
     def params(
         self, dtype: torch.dtype = torch.float32, shapes: Sequence[Sequence[int]] | None = None
     ) -> list[Tensor]:
-        """Return new parameters; two calls give equal ones."""
-        return [noise(s, dtype, i).requires_grad_() for i, s in enumerate(shapes or self.shapes)]
+        """Return new parameters, of the traits' shapes unless others are given; two calls give equal ones."""
+        return [Parameter(noise(s, dtype, i)) for i, s in enumerate(shapes or self.shapes)]
 
     def start(
         self,
@@ -129,18 +136,30 @@ class Subject:
         return Run(optimizer, params, self.gradient)
 
     def takes(self, option: str) -> bool:
-        """Tell whether the maker takes an option of this name."""
-        return self._entry.takes(option)
+        """Tell whether the maker takes an option; one with bare keywords takes what its groups have."""
+        bare = any(p.kind is p.VAR_KEYWORD and p.name != "extra" for p in self._parameters.values())
+        return option in self._parameters or (bare and option in self.group)
+
+    def group_of(self, params: list[Tensor], **changes: Any) -> dict[str, Any]:
+        """Return a parameter group with the settings of the first one, but for ``changes``."""
+        own = {n: v for n, v in self.group.items() if n not in ("params", "param_names")}
+        named = [(f"late {i}", p) for i, p in enumerate(params)]
+        return {**own, **changes, "params": named if "param_names" in self.group else params}
+
+    @property
+    def suggests(self) -> bool:
+        """Whether a misspelt option meets a class or chain of ours, and so the nearest name is told."""
+        target = self.make.func if isinstance(self.make, partial) else self.make
+        return self.planned and (isinstance(target, type) or type(self.sample) is ChainedOptimizer)
 
     @property
     def options(self) -> list[str]:
-        """The names of the settings that the maker's signature or the parameter groups have."""
-        named = [name for name in self._entry.settings if name in self.group]
-        return named or [name for name in self.group if name not in ("params", "param_names")]
+        """The names of the settings that the maker takes."""
+        return [name for name in self.group if name not in ("params", "param_names") and self.takes(name)]
 
     @cached_property
-    def _entry(self) -> Entry:
-        return Entry(self.name, self.make, {}, "")
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.make).parameters
 
     @cached_property
     def plans(self) -> tuple[Plan, ...]:

@@ -1,6 +1,7 @@
 """What must not matter: sign, order, division into tensors, scale, threads."""
 
 import torch
+from torch.nn import Parameter
 
 from fallline.testing.check import (
     a_plan,
@@ -64,7 +65,7 @@ def order_of_parameters_does_not_matter(subject: Subject) -> None:
 def a_split_tensor_is_stepped_alike(subject: Subject) -> None:
     """A tensor in two parts is stepped as the whole is."""
     run = subject.start(shapes=[(4001,)])
-    parts = [part.clone().requires_grad_() for part in run.values[0].split([1500, 2501])]
+    parts = [Parameter(part.clone()) for part in run.values[0].split([1500, 2501])]
     split = subject.start(params=parts)
     for step in range(4):
         run.give(step)
@@ -142,8 +143,7 @@ def each_group_has_its_own_settings(subject: Subject) -> None:
     params, others = subject.params(DOUBLE), subject.params(DOUBLE)
     half, rate = len(params) // 2, float(subject.group["lr"]) / 2
     joint = subject.start(params=params[:half]).optimizer
-    settings = {n: v for n, v in joint.param_groups[0].items() if n not in ("params", "param_names")}
-    joint.add_param_group({**settings, "lr": rate, "params": params[half:]})
+    joint.add_param_group(subject.group_of(params[half:], lr=rate))
     apart = (subject.start(params=others[:half]), subject.start(params=others[half:], flags={"lr": rate}))
     for step in range(4):
         Run(joint, params, subject.gradient).train([step])

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from fallline.core.plan import plan
 from fallline.testing.check import a_plan, check, dense_gradients, elements
@@ -20,9 +21,8 @@ def backward_through_a_stepped_parameter_raises(subject: Subject) -> None:
                 run = subject.start(dtype, flags=flags)
                 loss = torch.stack([(p * p).abs().sum() for p in run.params]).sum()
                 run.train(range(1))
-                expect_refused(
-                    loss.backward, RuntimeError, "modified by an inplace", f"a stale graph in {dtype}"
-                )
+                when = f"a graph in {dtype} whose parameter was stepped"
+                expect_refused(loss.backward, RuntimeError, "modified by an inplace", when)
 
 
 @check()
@@ -100,7 +100,7 @@ def _gradients(p: Tensor, step: int) -> list[Tensor]:
 def layouts_do_not_matter(subject: Subject) -> None:
     """Parameters and gradients may lie in memory in any way."""
     for name, make in LAYOUTS.items():
-        params = make().detach().requires_grad_(), make().contiguous().requires_grad_()
+        params = Parameter(make()), Parameter(make().contiguous())
         runs = [subject.start(params=[p]) for p in params]
         for step in range(3):
             for run in runs:
