@@ -64,7 +64,8 @@ class AdEMAMix(Optimizer):
 
     In a warm-up of :math:`T` steps :math:`\alpha(t) = \alpha\, t / T`, and the half-life of :math:`s` grows
     evenly from that of :math:`m`: :math:`\beta_3(t) = 2^{-1/(h + 1)}` with :math:`h = (1 - t/T)\,
-    h(\beta_1) + t/T\, h(\beta_3)` and :math:`h(\beta) = -\ln 2 / \ln \beta - 1`.
+    h(\beta_1) + t/T\, h(\beta_3)` and :math:`h(\beta) = -\ln 2 / \ln (\beta + 10^{-8}) - 1`, as in the
+    authors' code, which keeps it finite at 0.
 
     Args:
         params: tensors, group dicts or ``(name, tensor)`` pairs.

@@ -1,0 +1,117 @@
+"""Public implementations of optimizers, where they are installed: one step of each, as a function of nothing.
+
+They are no dependency of fallline: install them beside it (`pip install -c constraints.txt pytorch_optimizer
+torch-optimi torch_optimizer schedulefree optax`). What is not there is left out, and said.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+Step = Callable[[], object]
+LR = 1e-6
+
+
+def steps(name: str, params: Sequence[Tensor]) -> dict[str, Step]:
+    """Return a step of each public implementation of ``name`` that is installed."""
+    found = {}
+    for kind, named in PEERS.get(name, {}).items():
+        try:
+            found |= KINDS[kind](named, params)
+        except ImportError:
+            MISSING.add(kind)
+    return found
+
+
+def _torch(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
+    make = getattr(importlib.import_module("torch.optim"), named)
+    if named == "Muon":
+        return {"torch": make(params, lr=LR).step}
+    return {f"torch {how}": make(params, lr=LR, foreach=how == "foreach").step for how in ("loop", "foreach")}
+
+
+def _class_of(
+    package: str, label: str, named: str, params: Sequence[Tensor], **settings: Any
+) -> dict[str, Step]:
+    make = getattr(importlib.import_module(package), named)
+    return {label: make(params, lr=LR, **settings).step}
+
+
+def _optax(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
+    """A jitted step that gives its old parameters and state back, as a training loop in JAX does."""
+    jax, optax = importlib.import_module("jax"), importlib.import_module("optax")
+    place = optax if hasattr(optax, named) else importlib.import_module("optax.contrib")
+    transform = getattr(place, named)(
+        **({} if named in ("prodigy", "dadapt_adamw", "dog") else {"learning_rate": LR})
+    )
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def one(values: Any, state: Any, grads: Any) -> Any:
+        updates, state = transform.update(grads, state, values)
+        return optax.apply_updates(values, updates), state
+
+    grads = [jax.numpy.asarray(p.grad.numpy()) for p in params]  # type: ignore[union-attr]
+    values = [jax.numpy.array(p.detach().numpy()) for p in params]
+    held = [values, jax.tree.map(jax.numpy.copy, transform.init(values))]
+
+    def step() -> None:
+        held[:] = one(*held, grads)
+        jax.block_until_ready(held)
+
+    return {"optax jit": step}
+
+
+#: How each package's optimizers are made and stepped.
+KINDS: dict[str, Callable[[str, Sequence[Tensor]], dict[str, Step]]] = {
+    "torch": _torch,
+    "pytorch_optimizer": partial(_class_of, "pytorch_optimizer", "pytorch_optimizer"),
+    "optimi": partial(_class_of, "optimi", "optimi", foreach=True),
+    "torch_optimizer": partial(_class_of, "torch_optimizer", "torch_optimizer"),
+    "schedulefree": partial(_class_of, "schedulefree", "schedulefree", foreach=True),
+    "optax": _optax,
+}
+
+#: Packages that were asked for and are not installed.
+MISSING: set[str] = set()
+
+
+def _named(pytorch_optimizer: str = "", optax: str = "", **others: str) -> dict[str, str]:
+    every = {"pytorch_optimizer": pytorch_optimizer, "optax": optax, **others}
+    return {kind: name for kind, name in every.items() if name}
+
+
+#: The public implementations of each optimizer: the package, and the name there.
+PEERS = {
+    "ASGD": _named(torch="ASGD"),
+    "Rprop": _named(torch="Rprop", optax="rprop"),
+    "Adafactor": _named("AdaFactor", torch="Adafactor"),
+    "Muon": _named(torch="Muon"),
+    "Lion": _named("Lion", "lion", optimi="Lion"),
+    "SignSGD": _named("SignSGD", "sign_sgd"),
+    "AdaBelief": _named("AdaBelief", "adabelief", torch_optimizer="AdaBelief"),
+    "Yogi": _named("Yogi", "yogi", torch_optimizer="Yogi"),
+    "ADOPT": _named("ADOPT", "adopt"),
+    "Adan": _named("Adan", "adan", optimi="Adan"),
+    "AdEMAMix": _named("AdEMAMix", "ademamix"),
+    "NAdamW": _named("", "nadamw"),
+    "MARS": _named("MARS"),
+    "AdaBound": _named("AdaBound", torch_optimizer="AdaBound"),
+    "StableAdamW": _named("StableAdamW", optimi="StableAdamW"),
+    "FTRL": _named("FTRL"),
+    "LARS": _named("LARS", "lars", torch_optimizer="LARS"),
+    "LAMB": _named("Lamb", "lamb", torch_optimizer="Lamb"),
+    "NovoGrad": _named("NovoGrad", "novograd", torch_optimizer="NovoGrad"),
+    "Prodigy": _named("Prodigy", "prodigy"),
+    "DAdaptAdam": _named("DAdaptAdam", "dadapt_adamw"),
+    "DoG": _named("", "dog"),
+    "CAME": _named("CAME"),
+    "AdamMini": _named("AdamMini"),
+    "SOAP": _named("SOAP"),
+    "Shampoo": _named("ScalableShampoo"),
+    "PSGDKron": _named("Kron"),
+    "ScheduleFreeSGD": _named("ScheduleFreeSGD", schedulefree="SGDScheduleFree"),
+    "ScheduleFreeAdamW": _named("ScheduleFreeAdamW", schedulefree="AdamWScheduleFree"),
+}
