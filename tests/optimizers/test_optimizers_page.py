@@ -21,6 +21,7 @@ from fallline.core.dispatch import Dispatch
 from fallline.core.explain import bytes_moved
 from fallline.core.plan import WholePass, descend
 from fallline.core.registry import entries
+from fallline.describe import example
 
 FOLDER = Path(__file__).parents[2] / "docs"
 FILE, SPEEDS = FOLDER / "optimizers.md", FOLDER / "speeds.json"
@@ -48,7 +49,11 @@ def batch_of(cls):
 
 
 def sentence(cls):
-    return inspect.getdoc(cls).splitlines()[0].partition(": ")[2].rstrip(".")
+    """Return what the docstring's first sentence says, without the name at its front."""
+    first = inspect.getdoc(cls).split("\n\n")[0].replace("\n", " ")
+    shown = re.sub(r":math:`(.*?)`", r"$\1$", first)
+    name, _, says = shown.rstrip(".").partition(": ")
+    return says or name[0].lower() + name[1:]
 
 
 def looks_at(rule):
@@ -81,7 +86,7 @@ def cells(cls, speeds):
     theirs = getattr(torch.optim, cls.__name__, None)
     row = [
         f"`{cls.__name__}`",
-        ", ".join(f"`{name}`" for name, each in entries().items() if each.make is cls),
+        ", ".join(f"`{name}`" for name, each in entries().items() if type(example(each)) is cls),
         sentence(cls),
         ", ".join(f"`{t.name}`" for t in rule.transforms if t is not descend),
         looks_at(rule),

@@ -138,7 +138,7 @@ def float32_stays_near_float64(subject: Subject) -> None:
 
 @check(a_plan, dense_gradients)
 def equals_its_pure_function(subject: Subject) -> None:
-    """The pure function of `fallline.functional` computes the same, bit for bit where each element is by itself."""
+    """`fallline.functional` computes the same, bit for bit where each element is by itself."""
     dtypes = [torch.float32, DOUBLE, torch.bfloat16, torch.complex64] if subject.elementwise else [DOUBLE]
     for dtype in dtypes:
         run = subject.start(dtype, [(19,), ()], flags=EAGER)

@@ -29,7 +29,7 @@ def hypergradients_are_those_of_differences(subject: Subject) -> None:
     try:
         gradcheck(_end(optimizer, list(settings)), (start, grads, *settings.values()), eps=1e-6, atol=1e-5)
     except GradcheckError as error:
-        names = ", ".join(["start", "gradients", *settings])
+        names = ", ".join(["start", "gradients", *(key for key, _ in settings)])
         told = " ".join(str(error).split())[:300]
         raise Deviation(f"slopes in {names} as by central differences", told) from error
 

@@ -124,15 +124,15 @@ class Subject:
         self,
         dtype: torch.dtype = torch.float32,
         shapes: Sequence[Sequence[int]] | None = None,
-        params: list[Tensor] | None = None,
+        params: Sequence[Tensor] | None = None,
         flags: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Run:
         """Return a training that begins; ``flags`` go into the groups, ``settings`` to the maker."""
-        params = self.params(dtype, shapes) if params is None else params
+        params = self.params(dtype, shapes) if params is None else list(params)
         optimizer = self.make(params, **{**self.traits.settings, **settings})
-        for group in optimizer.param_groups if flags else ():
-            group.update(flags)
+        for group in optimizer.param_groups:
+            group.update(flags or {})
         return Run(optimizer, params, self.gradient)
 
     def takes(self, option: str) -> bool:
