@@ -172,7 +172,7 @@ class _Member:
         self._values = _element_values(plan, p, g, state)
         if self._differentiable:
             self._values["p"] = self._values["p"].clone()
-        self._came = dict(self._values)
+        self._came = self._values
         for slot in plan.scalar_slots:
             number = _number(state[slot.name], self._differentiable)
             known = settings if slot.name == STEP else self._values
@@ -187,9 +187,17 @@ class _Member:
         summand = torch.as_tensor(self._values.pop(name), device=self._p.device)
         return float(summand.expand(self._values[P].shape).sum(dtype=torch.float64))
 
+    def _keep_apart(self) -> None:
+        """Copy what a rule gives to one operand and came as another: that may be overwritten before."""
+        came = {id(x): name for name, x in self._came.items()}
+        self._values = {
+            name: x.clone() if isinstance(x, Tensor) and came.get(id(x), name) != name else x
+            for name, x in self._values.items()
+        }
+
     def store(self) -> None:
         """Write state and parameter."""
-        self._values = {name: self._apart(name, value) for name, value in self._values.items()}
+        self._keep_apart()
         for slot in self._plan.scalar_slots:
             value = self._state[STEP] + 1 if slot.name == STEP else self._values[slot.name]
             _store(self._state, slot.name, value, self._differentiable)
@@ -198,11 +206,6 @@ class _Member:
                 _store(self._state, slot.name, self._values[slot.name], self._differentiable)
         p = self._values["p"]
         self._p.copy_(torch.view_as_complex(p) if self._p.is_complex() else p)
-
-    def _apart(self, name: str, value: Any) -> Any:
-        """Return a copy of what came as another operand, which is written before it is read."""
-        others = (came for other, came in self._came.items() if other != name)
-        return value.clone() if any(value is came for came in others if came is not None) else value
 
 
 def _element_values(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any]) -> dict[str, Any]:
