@@ -80,8 +80,9 @@ def settings_follow_the_groups(subject: Subject) -> None:
     run = subject.start().train(range(2))
     for group in run.optimizer.param_groups:
         group["lr"] = float(group["lr"]) / 2
+    saved = through_file(run.optimizer.state_dict())
     resumed = subject.start(params=run.twins)
-    resumed.optimizer.load_state_dict(through_file(run.optimizer.state_dict()))
+    resumed.optimizer.load_state_dict(saved)
     for each in (run, resumed):
         each.train(range(2, 4))
     expect_same(resumed.values, run.values, "the course of an optimizer loaded with the new rate")

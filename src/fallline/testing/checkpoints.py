@@ -37,8 +37,9 @@ def a_state_dict_goes_on_bit_for_bit(subject: Subject) -> None:
     """Saved as bytes in mid-training and loaded into a new optimizer, a training goes on to the same bits."""
     for dtype in (torch.float32, torch.float64):
         run = subject.start(dtype).train(range(3))
-        resumed = _twin(subject, run)
-        resumed.optimizer.load_state_dict(through_file(run.optimizer.state_dict()))
+        saved = through_file(run.optimizer.state_dict())
+        resumed = _twin(subject, run)  # saving may bring parameters up to date
+        resumed.optimizer.load_state_dict(saved)
         for each in (run, resumed):
             each.train(range(3, 6))
         _expect_equal_runs(run, resumed, f"a training without a stop, in {dtype}")
