@@ -17,6 +17,7 @@ from fallline.core.errors import UnknownOptionError, suggestion
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
 from fallline.core.schedule import follows
+from fallline.core.state import scalar_dtype
 from fallline.core.timetable import STEPS
 from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, Slot, Sum, keywords
 
@@ -140,8 +141,8 @@ class _Recipe:
         state, missing = dict(state), [s for s in every if s.name in shapes and s.name not in state]
         for slot in self.plan.scalar_slots:
             if slot.name not in state:
-                first = torch.zeros((), dtype=_scalar_dtype()) + self._initial(slot)
-                state[slot.name] = first.to(_scalar_dtype())
+                first = torch.zeros((), dtype=scalar_dtype(slot)) + self._initial(slot)
+                state[slot.name] = first.to(scalar_dtype(slot))
         for slot in missing:
             like = p.new_zeros(shapes[slot.name], dtype=torch.promote_types(p.dtype, torch.float32))
             like = p if slot.shape is None else like
@@ -297,10 +298,6 @@ def _total(summand: Any, p: Tensor) -> Tensor:
 
 def _reads_fresh(plan: Plan) -> bool:
     return any(FRESH in keywords(function) for t in plan.transforms for function in t.functions)
-
-
-def _scalar_dtype() -> torch.dtype:
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 
 def _full(p: Tensor, value: Any) -> Tensor:

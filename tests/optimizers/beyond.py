@@ -27,6 +27,10 @@ ELEMENTWISE = [
     (fallline.AdaBound, {"weight_decay": 0.1, "gamma": 0.1, "final_lr": 0.01, "base_lr": 0.01}),
     (fallline.SophiaG, {"lr": 0.01, "weight_decay": 0.0}),
     (fallline.SophiaG, {"betas": (0.5, 0.9), "maximize": True}),
+    (fallline.ScheduleFreeSGD, {"lr": 0.1}),
+    (fallline.ScheduleFreeSGD, {"lr": 0.1, "momentum": 0.7, "weight_decay": 0.1, "maximize": True}),
+    (fallline.ScheduleFreeAdamW, {"betas": (0.8, 0.95), "warmup_steps": 5, "r": 1.0}),
+    (fallline.ScheduleFreeAdamW, {"weight_decay": 0.1, "warmup_steps": 5, "weight_lr_power": 1.0}),
 ]
 
 #: FTRL computes the parameter anew from sums in each step, and rounds it as a whole.

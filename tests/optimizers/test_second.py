@@ -50,6 +50,10 @@ COARSE = {
     r"pytorch_optimizer\.(Prodigy|DAdaptAdam)": (1e-5, "its sums over the model are in float32"),
     r"-torch_optimizer\.NovoGrad": (1e-6, "its second moment is in float32"),
     r"optax\.adafactor": (1e-8, "its decay rate is in float32"),
+    r"ScalableShampoo.*override.*quadratic": (
+        1e-6,
+        "gradients nearly repeat: small eigenvalues are rounding",
+    ),
     r"muon\.SingleDeviceMuon": (1e-6, "adds 1e-7 to the norm, where torch takes the larger of both"),
 }
 
@@ -107,7 +111,9 @@ FAULTS: dict[str, str] = {}
 
 #: Where rounding to float32 on the way, which both do, falls on either side.
 UNSTABLE = {
-    r"DAdaptAdam\(\{\}\)-quadratic": (1e-5, "d grows 1000 times within 12 steps, and rounding with it")
+    r"DAdaptAdam\(\{\}\)-quadratic": (1e-5, "d grows 1000 times within 12 steps, and rounding with it"),
+    r"SOAP\(\{\}\)-quadratic": (1e-8, "where the first gradient is 0, Adam divides 1e-5 by itself"),
+    r"Shampoo\(\{\}\)-quadratic": (1e-6, "gradients nearly repeat: small eigenvalues are rounding"),
 }
 
 
