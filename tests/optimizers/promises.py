@@ -49,6 +49,10 @@ EXCEPTIONS = {
     ("Muon", "its_checkpoints_are_torchs"): "torch multiplies matrices in bfloat16 whatever the dtype",
     ("MuonAdamW", "each_group_has_its_own_settings"): "who steps a matrix depends on the model's others",
     ("MuonAdamW", "a_tensor_is_stepped_as_if_alone"): "who steps a matrix depends on the model's others",
+    (
+        "SOAP",
+        "threads_change_no_bit",
+    ): "bases of what has no full rank yet are any; LAPACK's follow the threads",
     ("EMA", "tensors_without_gradient_stay_as_they_are"): "it averages those, too, and so keeps state",
     ("OffloadState", "tensors_without_gradient_stay_as_they_are"): "it copies all parameters back",
     ("ScheduleFree", "tensors_without_gradient_stay_as_they_are"): "a parameter without gradient goes to z",

@@ -69,6 +69,11 @@ def passes(rule):
     return f"{len(kinds)}" + (f" ({', '.join(others)})" if others else "")
 
 
+def moved(optimizer, rule, elements):
+    counted = f"{bytes_moved(optimizer) / elements:.0f}"
+    return f"{counted} + products" if looks_at(rule) == "matrices" else counted
+
+
 def source(cls):
     """Return the paper: authors and year, linked where the docstring has an address."""
     text = " ".join(
@@ -92,7 +97,7 @@ def cells(cls, speeds):
         looks_at(rule),
         f"{state:.0f}",
         passes(rule),
-        f"{bytes_moved(optimizer) / elements:.0f}",
+        moved(optimizer, rule, elements),
         f"`torch.optim.{theirs.__name__}`" if theirs else "",
         source(cls),
     ]
