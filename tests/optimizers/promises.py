@@ -52,7 +52,7 @@ EXCEPTIONS = {
     (
         "SOAP",
         "threads_change_no_bit",
-    ): "bases of what has no full rank yet are any; LAPACK's follow the threads",
+    ): "bases of what lacks full rank are any: LAPACK's follow the threads",
     ("EMA", "tensors_without_gradient_stay_as_they_are"): "it averages those, too, and so keeps state",
     ("OffloadState", "tensors_without_gradient_stay_as_they_are"): "it copies all parameters back",
     ("ScheduleFree", "tensors_without_gradient_stay_as_they_are"): "a parameter without gradient goes to z",

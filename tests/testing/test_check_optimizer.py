@@ -12,6 +12,7 @@ from own_optimizer import DampedRoot
 from planted_faults import FAULTS, PROMISES, Momentum, WritesGradients
 
 import fallline
+from fallline.core.registry import find
 from fallline.testing import ConformanceError, Traits, check_optimizer, conformance, traits
 from fallline.testing.check import CHECKS
 from fallline.testing.conformance import run_check
@@ -25,6 +26,14 @@ def test_a_chain_of_ones_own_passes():
     assert "hypergradients_are_those_of_differences" in report.passed
     assert sorted([*report.passed, *report.skipped]) == NAMES
     assert str(report).startswith("ChainedOptimizer passes all")
+
+
+def test_a_chain_of_ones_own_is_searched_over_its_learning_rate_and_what_has_a_usual_range():
+    entry = find(f"{Path(__file__).parent / 'own_optimizer.py'}:DampedRoot")
+    assert list(entry.space) == ["lr", "weight_decay"]
+    assert entry.space["lr"].low < 0.05 < entry.space["lr"].high
+    optimizer = entry.build([torch.nn.Parameter(torch.zeros(2))], lr=0.5, weight_decay=0.25)
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.5, 0.25)
 
 
 def test_what_the_faults_are_planted_in_passes():
