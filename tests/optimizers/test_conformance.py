@@ -12,7 +12,6 @@ ROWS = list(rows())
 #: What depends on the branches of a rule, and so is checked under all settings.
 OF_FORMULAS = {
     "zero_gradients_move_nothing",
-    "maximizing_is_descending_the_negative",
     *(n for n, c in CHECKS.items() if c.function.__module__ in (formula.__name__, hypergradients.__name__)),
 }
 
