@@ -2,7 +2,7 @@
 
 import sys
 
-from benches import around, bandwidth, library, overhead, startup, steps, tuning, verdicts
+from benches import around, bandwidth, library, overhead, sparse, startup, steps, tuning, verdicts
 from benches.timing import stamp
 
 ALL = {
@@ -10,6 +10,7 @@ ALL = {
     "bandwidth": bandwidth.main,
     "library": library.main,
     "around": around.main,
+    "sparse": sparse.main,
     "startup": startup.main,
     "overhead": overhead.main,
     "tuning": tuning.main,

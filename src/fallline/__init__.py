@@ -51,6 +51,8 @@ from fallline.optimizers import (
     SignSGD,
     Signum,
     SophiaG,
+    SparseAdam,
+    SparseAdamW,
     StableAdamW,
     Yogi,
 )
@@ -82,10 +84,10 @@ __all__ = [
     "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SOAP", "SWA",
     "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax",
     "Adan", "Choice", "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion",
-    "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer",
-    "PSGDKron", "Polyak", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop",
-    "ScheduleFree", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot",
-    "SophiaG", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain",
+    "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "PSGDKron",
+    "Polyak", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree",
+    "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot", "SophiaG", "SparseAdam",
+    "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain",
     "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor",
     "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip

@@ -84,6 +84,8 @@ PACKAGES: dict[str, list[Recipe]] = {
         ),
         Recipe("SparseAdam", "torch.optim.SparseAdam", {}),
         Recipe("SparseAdam", "torch.optim.SparseAdam", {"lr": 0.1, "betas": (0.8, 0.95), "eps": 0.0001}),
+        # every row is there in every step: then it is AdamW
+        Recipe("SparseAdamW", "torch.optim.AdamW", {"lr": 0.01, "weight_decay": 0.1}),
         Recipe("Muon", "torch.optim.Muon", {}),
         Recipe(
             "Muon",

@@ -92,6 +92,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"d": 2.0, "weight_decay": 0.1},
     ],
     "SparseAdam": [{"lr": 0.1, "betas": (0.8, 0.95)}, {"eps": 1e-3}],
+    "SparseAdamW": [{"lr": 0.1, "betas": (0.8, 0.95)}, {"eps": 1e-3, "weight_decay": 0.1}],
     "Muon": [
         {"lr": 0.1, "momentum": 0.5, "nesterov": False},
         {"adjust_lr_fn": "match_rms_adamw", "ns_steps": 3},

@@ -104,7 +104,7 @@ def test_each_second_implementation_agrees_with_a_published_package(name):
 
 #: Who takes matrices only, and who sparse gradients only.
 SHAPES_OF = {"Muon": MATRICES, "NorMuon": MATRICES}
-PROBLEMS_OF = {"SparseAdam": ["sparse"]}
+PROBLEMS_OF = {"SparseAdam": ["sparse"], "SparseAdamW": ["sparse"]}
 
 #: Where fallline falls short of its second implementation, by patterns of the case's id.
 FAULTS: dict[str, str] = {}
@@ -119,7 +119,8 @@ UNSTABLE = {
 
 def _rows(g):
     there = np.flatnonzero(np.any(g.reshape(len(g), -1) != 0, axis=1))
-    return torch.sparse_coo_tensor(torch.tensor(there[None]), torch.tensor(g[there]), g.shape)
+    rows, values = torch.tensor(there[None]), torch.tensor(g[there])
+    return torch.sparse_coo_tensor(rows, values, g.shape, check_invariants=True)
 
 
 def _walk_fallline(problem, shapes, cls, settings, backend):
@@ -137,6 +138,8 @@ def _walk_fallline(problem, shapes, cls, settings, backend):
             optimizer.update_hessian()
         give(grads)
         optimizer.step()
+        if hasattr(optimizer, "catch_up"):
+            optimizer.catch_up()
         return [p.detach().numpy().copy() for p in params]
 
     return walk(problem, shapes, step)

@@ -14,7 +14,7 @@ from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
 from fallline.backends.formula import program
 from fallline.core import source
-from fallline.core.backend import Batch
+from fallline.core.backend import Batch, Prepared
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, P
 
@@ -25,6 +25,7 @@ class Cpu:
     """Executes plans by generated Numba kernels."""
 
     name, fuses = "cpu", True
+    layout = torch.strided
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Refuse what must stay visible to autograd, other devices, and tensors that are not plain memory."""
@@ -38,11 +39,11 @@ class Cpu:
             return f"{type(param).__name__} is not a plain tensor"
         if param.is_conj() or param.is_neg():
             return "the parameter is conjugated or negated lazily"
-        if param.grad is not None and param.grad.layout != torch.strided:
+        if param.grad is not None and param.grad.layout != self.layout:
             return f"the gradient is {param.grad.layout}"
         return None if _real_dtype(param) in ELEMENT else f"{param.dtype} has no format"
 
-    def prepare(self, batch: Batch) -> "Job":
+    def prepare(self, batch: Batch) -> Prepared:
         """Compile the batch's kernels, or take them from the cache, and lay out its job."""
         return Job(batch)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fallline.backends.whole import Member, apply
 from fallline.core import source
-from fallline.core.backend import Batch
+from fallline.core.backend import Batch, Prepared
 from fallline.core.plan import ElementPass, Pass, Plan, WholePass, negate
 from fallline.core.transform import (
     FRESH,
@@ -93,7 +93,7 @@ class Eager:
         """Refuse nothing."""
         return None
 
-    def prepare(self, batch: Batch) -> "_Prepared":
+    def prepare(self, batch: Batch) -> Prepared:
         """Return the batch as it is."""
         return _Prepared(batch)
 
@@ -112,16 +112,18 @@ class _Prepared:
         self._members: list[_Member] = []
         self._next = 0
         self._taken: tuple[str, ...] = ()
+        self._layouts: list[torch.layout] | None = None
 
     def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
-        """Take the settings; the tensors may be anything: torch operations look at them anew."""
+        """Take the settings; tensors may be anything of the layouts that were not refused at first."""
         names, differentiable = self._batch.plan.settings, self._batch.differentiable
         self._settings = {
             row: {n: _setting(value, differentiable) for n, value in zip(names, values, strict=True)}
             for row, values in settings.items()
         }
         self._next = 0
-        return True
+        before, self._layouts = self._layouts, [g.layout for g in grads]
+        return before in (None, self._layouts)
 
     def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
         """Run the passes, each on one parameter after the other, up to the next reduction."""

@@ -41,11 +41,13 @@ from fallline.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from fallline.optimizers.soap import SOAP
 from fallline.optimizers.shampoo import Shampoo
 from fallline.optimizers.psgd_kron import PSGDKron
+from fallline.optimizers.sparse_adam import SparseAdam
+from fallline.optimizers.sparse_adamw import SparseAdamW
 
 __all__ = [
     "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "SOAP", "AdEMAMix", "AdaBelief", "AdaBound",
     "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon",
     "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "PSGDKron", "Prodigy", "ProximalSGD", "RAdam", "RMSprop",
-    "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "SophiaG",
-    "StableAdamW", "Yogi",
+    "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "SophiaG", "SparseAdam",
+    "SparseAdamW", "StableAdamW", "Yogi",
 ]  # fmt: skip
