@@ -53,6 +53,7 @@ EXCEPTIONS = {
         "SOAP",
         "threads_change_no_bit",
     ): "bases of what lacks full rank are any: LAPACK's follow the threads",
+    ("SparseAdam", "its_state_is_torchs"): "its count is a tensor, and a number of Python when it is saved",
     ("EMA", "tensors_without_gradient_stay_as_they_are"): "it averages those, too, and so keeps state",
     ("OffloadState", "tensors_without_gradient_stay_as_they_are"): "it copies all parameters back",
     ("ScheduleFree", "tensors_without_gradient_stay_as_they_are"): "a parameter without gradient goes to z",
