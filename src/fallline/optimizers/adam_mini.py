@@ -17,6 +17,7 @@ from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate
 #: Parts of names by which the authors tell queries and keys, and what is not decayed.
 QUERIES_AND_KEYS = ("k_proj", "q_proj", "wq", "wk", "query", "key")
 UNDECAYED = ("bias", "norm", "ln")
+_BLOCK_ROWS = Hyperparameter("block_rows", 1, "rows of a matrix that are a block; 0: every element", low=0)
 
 
 def _rows(shape: Shape) -> Shape:
@@ -103,7 +104,7 @@ class AdamMini(Optimizer):
         betas(0.9, 0.999),
         epsilon(1e-8),
         weight_decay(0.0),
-        Hyperparameter("block_rows", 1, "rows of a matrix that are a block; 0: every element", low=0),
+        _BLOCK_ROWS,
         MAXIMIZE,
     )
 
@@ -135,7 +136,8 @@ class AdamMini(Optimizer):
         """Add a group as it is: names are looked at by the constructor alone."""
         if isinstance(param_group, dict):
             param_group = {**param_group, "params": _listed(param_group["params"])}
-            rows = int(param_group.get("block_rows", self.defaults["block_rows"]))
+            rows = param_group.get("block_rows", self.defaults["block_rows"])
+            _BLOCK_ROWS.check(rows)
             for member in param_group["params"]:
                 _refuse_part_of_a_block(member[1] if isinstance(member, tuple) else member, rows)
         super().add_param_group(param_group)
@@ -183,7 +185,7 @@ def _block_rows(name: str, p: Tensor, head_dim: int | None) -> int:
 
 
 def _refuse_part_of_a_block(p: Tensor, rows: int) -> None:
-    if rows and p.dim() > 1 and p.shape[0] % rows:
+    if rows and p.dim() > 1 and (p.shape[0] % rows or rows != int(rows)):
         raise ValueError(
             f"a matrix of shape {tuple(p.shape)} has no whole number of blocks of {rows} rows; give the "
             f"head_dim of its layer, or put it into a group with block_rows=1"
