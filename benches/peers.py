@@ -13,6 +13,8 @@ from torch import Tensor
 
 Step = Callable[[], object]
 LR = 1e-6
+#: Optimizers of which torch has a fused kernel for CPUs.
+FUSED = {"SGD", "Adagrad", "Adam", "AdamW"}
 
 
 def steps(name: str, params: Sequence[Tensor]) -> dict[str, Step]:
@@ -30,7 +32,10 @@ def _torch(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
     make = getattr(importlib.import_module("torch.optim"), named)
     if named == "Muon":
         return {"torch": make(params, lr=LR).step}
-    return {f"torch {how}": make(params, lr=LR, foreach=how == "foreach").step for how in ("loop", "foreach")}
+    ways = {"loop": {"foreach": False}, "foreach": {"foreach": True}}
+    if named in FUSED:
+        ways["fused"] = {"fused": True}
+    return {f"torch {way}": make(params, lr=LR, **flags).step for way, flags in ways.items()}
 
 
 def _class_of(
@@ -85,6 +90,15 @@ def _named(pytorch_optimizer: str = "", optax: str = "", **others: str) -> dict[
 
 #: The public implementations of each optimizer: the package, and the name there.
 PEERS = {
+    "SGD": _named(torch="SGD", optax="sgd", optimi="SGD"),
+    "Adagrad": _named(torch="Adagrad", optax="adagrad"),
+    "RMSprop": _named(torch="RMSprop", optax="rmsprop"),
+    "Adadelta": _named(torch="Adadelta", optax="adadelta"),
+    "Adam": _named(torch="Adam", optax="adam", optimi="Adam"),
+    "AdamW": _named(torch="AdamW", optax="adamw", optimi="AdamW"),
+    "Adamax": _named(torch="Adamax", optax="adamax"),
+    "NAdam": _named(torch="NAdam", optax="nadam"),
+    "RAdam": _named(torch="RAdam", optax="radam", optimi="RAdam"),
     "ASGD": _named(torch="ASGD"),
     "Rprop": _named(torch="Rprop", optax="rprop"),
     "Adafactor": _named("AdaFactor", torch="Adafactor"),
