@@ -1,7 +1,7 @@
 """Public implementations of optimizers, where they are installed: one step of each, as a function of nothing.
 
 They are no dependency of fallline: install them beside it (`pip install -c constraints.txt pytorch_optimizer
-torch-optimi torch_optimizer schedulefree optax`). What is not there is left out, and said.
+torch-optimi torch_optimizer schedulefree adam-mini optax`). What is not there is left out, and said.
 """
 
 import importlib
@@ -41,8 +41,17 @@ def _torch(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
 def _class_of(
     package: str, label: str, named: str, params: Sequence[Tensor], **settings: Any
 ) -> dict[str, Step]:
-    make = getattr(importlib.import_module(package), named)
-    return {label: make(params, lr=LR, **settings).step}
+    optimizer = getattr(importlib.import_module(package), named)(params, lr=LR, **settings)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    return {label: optimizer.step}
+
+
+def _adam_mini(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
+    """The authors' goes by names: these are hidden layers' matrices, and norms."""
+    make = getattr(importlib.import_module("adam_mini"), named)
+    layers = [(f"{'mlp' if p.dim() == 2 else 'norm'}.{i}.weight", p) for i, p in enumerate(params)]
+    return {"adam_mini": make(layers, lr=LR, verbose=False).step}
 
 
 def _optax(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
@@ -76,6 +85,7 @@ KINDS: dict[str, Callable[[str, Sequence[Tensor]], dict[str, Step]]] = {
     "optimi": partial(_class_of, "optimi", "optimi", foreach=True),
     "torch_optimizer": partial(_class_of, "torch_optimizer", "torch_optimizer"),
     "schedulefree": partial(_class_of, "schedulefree", "schedulefree", foreach=True),
+    "adam_mini": _adam_mini,
     "optax": _optax,
 }
 
@@ -122,7 +132,7 @@ PEERS = {
     "DAdaptAdam": _named("DAdaptAdam", "dadapt_adamw"),
     "DoG": _named("", "dog"),
     "CAME": _named("CAME"),
-    "AdamMini": _named("AdamMini"),
+    "AdamMini": _named(adam_mini="Adam_mini"),
     "SOAP": _named("SOAP"),
     "Shampoo": _named("ScalableShampoo"),
     "PSGDKron": _named("Kron"),
