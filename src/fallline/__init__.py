@@ -17,6 +17,7 @@ from fallline.core.transform import Slot, per_tensor, transform
 from fallline.optimizers import (
     ADOPT,
     ASGD,
+    CAME,
     FTRL,
     LAMB,
     LARS,
@@ -26,9 +27,11 @@ from fallline.optimizers import (
     AdaBelief,
     AdaBound,
     Adadelta,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
+    AdamMini,
     AdamW,
     Adan,
     AdEMAMix,
@@ -39,6 +42,7 @@ from fallline.optimizers import (
     MuonAdamW,
     NAdam,
     NAdamW,
+    NorMuon,
     NovoGrad,
     Prodigy,
     ProximalSGD,
@@ -82,15 +86,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SOAP", "SWA",
-    "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax",
-    "Adan", "Choice", "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion",
-    "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "PSGDKron",
-    "Polyak", "Precision", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop",
-    "ScheduleFree", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot",
-    "SophiaG", "SparseAdam", "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare",
-    "explain", "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties",
-    "per_tensor", "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
+    "ADOPT", "ASGD", "CAME", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SOAP", "SWA",
+    "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adafactor", "Adagrad", "Adam",
+    "AdamMini", "AdamW", "Adamax", "Adan", "Choice", "DAdaptAdam", "DoG", "Entry", "Frozen",
+    "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW",
+    "NorMuon", "NovoGrad", "OffloadState", "Optimizer", "PSGDKron", "Polyak", "Precision", "Prodigy",
+    "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "ScheduleFreeAdamW",
+    "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot", "SophiaG", "SparseAdam", "SparseAdamW",
+    "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters",
+    "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register",
+    "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

@@ -161,7 +161,8 @@ class _Recipe:
         if g is not None:
             stored["g"] = g if g.layout == torch.strided else g.to_dense()
         _refuse_other_shapes(p, stored)
-        values: dict[str, Any] = {name: _element_values(x, p.dtype) for name, x in stored.items()}
+        shaped = bool(self.plan.shaped_slots)
+        values: dict[str, Any] = {n: _element_values(x, p.dtype, shaped) for n, x in stored.items()}
         values |= {slot.name: state.get(slot.name) for slot in self.plan.shaped_slots}
         numbers = {**self.numbers, FRESH: 0.0, PLACE: place, ROUNDING: torch.finfo(p.dtype).eps}
         if FRESH in state:
@@ -307,12 +308,15 @@ def _full(p: Tensor, value: Any) -> Tensor:
     return _as(p, torch.zeros_like(_element_values(p, p.dtype)) + value)
 
 
-def _element_values(x: Tensor, of: torch.dtype) -> Tensor:
-    """Return real numbers, in the dtype in which a parameter of dtype ``of`` is computed; never 0-d.
+def _element_values(x: Tensor, of: torch.dtype, shaped: bool = False) -> Tensor:
+    """Return real numbers, in the dtype in which a parameter of dtype ``of`` is computed.
 
-    Arithmetic of 0-d tensors with numbers per tensor would take place in the numbers' float64.
+    They are never 0-d, since arithmetic of 0-d tensors with numbers per tensor would take place in the
+    numbers' float64; but for rules with state that is ``shaped``, which follows the parameter's own shape.
     """
-    real = torch.view_as_real(x.resolve_conj()) if x.is_complex() else torch.atleast_1d(x)
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj())
+    real = x if shaped else torch.atleast_1d(x)
     return real.to(torch.float64 if of in (torch.float64, torch.complex128) else torch.float32)
 
 

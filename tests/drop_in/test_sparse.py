@@ -6,8 +6,8 @@ import torch
 import fallline
 from drop_in.pairs import PAIRS, SETTINGS, Pair, assert_same_course, noise, outcome, values
 from drop_in.test_checkpoints import through_file
-from drop_in.test_signatures import described as signature
 from drop_in.test_state import described
+from fallline.testing.counterpart import signature
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # torch's own Adagrad warns of them
 

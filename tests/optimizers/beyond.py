@@ -52,3 +52,28 @@ SUMMED = [
     (fallline.NovoGrad, {}),
     (fallline.NovoGrad, {"weight_decay": 0.1, "betas": (0.8, 0.0)}),
 ]
+
+#: Optimizers that find their learning rate from sums over the model or a group.
+FREE = [
+    (fallline.Prodigy, {}),
+    (fallline.Prodigy, {"d0": 1e-3, "weight_decay": 0.1, "d_coef": 2.0, "use_bias_correction": True}),
+    (fallline.Prodigy, {"d0": 1e-3, "safeguard_warmup": True, "lr": 0.5, "growth_rate": 1.5}),
+    (fallline.DAdaptAdam, {}),
+    (fallline.DAdaptAdam, {"d0": 1e-3, "weight_decay": 0.1, "use_bias_correction": True, "growth_rate": 1.5}),
+    (fallline.DoG, {}),
+    (fallline.DoG, {"reps_rel": 1e-3, "weight_decay": 0.1, "maximize": True}),
+]
+
+#: Optimizers with rules on whole tensors.
+WHOLE = [
+    (fallline.Muon, {}),
+    (fallline.Muon, {"lr": 0.1, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"}),
+    (fallline.NorMuon, {}),
+    (fallline.NorMuon, {"lr": 0.1, "beta2": 0.8, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.1}),
+    (fallline.Adafactor, {}),
+    (fallline.Adafactor, {"lr": 0.1, "eps": (1e-3, 0.1), "d": 1.5, "weight_decay": 0.1, "maximize": True}),
+    (fallline.CAME, {}),
+    (fallline.CAME, {"lr": 0.01, "betas": (0.8, 0.9, 0.95), "clip_threshold": 0.5, "weight_decay": 0.1}),
+    (fallline.AdamMini, {}),
+    (fallline.AdamMini, {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1, "maximize": True}),
+]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fallline.backends.cpu_access import LEFT, Signature
+from fallline.backends.cpu_access import LEFT, Signature, rows
 from fallline.core.backend import Batch
 from fallline.core.formats import Codes, Format, Plain
 from fallline.core.rounding import Noise
@@ -33,10 +33,14 @@ class Table:
         self._staged: list[tuple[Tensor, Tensor]] = []
         self._parts = {name: self._columns(name, kept_as) for name, kept_as in batch.formats.items()}
         self._grads: Sequence[Tensor] = ()
-        self._left = {n: self._room(dtypes.compute) for n in batch.plan.left}
+        self._compute = dtypes.compute
+        self._updates: dict[int, Tensor] = {}
+        handed = {G: self._updates} if batch.plan.handed_over else {}
+        self._left = {n: handed[n] if n in handed else self._room() for n in batch.plan.left}
         counts = [p.numel() * (2 if p.is_complex() else 1) for p in batch.params]
         self.sizes = np.array(counts, np.int64)
         self.offsets = np.cumsum([0, *(-(-n // dtypes.block) * dtypes.block for n in counts)], dtype=np.int64)
+        self._handed = rows(batch.plan, dtypes.beside)[LEFT[G]]
         self.addresses = np.array(self._rows(), np.int64)
         self._grad_addresses: list[int] = []
 
@@ -46,11 +50,12 @@ class Table:
         scalars = [[state[slot.name] for state in self._batch.states] for slot in slots]
         first, beside = zip(*((each[0], each[1:]) for each in self._parts.values()), strict=True)
         params, *state = [list(map(address, column)) for column in (*first, *scalars)]
-        left = [list(map(address, self._left[n])) if n in self._left else nowhere for n in LEFT]
+        rooms = {n: xs for n, xs in self._left.items() if isinstance(xs, list)}
+        left = [list(map(address, rooms[n])) if n in rooms else nowhere for n in LEFT]
         return [params, nowhere, *state, *left, *(list(map(address, x)) for each in beside for x in each)]
 
-    def _room(self, dtype: torch.dtype) -> list[Tensor]:
-        return [torch.empty_like(x, dtype=dtype) for x in self._layouts]
+    def _room(self) -> list[Tensor]:
+        return [torch.empty_like(x, dtype=self._compute) for x in self._layouts]
 
     @property
     def elements(self) -> int:
@@ -72,25 +77,38 @@ class Table:
         self._grads = grads
 
     def release(self) -> None:
-        """Let go of the gradients."""
+        """Let go of the gradients, and of updates that were handed over."""
         self._grads = ()
+        self._updates.clear()
 
-    def operands(self, i: int, takes: Sequence[str]) -> dict[str, Any]:
-        """Return what a rule on whole tensors sees of tensor ``i``."""
-        own = {name: self._read(name, i) for name in self._parts}
-        grad = {G: self._grads[i], GRAD: self._grads[i]} if self._grads else {}
-        shaped = {slot.name: self._batch.states[i].get(slot.name) for slot in self._batch.plan.shaped_slots}
-        return {GAIN: 1.0, **grad, **own, **shaped, **{name: self._left[name][i] for name in takes}}
+    def columns(self, takes: Sequence[str]) -> dict[str, Any]:
+        """Return what a rule on whole tensors sees: by name, a value for each tensor."""
+        grads = {G: self._grads, GRAD: self._grads}
+        states, slots = self._batch.states, self._batch.plan.shaped_slots
+        shaped = {slot.name: [state.get(slot.name) for state in states] for slot in slots}
+        own = {name: self._read(name) for name in self._parts}
+        left = {name: self._left[name] for name in takes}
+        return {GAIN: [1.0] * len(states), **grads, **own, **shaped, **left}
 
     def put(self, name: str, i: int, value: Tensor | None, noise: Noise | None, stream: int) -> None:
         """Store a result for tensor ``i``, None where it has no such slot."""
         if value is None:
             return
-        if name in self._parts:
+        if name == G and self._batch.plan.handed_over:
+            self._hand_over(i, value)
+        elif name in self._parts:
             parts = [column[i] for column in self._parts[name]]
             self._batch.formats[name].write(value, parts, noise, stream)
         else:
             (self._left[name][i] if name == G else self._batch.states[i][name]).copy_(value)
+
+    def _hand_over(self, i: int, value: Tensor) -> None:
+        """Let later passes read an update where it is, if it lies as its parameter does."""
+        layout = self._layouts[i]
+        fits = value.dtype == self._compute and _same_order(value, layout)
+        update = value if fits else torch.empty_like(layout, dtype=self._compute).copy_(value)
+        self._updates[i] = update
+        self.addresses[self._handed, i] = address(update)
 
     def stage(self) -> None:
         """Copy what does not lie in order to where it does."""
@@ -112,12 +130,12 @@ class Table:
             parts = [([self._in_order(x, layout) for x in own], layout) for own, layout in parts]
         return [list(column) for column in zip(*(own for own, _ in parts), strict=True)]
 
-    def _read(self, name: str, i: int) -> Tensor | None:
-        """Return a value as a rule on whole tensors takes it; such a rule has no codes."""
-        kept_as, parts = self._batch.formats[name], [column[i] for column in self._parts[name]]
-        if isinstance(kept_as, Plain):
-            return parts[0]
-        return None if isinstance(kept_as, Codes) else kept_as.read(parts, tuple(parts[0].shape))
+    def _read(self, name: str) -> list[Any]:
+        """Return a value of every tensor as a rule on whole tensors takes it; such a rule has no codes."""
+        kept_as, columns = self._batch.formats[name], self._parts[name]
+        if isinstance(kept_as, (Plain, Codes)):
+            return columns[0]
+        return [kept_as.read(parts, tuple(parts[0].shape)) for parts in zip(*columns, strict=True)]
 
     def _in_order(self, x: Tensor, layout: Tensor) -> Tensor:
         if _same_order(x, layout):

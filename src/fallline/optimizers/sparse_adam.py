@@ -12,7 +12,7 @@ from fallline.core.plan import plan
 from fallline.core.scalar import sqrt
 from fallline.core.schedule import follows
 from fallline.core.sparsity import Sparse, leaves_the_rest_alone
-from fallline.core.transform import STEP, Transform, per_tensor, transform
+from fallline.core.transform import STEP, Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate
 
 
