@@ -1,8 +1,16 @@
-"""Ways to execute a plan: ``cpu`` (Numba) and ``eager`` (torch operations)."""
+"""Ways to execute a plan: ``gpu`` (Triton), ``cpu`` (Numba) and ``eager`` (torch operations)."""
 
 from functools import cache
 
 from fallline.core import backend as _backend
+
+
+@cache
+def gpu():
+    """Return the Triton backend; importing Triton waits for its first kernel."""
+    from fallline.backends.gpu import Gpu
+
+    return Gpu()
 
 
 @cache
@@ -21,4 +29,4 @@ def eager():
     return Eager()
 
 
-_backend.available[:] = [cpu, eager]
+_backend.available[:] = [gpu, cpu, eager]
