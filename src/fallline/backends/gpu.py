@@ -13,6 +13,7 @@ from torch import Tensor
 from fallline.backends.cpu import Cpu, Job, refuses_tensor, signature
 from fallline.backends.gpu_kernel import TYPES, generate
 from fallline.backends.gpu_launch import Launch, load
+from fallline.backends.operands import rows
 from fallline.core import source
 from fallline.core.backend import Batch
 from fallline.core.plan import ElementPass, Pass, WholePass
@@ -40,6 +41,10 @@ class Gpu(Cpu):
         """Refuse what must stay visible to autograd, other devices, and tensors that are not plain memory."""
         if not (param.is_cuda or interpreted()):
             return f"the parameter is on {param.device}"
+        if param.is_cuda and not group.get("fused"):
+            return "it has not run on hardware yet, so ask for it: fused=True"
+        if group.get("capturable"):
+            return "capturable=True"
         reason = missing() or refuses_tensor(group, param)
         return reason or (None if param.dtype in TYPES else f"{param.dtype} has no format")
 
@@ -63,24 +68,30 @@ class GpuJob(Job):
     def __init__(self, batch: Batch):
         self._device = batch.params[0].device
         self._tables: dict[str, Tensor] = {}
+        self._uploaded: dict[str, np.ndarray] = {}
+        scalars = {slot.name for slot in batch.plan.scalar_slots}
+        self._of_elements = [row for name, row in rows(batch.plan).items() if name not in scalars]
         super().__init__(batch)
 
     def _stage(self, one: Pass, dtypes: Any) -> Launch | WholePass:
         if isinstance(one, WholePass):
             return one
         if not self._tables:
-            rows = np.array([self._used_rows.index(r) for r in self._batch.rows], np.int64)
+            groups = np.array([self._used_rows.index(r) for r in self._batch.rows], np.int64)
             self._arrays = {
                 "addresses": self._table.addresses, "settings": self._settings, "fresh": self._fresh,
-                "sums": self._sums, "rows": rows,
+                "sums": self._sums, "rows": groups,
             }  # fmt: skip
             self._tables = {n: torch.from_numpy(x.copy()).to(self._device) for n, x in self._arrays.items()}
         module = load(generate(self._batch.plan, one, dtypes))
         return Launch(one, module, np.diff(self._table.offsets), self._tables, dtypes.compute)
 
     def _upload(self, *names: str) -> None:
+        """Bring tables that have changed to the device; nothing waits for it."""
         for name in names:
-            self._tables[name].copy_(torch.from_numpy(self._arrays[name]), non_blocking=True)
+            if not np.array_equal(self._arrays[name], self._uploaded.get(name)):
+                self._uploaded[name] = self._arrays[name].copy()
+                self._tables[name].copy_(torch.from_numpy(self._uploaded[name]), non_blocking=True)
 
     def advance(self, grads: Sequence[Tensor]) -> Tensor | None:
         """Run the passes up to the next reduction and return its sums by tensor, or None at the end."""
@@ -88,7 +99,7 @@ class GpuJob(Job):
             self._table.set_grads(grads, self._in_order)
             self._table.stage()
             self._upload("addresses", "settings", "fresh")
-        aligned = not (self._table.addresses % 16).any()
+        aligned = not (self._table.addresses[self._of_elements] % 16).any()
         while self._next < len(self._stages):
             stage = self._stages[self._next]
             self._next += 1

@@ -1,12 +1,13 @@
-"""Code generation for GPUs: a Triton module for one element pass, with one launch for all tensors of a batch."""
+"""Code generation for GPUs: a Triton module for one element pass, one launch for all tensors of a batch."""
 
 import ast
+import math
 from textwrap import indent
 
 import torch
 
-from fallline.backends.operands import Signature, operands, rows
 from fallline.backends.formula import program
+from fallline.backends.operands import Signature, operands, rows
 from fallline.core.plan import ElementPass, Plan
 from fallline.core.transform import FRESH, STEP
 
@@ -94,7 +95,9 @@ def _once(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
         inputs.append(_load(n, f"_at_{n}", "_here") + (" + 1.0" if n == STEP else ""))
     outputs = [f"tl.store(_at_{n}, {n}, mask=_here)" for n in scalars if each.last]
     width = len(code.numbers)
-    outputs += [f"tl.store(_numbers + _t * {width} + {i}, {n}, mask=_here)" for i, n in enumerate(code.numbers)]
+    outputs += [
+        f"tl.store(_numbers + _t * {width} + {i}, {n}, mask=_here)" for i, n in enumerate(code.numbers)
+    ]
     lines = [_triton(line, double=True) for line in code.once]
     return {"inputs": _block(inputs, 1), "lines": _block(lines, 1), "outputs": _block(outputs, 1)}
 
@@ -138,23 +141,29 @@ class _Names(ast.NodeTransformer):
         self._operators = {ast.Pow: "power"} | ({} if double else {ast.Div: "divide"})
         self._functions = {"abs": "absolute"} | ({"sqrt": "sqrt_f64"} if double else {})
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:  # noqa: N802
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         self.generic_visit(node)
         named = self._operators.get(type(node.op))
         return ast.Call(ast.Name(named), [node.left, node.right], []) if named else node
 
-    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:  # noqa: N802
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         self.generic_visit(node)
         return ast.Call(ast.Name("where"), [node.test, node.body, node.orelse], [])
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:  # noqa: N802
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
         self.generic_visit(node)
         joined, *others = node.values
         for other in others:
             joined = ast.BinOp(joined, ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr(), other)
         return joined
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        """Keep all digits of a number: Triton takes one that stands alone to be float32."""
+        value = float(node.value)
+        digits = repr(value) if math.isfinite(value) else f"float('{value}')"
+        return ast.parse(f"tl.full([1], {digits}, tl.float64)", mode="eval").body
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Name(self._functions.get(node.id, node.id))
 
 

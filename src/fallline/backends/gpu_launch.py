@@ -30,7 +30,12 @@ class Launch:
     """A kernel of one element pass over tensors of these ``sizes``; ``tables`` are kept by the job."""
 
     def __init__(
-        self, each: ElementPass, module: ModuleType, sizes: np.ndarray, tables: Mapping[str, Tensor], compute: torch.dtype
+        self,
+        each: ElementPass,
+        module: ModuleType,
+        sizes: np.ndarray,
+        tables: Mapping[str, Tensor],
+        compute: torch.dtype,
     ):
         self.each, self._module, self._tables = each, module, tables
         device, self._tensors = tables["addresses"].device, len(sizes)

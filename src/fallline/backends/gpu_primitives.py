@@ -63,4 +63,6 @@ def divide(a, b):
 @triton.jit
 def power(base, exponent):
     """Raise a positive number, or 0, to a power, in float64."""
-    return tl.where(base == 0, tl.where(exponent == 0, 1.0, 0.0).to(tl.float64), tl.exp(exponent * tl.log(base)))
+    return tl.where(
+        base == 0, tl.where(exponent == 0, 1.0, 0.0).to(tl.float64), tl.exp(exponent * tl.log(base))
+    )

@@ -45,9 +45,14 @@ def _totals_on(device: torch.device, contributions: Sequence[Taken]) -> list[Any
     for taken, own, member in zip(contributions, sums, members, strict=True):
         for k, each in enumerate(taken.sums):
             by_group[each] = by_group[each] + member.T @ own[:, k]
-    read = [torch.stack([_read_by(each, own[:, k], member, by_group) for k, each in enumerate(taken.sums)], 1)
-            for taken, own, member in zip(contributions, sums, members, strict=True)]
-    return [r if isinstance(t.by_tensor, Tensor) else r.cpu().numpy() for r, t in zip(read, contributions, strict=True)]
+    read = [
+        torch.stack([_read_by(each, own[:, k], member, by_group) for k, each in enumerate(taken.sums)], 1)
+        for taken, own, member in zip(contributions, sums, members, strict=True)
+    ]
+    return [
+        r if isinstance(t.by_tensor, Tensor) else r.cpu().numpy()
+        for r, t in zip(read, contributions, strict=True)
+    ]
 
 
 def _read_by(each: Sum, own: Tensor, member: Tensor, by_group: Mapping[Sum, Tensor]) -> Tensor:

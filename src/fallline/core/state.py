@@ -19,7 +19,9 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
     for slot in rule.scalar_slots:
         if slot.name in made:
             value = _initial(slot, group)
-            state[slot.name] = torch.tensor(value, dtype=_scalar_dtype(), device=p.device if p.is_cuda else "cpu")
+            state[slot.name] = torch.tensor(
+                value, dtype=_scalar_dtype(), device=p.device if p.is_cuda else "cpu"
+            )
         elif state[slot.name].dtype in (torch.bfloat16, torch.float16):
             state[slot.name] = state[slot.name].float()  # torch rounds it to the parameter's dtype
         if slot.name == STEP:
