@@ -14,7 +14,7 @@ from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
 from fallline.backends.formula import program
 from fallline.core import source
-from fallline.core.backend import Batch
+from fallline.core.backend import Batch, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, P
 
@@ -93,7 +93,7 @@ class Job:
         self._stages = [self._stage(one, dtypes) for one in batch.plan.passes]
         self._writes = any(map(_writes_params, batch.plan.passes))
 
-    def _stage(self, one: Pass, dtypes: Signature) -> Launch | WholePass:
+    def _stage(self, one: Pass, dtypes: Signature) -> Any:
         if isinstance(one, WholePass):
             return one
         arrays = {
@@ -116,7 +116,7 @@ class Job:
             return False
         return self._watch.unchanged(grads, self._in_order)
 
-    def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
+    def advance(self, grads: Sequence[Tensor]) -> Sums | None:
         """Run the passes up to the next reduction and return its sums by tensor, or None at the end."""
         if self._next == 0:
             self._table.set_grads(grads, self._in_order)
@@ -133,7 +133,7 @@ class Job:
         self._finish()
         return None
 
-    def take(self, totals: np.ndarray) -> None:
+    def take(self, totals: Any) -> None:
         """Take the totals, by tensor, of the sums that `advance` returned last."""
         width = totals.shape[1]
         self._sums[:, self._taken : self._taken + width] = totals

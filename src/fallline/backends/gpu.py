@@ -15,7 +15,7 @@ from fallline.backends.gpu_kernel import TYPES, generate
 from fallline.backends.gpu_launch import Launch, load
 from fallline.backends.operands import rows
 from fallline.core import source
-from fallline.core.backend import Batch
+from fallline.core.backend import Batch, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass
 
 
@@ -73,7 +73,7 @@ class GpuJob(Job):
         self._of_elements = [row for name, row in rows(batch.plan).items() if name not in scalars]
         super().__init__(batch)
 
-    def _stage(self, one: Pass, dtypes: Any) -> Launch | WholePass:
+    def _stage(self, one: Pass, dtypes: Any) -> Any:
         if isinstance(one, WholePass):
             return one
         if not self._tables:
@@ -93,7 +93,7 @@ class GpuJob(Job):
                 self._uploaded[name] = self._arrays[name].copy()
                 self._tables[name].copy_(torch.from_numpy(self._uploaded[name]), non_blocking=True)
 
-    def advance(self, grads: Sequence[Tensor]) -> Tensor | None:
+    def advance(self, grads: Sequence[Tensor]) -> Sums | None:
         """Run the passes up to the next reduction and return its sums by tensor, or None at the end."""
         if self._next == 0:
             self._table.set_grads(grads, self._in_order)
@@ -112,7 +112,7 @@ class GpuJob(Job):
         self._finish()
         return None
 
-    def take(self, totals: Tensor) -> None:
+    def take(self, totals: Any) -> None:
         """Take the totals, by tensor, of the sums that `advance` returned last."""
         width = totals.shape[1]
         self._tables["sums"][:, self._taken : self._taken + width] = totals

@@ -159,7 +159,7 @@ class _Names(ast.NodeTransformer):
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         """Keep all digits of a number: Triton takes one that stands alone to be float32."""
-        value = float(node.value)
+        value = float(node.value)  # type: ignore[arg-type]
         digits = repr(value) if math.isfinite(value) else f"float('{value}')"
         return ast.parse(f"tl.full([1], {digits}, tl.float64)", mode="eval").body
 

@@ -1,7 +1,7 @@
 """The functions of a rule as Triton's; generated kernels call them by the names of `core.scalar`."""
 
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 
 @triton.jit

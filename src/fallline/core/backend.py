@@ -9,6 +9,9 @@ from torch import Tensor
 
 from fallline.core.plan import Pass, Plan
 
+#: Sums by tensor: here, or on the device that took them.
+Sums = np.ndarray | Tensor
+
 
 @dataclass
 class Batch:
@@ -46,11 +49,11 @@ class Prepared(Protocol):
         """
         ...
 
-    def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
+    def advance(self, grads: Sequence[Tensor]) -> Sums | None:
         """Run the passes up to the next reduction; return its sums, (tensors, sums), or None at the end."""
         ...
 
-    def take(self, totals: np.ndarray) -> None:
+    def take(self, totals: Any) -> None:
         """Take the totals, over tensor, group or model, of the sums that `advance` returned last."""
         ...
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fallline.core.backend import Batch
+from fallline.core.backend import Batch, Sums
 from fallline.core.errors import RuleError
 from fallline.core.plan import Plan
 from fallline.core.transform import Sum
@@ -25,7 +25,7 @@ class Taken:
     batch: Batch
     rows: np.ndarray
     sums: tuple[Sum, ...]
-    by_tensor: np.ndarray | Tensor
+    by_tensor: Sums
 
 
 def totals(contributions: Sequence[Taken]) -> list[Any]:
@@ -100,7 +100,7 @@ def refuse_unaligned(plans: Sequence[Plan]) -> None:
 
 
 def _read(taken: Taken, by_group: dict[Sum, np.ndarray]) -> np.ndarray:
-    read = taken.by_tensor.copy()
+    read = np.array(taken.by_tensor)
     for k, each in enumerate(taken.sums):
         if each.over == "model":
             read[:, k] = by_group[each].sum()
