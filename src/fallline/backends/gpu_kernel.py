@@ -138,7 +138,7 @@ class _Names(ast.NodeTransformer):
     """Operators and functions that Triton has under other names, in float64 or float32."""
 
     def __init__(self, double: bool):
-        self._operators = {ast.Pow: "power"} | ({} if double else {ast.Div: "divide"})
+        self._operators: dict[type, str] = {ast.Pow: "power"} | ({} if double else {ast.Div: "divide"})
         self._functions = {"abs": "absolute"} | ({"sqrt": "sqrt_f64"} if double else {})
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
