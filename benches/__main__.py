@@ -2,13 +2,14 @@
 
 import sys
 
-from benches import around, bandwidth, library, overhead, startup, steps, tuning, verdicts
+from benches import around, bandwidth, gpu, library, overhead, startup, steps, tuning, verdicts
 from benches.timing import stamp
 
 ALL = {
     "steps": steps.main,
     "bandwidth": bandwidth.main,
     "library": library.main,
+    "gpu": gpu.main,
     "around": around.main,
     "startup": startup.main,
     "overhead": overhead.main,
