@@ -2,7 +2,7 @@
 
 import sys
 
-from benches import around, bandwidth, gpu, library, overhead, startup, steps, tuning, verdicts
+from benches import around, bandwidth, gpu, library, overhead, sparse, startup, steps, tuning, verdicts
 from benches.timing import stamp
 
 ALL = {
@@ -11,6 +11,7 @@ ALL = {
     "library": library.main,
     "gpu": gpu.main,
     "around": around.main,
+    "sparse": sparse.main,
     "startup": startup.main,
     "overhead": overhead.main,
     "tuning": tuning.main,

@@ -203,11 +203,19 @@ def test_nothing_trained_is_exit_code_1_and_the_error_is_shown(fallline, tmp_pat
     assert "out of luck at call 6" in err
 
 
-def test_it_runs_as_a_program():
-    command = [sys.executable, "-m", "fallline.cli", "compare", "--help"]
+@pytest.mark.parametrize("module", ["fallline", "fallline.cli"])
+def test_it_runs_as_a_program(module):
+    command = [sys.executable, "-m", module, "compare", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for option in ("--optimizers", "--trials", "--seeds", "--budget", "--workers", "--out", "--resume"):
         assert option in done.stdout
+
+
+@pytest.mark.parametrize("command", [["study", "activations"], ["study", "--all"], ["claims"]])
+def test_going_on_without_a_folder_is_refused(fallline, command):
+    code, _, err = fallline(*command, "--resume")
+    assert code == 2
+    assert "add --out FOLDER" in err
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ PAGES = [
     "CONTRIBUTING.md",
     "docs/design.md",
     "docs/from_torch.md",
+    "docs/optimizers.md",
     "docs/results.md",
     "docs/studies.md",
     "docs/tasks.md",

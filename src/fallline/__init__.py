@@ -21,6 +21,7 @@ from fallline.optimizers import (
     LARS,
     MARS,
     SGD,
+    SOAP,
     AdaBelief,
     AdaBound,
     Adadelta,
@@ -40,12 +41,18 @@ from fallline.optimizers import (
     NovoGrad,
     Prodigy,
     ProximalSGD,
+    PSGDKron,
     RAdam,
     RMSprop,
     Rprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+    Shampoo,
     SignSGD,
     Signum,
     SophiaG,
+    SparseAdam,
+    SparseAdamW,
     StableAdamW,
     Yogi,
 )
@@ -74,14 +81,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SWA", "Accumulate",
-    "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "Choice",
-    "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon",
-    "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "Polyak", "Prodigy",
-    "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "SignSGD", "Signum", "Slot",
-    "SophiaG", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters",
-    "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register",
-    "route", "save", "schedules", "show_kernel", "transform",
+    "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SOAP", "SWA",
+    "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax",
+    "Adan", "Choice", "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion",
+    "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "PSGDKron",
+    "Polyak", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree",
+    "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot", "SophiaG", "SparseAdam",
+    "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain",
+    "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor",
+    "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

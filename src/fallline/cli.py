@@ -285,7 +285,7 @@ def study(
     task: Annotated[str | None, typer.Option(help="A task of yours: my_file.py:make_task.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Make all studies, into one report.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, for a first impression.")] = False,
-    budget: Budget = None,
+    budget: Annotated[str | None, typer.Option(help="Limit of each study: 60s, 10min, 1h.")] = None,
     workers: Workers = None,
     out: Out = None,
     resume: Resume = False,
@@ -300,11 +300,18 @@ def study(
     if (name is None) != every:
         raise FalllineError("name one study, or say --all; `fallline list` shows them")
     studies = [find(each) for each in (BUILT_IN if name is None else [name])]
+    folder = _folder(out, resume, f"study-{(name and Path(name).stem) or 'all'}")
     wish = Wish(
-        out or Path("runs") / f"study-{(name and Path(name).stem) or 'all'}-{datetime.now():%Y%m%d-%H%M%S}",
-        task, quick, seed, workers, None if budget is None else seconds(budget), resume,
-    )  # fmt: skip
+        folder, quick, seed, workers, resume, task=task, budget=None if budget is None else seconds(budget)
+    )
     _study(studies, wish, as_json)
+
+
+def _folder(out: Path | None, resume: bool, name: str) -> Path:
+    """Return where results go: a new folder unless one is given, which going on needs."""
+    if resume and out is None:
+        raise FalllineError("--resume needs the folder to go on in: add --out FOLDER")
+    return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _study(studies: "list[Study]", wish: "Wish", as_json: bool) -> None:
@@ -350,9 +357,9 @@ def claims(
 ) -> None:
     """Judge by measurement what tutorials on optimizers repeat: supported, refuted, depends, not settled."""
     from fallline.claims.command import show_or_judge
-    from fallline.claims.running import Wish
+    from fallline.studies.wishes import Wish
 
-    wish = Wish(out or Path("runs") / f"claims-{datetime.now():%Y%m%d-%H%M%S}", quick, seed, workers, resume)
+    wish = Wish(_folder(out, resume, "claims"), quick, seed, workers, resume)
     with redirect_stdout(sys.stderr), _resumable(wish.out):
         judged = show_or_judge(only or [], listed, wish, as_json)
     if as_json:

@@ -17,6 +17,7 @@ from fallline.core.errors import UnknownOptionError, suggestion
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
 from fallline.core.schedule import follows
+from fallline.core.state import scalar_dtype
 from fallline.core.timetable import STEPS
 from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, Slot, Sum, keywords
 
@@ -140,8 +141,8 @@ class _Recipe:
         state, missing = dict(state), [s for s in every if s.name in shapes and s.name not in state]
         for slot in self.plan.scalar_slots:
             if slot.name not in state:
-                first = torch.zeros((), dtype=_scalar_dtype()) + self._initial(slot)
-                state[slot.name] = first.to(_scalar_dtype())
+                first = torch.zeros((), dtype=scalar_dtype(slot)) + self._initial(slot)
+                state[slot.name] = first.to(scalar_dtype(slot))
         for slot in missing:
             like = p.new_zeros(shapes[slot.name], dtype=torch.promote_types(p.dtype, torch.float32))
             like = p if slot.shape is None else like
@@ -159,7 +160,8 @@ class _Recipe:
         if g is not None:
             stored["g"] = g if g.layout == torch.strided else g.to_dense()
         _refuse_other_shapes(p, stored)
-        values: dict[str, Any] = {name: _element_values(x, p.dtype) for name, x in stored.items()}
+        shaped = bool(self.plan.shaped_slots)
+        values: dict[str, Any] = {n: _element_values(x, p.dtype, shaped) for n, x in stored.items()}
         values |= {slot.name: state.get(slot.name) for slot in self.plan.shaped_slots}
         numbers = {**self.numbers, FRESH: 0.0, PLACE: place, ROUNDING: torch.finfo(p.dtype).eps}
         if FRESH in state:
@@ -298,21 +300,20 @@ def _reads_fresh(plan: Plan) -> bool:
     return any(FRESH in keywords(function) for t in plan.transforms for function in t.functions)
 
 
-def _scalar_dtype() -> torch.dtype:
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-
-
 def _full(p: Tensor, value: Any) -> Tensor:
     """Return a tensor like ``p`` full of ``value``, in both parts of complex numbers."""
     return _as(p, torch.zeros_like(_element_values(p, p.dtype)) + value)
 
 
-def _element_values(x: Tensor, of: torch.dtype) -> Tensor:
-    """Return real numbers, in the dtype in which a parameter of dtype ``of`` is computed; never 0-d.
+def _element_values(x: Tensor, of: torch.dtype, shaped: bool = False) -> Tensor:
+    """Return real numbers, in the dtype in which a parameter of dtype ``of`` is computed.
 
-    Arithmetic of 0-d tensors with numbers per tensor would take place in the numbers' float64.
+    They are never 0-d, since arithmetic of 0-d tensors with numbers per tensor would take place in the
+    numbers' float64; but for rules with state that is ``shaped``, which follows the parameter's own shape.
     """
-    real = torch.view_as_real(x.resolve_conj()) if x.is_complex() else torch.atleast_1d(x)
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj())
+    real = x if shaped else torch.atleast_1d(x)
     return real.to(torch.float64 if of in (torch.float64, torch.complex128) else torch.float32)
 
 

@@ -44,11 +44,13 @@ from fallline.optimizers.muon import average_nesterov, orthogonalize, orthogonal
 from fallline.optimizers.nadam import scale_by_nadam
 from fallline.optimizers.nadamw import scale_by_nesterov_adam
 from fallline.optimizers.novograd import scale_by_running_norm
+from fallline.optimizers.psgd_kron import scale_by_kron
 from fallline.optimizers.radam import scale_by_radam
 from fallline.optimizers.rmsprop import accumulate, scale_by_rms, scale_by_stddev
 from fallline.optimizers.rprop import scale_by_rprop
 from fallline.optimizers.sgd import scale_by_learning_rate, trace, trace_nesterov
 from fallline.optimizers.signum import average, scale_by_sign
+from fallline.optimizers.soap import scale_by_soap
 from fallline.optimizers.sophia import scale_by_sophia
 from fallline.optimizers.trust_ratio import scale_by_trust_ratio
 from fallline.optimizers.update_clipping import clip_update_by_rms
@@ -68,8 +70,9 @@ __all__ = [
     "clip_by_norm", "clip_by_quantile", "clip_by_value", "clip_update_by_rms", "follow_parameters",
     "mask_cautiously", "orthogonalize", "orthogonalize_matching_adamw", "pull_to_slow", "reduce_variance",
     "scale_by_adabelief", "scale_by_adabound", "scale_by_adadelta", "scale_by_adam", "scale_by_adamax",
-    "scale_by_adopt", "scale_by_learning_rate", "scale_by_lion", "scale_by_nadam", "scale_by_nesterov_adam",
-    "scale_by_radam", "scale_by_rms", "scale_by_root_sum_of_squares", "scale_by_rprop",
-    "scale_by_running_norm", "scale_by_sign", "scale_by_sophia", "scale_by_stddev", "scale_by_trust_ratio",
-    "scale_by_yogi", "skip_nonfinite", "trace", "trace_nesterov",
+    "scale_by_adopt", "scale_by_kron", "scale_by_learning_rate", "scale_by_lion", "scale_by_nadam",
+    "scale_by_nesterov_adam", "scale_by_radam", "scale_by_rms", "scale_by_root_sum_of_squares",
+    "scale_by_rprop", "scale_by_running_norm", "scale_by_sign", "scale_by_soap", "scale_by_sophia",
+    "scale_by_stddev", "scale_by_trust_ratio", "scale_by_yogi", "skip_nonfinite", "trace",
+    "trace_nesterov",
 ]  # fmt: skip

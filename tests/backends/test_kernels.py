@@ -39,28 +39,6 @@ def test_loops_are_vectorised(cls, settings, dtype):
     assert packed, "no arithmetic on packed numbers"
 
 
-@pytest.mark.parametrize(("cls", "settings"), CASES, ids=IDS)
-def test_results_do_not_depend_on_the_number_of_threads(cls, settings):
-    def train(threads):
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            generator = torch.Generator().manual_seed(1)
-            params = [torch.nn.Parameter(torch.randn(n, generator=generator)) for n in (70_001, 3, 65_536)]
-            optimizer = cls(params, **settings)
-            for _ in range(3):
-                for p in params:
-                    p.grad = torch.randn(p.shape, generator=generator)
-                optimizer.step()
-            return torch.cat([p.detach() for p in params])
-        finally:
-            torch.set_num_threads(before)
-
-    one = train(1)
-    assert torch.equal(one, train(2))
-    assert torch.equal(one, train(5))
-
-
 def test_the_pool_that_stands_in_for_openmp_computes_the_same(monkeypatch):
     def train():
         p = torch.nn.Parameter(torch.linspace(-1, 1, 300_001))

@@ -236,6 +236,7 @@ def resume_in_one_process_of_several(rank, world, folder, how, options):
             train(net, optimizer, range(3, 6), rank)
             train(fresh, other, range(3, 6), rank)
             assert_equal(net, optimizer, fresh, other)
+        dist.barrier()  # who leaves first takes the connections along that the other may still wait at
     finally:
         dist.destroy_process_group()
 

@@ -10,11 +10,13 @@ import torch
 
 import fallline
 from fallline.claims.experiments.functions import (
+    RASTRIGIN,
     SOLVED,
     descent,
     divergence,
     escape_at_random,
     quadratic,
+    rastrigin,
     ravine,
     saddle,
 )
@@ -69,3 +71,11 @@ def test_gradient_descent_without_noise_stays_on_the_line_into_a_saddle_and_leav
     last = next(islice(descent(saddle, on_line, partial(fallline.SGD, lr=0.1)), 1000, None))
     assert last.item() == pytest.approx(0.25, abs=1e-12)
     assert set(escape_at_random(lab).values["escape"]["no noise"].values()) == {1.0}
+
+
+def test_the_well_that_rastrigin_starts_in_is_not_among_the_lower_ones(lab):
+    """Its bottom is near (2, 2) at 7.96; the next are at (2, 1) and (1, 2), at 4.97."""
+    start = torch.tensor([[1.99, 1.99], [1.99, 0.99]], dtype=torch.float64)
+    ends = next(islice(descent(rastrigin, start, partial(fallline.SGD, lr=0.002)), 1000, None))
+    assert ends.tolist() == pytest.approx([7.9597, 4.9747], abs=1e-3)
+    assert ends[1] < RASTRIGIN[-1] < ends[0]

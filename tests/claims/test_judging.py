@@ -88,7 +88,11 @@ def test_the_command_prints_a_table_of_eighty_columns_and_json(tmp_path):
 @pytest.mark.long
 def test_the_list_has_every_claim_and_an_unknown_one_is_refused_with_the_nearest():
     done = claims("--list")
-    assert all(claim.statement in done.stdout for claim in named([]))
+    shown = " ".join(done.stdout.split())
+    assert all(
+        f"{claim.name} {claim.statement} {claim.origin.title_and_site}" in shown for claim in named([])
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 80
     done = claims("--only", "adam-fastest")
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown claim 'adam-fastest'; did you mean 'adam-faster'?")

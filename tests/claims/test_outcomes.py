@@ -67,6 +67,16 @@ def test_a_difference_that_matters_is_hardly_ever_refuted(contrasts):
     assert share(outcomes([log(MARGIN)] * contrasts), "refuted") <= bound(0.025)
 
 
+@pytest.mark.parametrize("gap", [0.5, 1.0])
+def test_a_denied_difference_that_is_no_more_than_what_matters_is_hardly_ever_refuted(gap):
+    """The claim is that d < m: it holds at half of m, and up to m."""
+    assert share(outcomes([gap * log(MARGIN)], denied=True), "refuted") <= bound(0.025)
+
+
+def test_a_denied_difference_that_just_matters_is_hardly_ever_supported():
+    assert share(outcomes([log(MARGIN)], denied=True), "supported") <= bound(0.025)
+
+
 @pytest.mark.long
 def test_among_equals_no_contrast_is_often_shown_in_either_direction():
     generator, claim = np.random.default_rng(1), Claim("c", "A is better.", (contrast(0), contrast(1)))
@@ -113,9 +123,31 @@ def test_holm_counts_all_contrasts_of_a_claim():
     assert judged(weak, weak).outcome == "not settled"
 
 
+def test_a_denied_difference_between_nothing_and_what_matters_is_open_if_it_may_be_more():
+    assert judged(effect(0.09, error=0.02, denied=True)).outcome == "not settled"
+    assert judged(effect(0.09, error=0.001, denied=True)).evidence[0].why == "no more than what matters"
+    assert judged(effect(0.2, error=0.02, denied=True)).evidence[0].why == "more than what matters"
+
+
+def test_holm_counts_what_is_claimed_and_what_is_denied_together():
+    """Each of both has p = 0.015: as the smaller of two, it must be below 1.25 %."""
+    claimed, denied = effect(0.234, error=0.1), effect(log(MARGIN) - 0.234, error=0.1, denied=True)
+    assert denied.p_for == pytest.approx(0.015, abs=0.001)
+    assert judged(denied).outcome == "supported"
+    assert judged(claimed, denied).outcome == "not settled"
+
+
 def test_what_decides_is_the_measure_where_the_task_is_the_same():
     for_it, against = effect(1.0), effect(-1.0, measure="steps to target")
     assert judged(for_it, against).outcome == "depends on what is measured"
+
+
+def test_what_decides_is_the_optimizer_where_both_arms_have_it():
+    sgd = effect(1.0, less="sgd, clip=1.0", more="sgd, clip=none")
+    adam = effect(-1.0, less="adam, clip=1.0", more="adam, clip=none")
+    assert judged(sgd, adam).outcome == "depends on the optimizer"
+    one, other = effect(1.0, more="b"), effect(-1.0, more="c")
+    assert judged(one, other).outcome == "depends on what it is compared with"
 
 
 def test_an_open_contrast_leaves_a_claim_unsettled():

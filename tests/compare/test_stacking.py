@@ -15,8 +15,7 @@ from fallline.compare.executors.pool import Pool
 from fallline.compare.executors.worker import Job
 from fallline.compare.records import Arm, Spec
 from fallline.compare.run import compare
-from fallline.compare.search.arms import arms_of
-from fallline.compare.trials.stacking import ROUNDING, Stack, run_stacked, stacking_gain
+from fallline.compare.trials.stacking import ROUNDING, Gain, Stack, run_stacked
 from fallline.compare.trials.training import Training
 from fallline.compare.trials.trial import run_trial
 from fallline.tasks import load
@@ -64,6 +63,16 @@ def test_who_else_is_in_the_stack_changes_no_bit(blobs, together, chosen):
         assert bits(trial) == bits(together[trial.spec.key])
 
 
+@pytest.mark.parametrize("name", ["digits-cnn", "diabetes-linear"])
+def test_one_alone_has_the_bits_of_one_among_others(name):
+    """Of a stack of one, products of matrices and convolutions would be made in another way."""
+    task = load(name)
+    specs = [Spec("sgd", "tune", i, i, {"lr": 0.03, "max_steps": 4}) for i in range(3)]
+    for trial in run_stacked(task, ARMS, specs):
+        (alone,) = run_stacked(task, ARMS, [trial.spec])
+        assert bits(alone) == bits(trial)
+
+
 def test_one_that_diverges_or_cannot_begin_does_not_disturb_the_others(blobs, together):
     bad = [Spec("sgd", "tune", 7, 1, {"lr": 1e38}), Spec("sgd", "tune", 8, 1, {"lr": -1.0})]
     trials = by_key(run_stacked(blobs, ARMS, [*SPECS[:4], *bad, *SPECS[4:]]))
@@ -99,6 +108,27 @@ def test_models_and_batches_of_different_sizes_are_in_different_stacks(blobs):
         )
 
 
+def test_models_of_equal_sizes_that_compute_otherwise_are_in_different_stacks(blobs):
+    def model(unit="tanh"):
+        return nn.Sequential(nn.Linear(2, 8), nn.Tanh() if unit == "tanh" else nn.ReLU(), nn.Linear(8, 3))
+
+    task = replace(blobs, model=model)
+    specs = [Spec("sgd", "tune", i, 5, {"lr": 0.1, "unit": unit}) for i, unit in enumerate(("tanh", "relu"))]
+    for trial in run_stacked(task, ARMS, specs):
+        alone = run_trial(task, ARMS["sgd"], trial.spec)
+        assert trial.curve.valid_loss == pytest.approx(alone.curve.valid_loss, rel=1e-4)
+
+
+def test_models_whose_sizes_their_seeds_decide_are_in_different_stacks(blobs):
+    def model():
+        width = int(torch.randint(3, 6, (1,)))
+        return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 3))
+
+    specs = [Spec("sgd", "tune", i, i, {"lr": 0.1}) for i in range(4)]
+    trials = list(run_stacked(replace(blobs, model=model), ARMS, specs))
+    assert [trial.status for trial in trials] == ["ok"] * 4, trials[0].error
+
+
 class Normed(nn.Module):
     """Has buffers that a training step changes, a parameter that stands still, and one in two places."""
 
@@ -132,38 +162,51 @@ def test_buffers_frozen_and_shared_parameters_are_as_in_single_trainings(blobs):
         assert training.model.again.weight is training.model.tied.weight
 
 
-def test_the_gain_is_of_trainings_that_go_the_same_way(blobs):
-    gain = stacking_gain(blobs, arms_of(list(ARMS), blobs, trials=8))
-    assert gain.problem == ""
-    assert gain.width > 1
-    assert gain.factor > 1
+class Refusing(torch.optim.SGD):
+    """Cannot go on where the weights have become large, as a decomposition of a matrix cannot."""
+
+    def step(self, closure=None):
+        if self.param_groups[0]["params"][0].abs().max() > 1.5:
+            raise ArithmeticError("too large")
+        super().step()
 
 
-class Unused(nn.Linear):
+def test_an_optimizer_that_raises_ends_its_own_training_alone(blobs, together):
+    arms = {**ARMS, "own": Arm(f"{__name__}.Refusing")}
+    bad = Spec("own", "tune", 0, 1, {"lr": 3.0})
+    trials = by_key(run_stacked(blobs, arms, [SPECS[0], bad, *SPECS[1:]]))
+    alone = run_trial(blobs, arms["own"], bad)
+    assert alone.status == trials[bad.key].status == "failed"
+    assert "too large" in trials[bad.key].error
+    assert trials[bad.key].curve.step == alone.curve.step
+    for spec in SPECS:
+        assert bits(trials[spec.key]) == bits(together[spec.key])
+
+
+class Decomposing(nn.Module):
+    """Solves with its weights, which raises for all of a stack when one of them is not finite."""
+
     def __init__(self):
-        super().__init__(2, 3)
-        self.extra = nn.Parameter(torch.ones(1))
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(2) + 0.1 * torch.randn(2, 2))
+        convolution = nn.Conv1d(1, 8, 3, padding=1)
+        self.last = nn.Sequential(
+            nn.Unflatten(1, (1, 2)), convolution, nn.BatchNorm1d(8), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+        )
 
-
-class Branching(nn.Linear):
     def forward(self, x):
-        y = super().forward(x)
-        return y if y.sum() > 0 else 2 * y
+        square = self.weight @ self.weight.mT + torch.eye(2)
+        return self.last(x @ torch.linalg.cholesky(square))
 
 
-@pytest.mark.parametrize(
-    ("model", "problem"),
-    [
-        (lambda: nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.Linear(8, 3)), "random"),
-        (Unused, "not every parameter has a gradient"),
-        (lambda: Branching(2, 3), "data-dependent control flow"),
-    ],
-)
-def test_what_cannot_be_stacked_is_refused_with_the_reason(blobs, model, problem):
-    task = replace(blobs, model=model)
-    assert problem in stacking_gain(task, {"sgd": Arm("sgd")}).problem
-    with pytest.raises(ComparisonError, match="leave out --executor stacked"):
-        compare(task, ["sgd"], trials=1, executor="stacked", quiet=True)
+def test_a_model_that_raises_for_the_numbers_of_one_leaves_the_others_as_they_are(blobs):
+    task = replace(blobs, model=Decomposing)
+    specs = [Spec("sgd", "tune", i, i, {"lr": lr}) for i, lr in enumerate((0.01, 0.1, 1e38))]
+    trials = by_key(run_stacked(task, ARMS, specs))
+    assert trials[specs[2].key].status != "ok"
+    for spec in specs[:2]:
+        (twin,) = run_stacked(task, ARMS, [spec])
+        assert bits(trials[spec.key]) == bits(twin) != bits(run_trial(task, ARMS["sgd"], spec))
 
 
 def test_a_model_that_fails_in_the_middle_of_a_stack_fails_as_it_would_alone():
@@ -222,6 +265,29 @@ def test_a_comparison_goes_on_as_it_began(tmp_path):
         compare(task, resume=True, executor="processes", **more)
 
 
+def test_what_began_in_stacks_goes_on_so_however_fast_it_is_today(tmp_path, monkeypatch):
+    more = dict(trials=1, seeds=1, studies=1, quiet=True, workers=1, out=tmp_path / "run")
+    compare(f"{SMALL}:blobs", ["sgd"], executor="stacked", **more)
+    monkeypatch.setattr("fallline.compare.planning.stacking_gain", lambda task, arms: Gain(8, 0.9))
+    again = compare(f"{SMALL}:blobs", resume=True, **{**more, "seeds": 2})
+    assert len(again.trials) == 3
+    with pytest.raises(ComparisonError, match="single trainings are faster on this model"):
+        compare(f"{SMALL}:blobs", ["sgd"], executor="stacked", **{**more, "out": tmp_path / "other"})
+
+
+@pytest.mark.parametrize("less", [{"workers": 0}, {"workers": None, "budget": "2s"}])
+def test_what_began_in_stacks_does_not_go_on_in_single_trainings(less, tmp_path):
+    """In this process trainings are single ones, whose sums are made in another order."""
+    more = dict(trials=1, seeds=1, studies=1, quiet=True, workers=1, out=tmp_path / "run")
+    task = f"{SMALL}:blobs"
+    compare(task, ["sgd"], executor="stacked", **more)
+    if less["workers"] == 0:
+        with pytest.raises(ComparisonError, match="its way of training is stacked, not single"):
+            compare(task, resume=True, **{**more, **less})
+    else:
+        assert compare(task, resume=True, **{**more, **less}).plan.workers > 0
+
+
 @pytest.mark.parametrize("more", [{"pruner": "median"}, {"sampler": "tpe"}, {"workers": 0}])
 def test_what_does_not_go_together_is_refused(more):
     with pytest.raises(ComparisonError, match="leave out"):
@@ -236,7 +302,7 @@ def test_gradients_are_equal_up_to_the_rounding_that_is_allowed():
     made = [Training(task, ARMS["sgd"], Spec("sgd", "tune", 0, seed, {"lr": 0.1})) for seed in (1, 2, 1, 2)]
     for training, twin in zip(made[:2], made[2:], strict=True):
         twin.model.load_state_dict(training.model.state_dict())
-    Stack(made[:2]).differentiate()
+    Stack(made[:2]).differentiate([next(training.batches) for training in made[:2]])
     for stacked, alone in zip(made[:2], made[2:], strict=True):
         task.loss_on(alone.model, next(alone.batches)).backward()
         for one, other in zip(stacked.parameters, alone.parameters, strict=True):

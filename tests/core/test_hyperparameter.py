@@ -33,3 +33,8 @@ def test_what_is_no_number_is_refused_with_what_is_wanted(make, kind, said):
     with pytest.raises(kind) as refused:
         make([torch.nn.Parameter(torch.ones(1))])
     assert said in str(refused.value)
+
+
+def test_rules_may_have_another_name_for_a_setting():
+    record = fallline.Hyperparameter("momentum", 0.9, "how near", read_as="beta1")
+    assert record.readers == {"beta1": ("momentum", None)}

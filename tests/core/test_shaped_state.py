@@ -1,6 +1,7 @@
 """State of another shape than its parameter, and none for some tensors: kept, saved, refused."""
 
 import io
+from functools import cache
 
 import pytest
 import torch
@@ -131,3 +132,38 @@ def test_explain_counts_the_bytes_that_are_kept():
 def test_only_whole_rules_keep_such_state():
     with pytest.raises(RuleError, match="only a whole-tensor rule"):
         transform(slots=(Slot("row", shape=rows),))(lambda g, row: (g, row))
+
+
+@cache
+def ranked(rank):
+    @transform(whole=True, slots=(Slot("sketch", shape=lambda shape: (int(rank), *shape[1:])),))
+    def remember(g, sketch):
+        return g, sketch + g[:, : sketch.shape[1]]
+
+    return remember
+
+
+class Ranked(fallline.Optimizer):
+    hyperparameters = (fallline.Hyperparameter("rank", 2, "rows that are remembered", low=1),)
+
+    def __init__(self, params, rank=2):
+        super().__init__(params, {"rank": rank})
+
+    @classmethod
+    def rules(cls, group):
+        return (ranked(group["rank"]),)
+
+
+def test_state_whose_shape_follows_a_setting_loads_under_that_setting():
+    def made(rank=3):
+        return Ranked([torch.nn.Parameter(torch.zeros(4, 2))], rank=rank)
+
+    optimizer, again = made(), made()
+    train(optimizer, 2)
+    again.load_state_dict(optimizer.state_dict())
+    (state,), (loaded,) = optimizer.state.values(), again.state.values()
+    assert torch.equal(state["sketch"], loaded["sketch"])
+    state_dict = optimizer.state_dict()
+    state_dict["param_groups"][0]["rank"] = 4
+    with pytest.raises(CheckpointMismatch, match=r"'sketch' has shape \(3, 2\), not \(4, 2\)"):
+        again.load_state_dict(state_dict)

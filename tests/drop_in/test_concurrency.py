@@ -53,19 +53,6 @@ def test_different_optimizers_in_threads_at_once():
         assert all(torch.equal(a, b) for a, b in zip(found[name], params, strict=True))
 
 
-@each_pair
-def test_the_result_does_not_depend_on_the_number_of_threads(pair):
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = trained(pair, 0, steps=3)
-        torch.set_num_threads(2)
-        together = trained(pair, 0, steps=3)
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-
-
 FORK = """
 import os, sys, torch, fallline
 # Many tensors below the size from which torch's own operations use OpenMP, which hangs after a fork.

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from drop_in.pairs import (
-    PAIRS,
     assert_same_course,
     each_pair,
     each_run,
@@ -184,32 +183,6 @@ def test_a_retained_non_leaf_is_accepted(pair):
     assert (inner < 2).all()
 
 
-def misspelt(*candidates: tuple[str, str]):
-    """Parametrise over the pairs and the misspelt options that are right for them."""
-    chosen = [(pair, *one) for pair in PAIRS for one in candidates if one[1] in pair.options]
-    return pytest.mark.parametrize(("pair", "wrong", "right"), chosen, ids=str)
-
-
-@misspelt(("weigth_decay", "weight_decay"), ("learning_rate", "lr"), ("maximise", "maximize"))
-def test_unknown_options_are_refused_with_the_nearest_name(pair, wrong, right):
-    with pytest.raises(TypeError, match=wrong) as raised:
-        pair.ours(make_params(), **{wrong: 0.1})
-    assert right in str(raised.value)
-
-
-@misspelt(("weigth_decay", "weight_decay"), ("maximise", "maximize"))
-def test_misspelt_group_keys_are_refused_with_the_nearest_name(pair, wrong, right):
-    params = make_params()
-    with pytest.raises(TypeError, match=wrong) as raised:
-        pair.ours([{"params": params, wrong: 0.1}])
-    assert right in str(raised.value)
-    optimizer = pair.ours(params[:3])
-    with pytest.raises(TypeError, match=wrong) as raised:
-        optimizer.add_param_group({"params": params[3:], wrong: 0.1})
-    assert right in str(raised.value)
-    assert len(optimizer.param_groups) == 1
-
-
 @each_pair
 def test_keys_that_torch_itself_adds_to_groups_are_accepted(pair):
     """LR schedulers write ``initial_lr``; who resumes with ``last_epoch`` passes it to the constructor."""
@@ -217,25 +190,6 @@ def test_keys_that_torch_itself_adds_to_groups_are_accepted(pair):
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10, last_epoch=3)
     assert scheduler.get_last_lr() == [0.05]
     assert optimizer.param_groups[0]["initial_lr"] == 0.1
-
-
-BAD_VALUES = [("lr", -1.0), ("lr", float("nan")), ("weight_decay", -0.5), ("eps", -1.0), ("momentum", -0.5)]
-
-
-@pytest.mark.parametrize(("option", "value"), BAD_VALUES)
-@each_pair
-def test_bad_values_in_a_group_are_refused(pair, option, value):
-    """torch checks its defaults only; ours refuses the same values in each group, with the same words."""
-    if option not in pair.options:
-        assert option not in pair.ours(make_params()).defaults
-        return
-    words = "Invalid"
-    with pytest.raises(ValueError, match=words):
-        pair.ours([{"params": make_params(), option: value}])
-    optimizer = pair.ours(make_params())
-    with pytest.raises(ValueError, match=words):
-        optimizer.add_param_group({"params": [torch.zeros(1)], option: value})
-    assert len(optimizer.param_groups) == 1
 
 
 @having("foreach")

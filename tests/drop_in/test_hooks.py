@@ -143,59 +143,6 @@ def test_the_profiler_shows_the_step_under_torchs_name(pair):
     assert f"Optimizer.zero_grad#{pair}.zero_grad" in names
 
 
-def regression(param):
-    return (param * torch.arange(1.0, 6.0) - 1).square().sum()
-
-
-def stepped_by_closure(cls):
-    """Return the losses of four steps with a closure, and whether gradients were on at each call of it."""
-    param = torch.ones(5, requires_grad=True)
-    optimizer = cls([param], lr=0.01)
-    calls = []
-
-    def closure():
-        calls.append(torch.is_grad_enabled())
-        optimizer.zero_grad()
-        loss = regression(param)
-        loss.backward()
-        return loss
-
-    losses = [optimizer.step(closure).item() for _ in range(3)]
-    with torch.no_grad():
-        losses.append(optimizer.step(closure).item())
-    return losses, calls
-
-
-@each_pair
-def test_a_closure_is_called_once_with_gradients_on_and_its_loss_returned(pair):
-    (our_losses, our_calls), (their_losses, their_calls) = map(stepped_by_closure, (pair.ours, pair.theirs))
-    assert our_calls == their_calls == [True] * 4
-    assert our_losses == pytest.approx(their_losses, rel=1e-5)
-
-
-@each_pair
-def test_step_without_closure_returns_none_and_leaves_grad_mode_alone(pair):
-    params = make_params()
-    optimizer = pair.ours(params)
-    set_grads(params, 0)
-    assert optimizer.step() is None
-    assert torch.is_grad_enabled()
-    assert all(param.is_leaf and param.requires_grad for param in params)
-
-
-@each_pair
-def test_steps_run_in_inference_mode_as_torchs_do(pair):
-    sides = []
-    for cls in (pair.ours, pair.theirs):
-        params = values(make_params(torch.float64))
-        optimizer = cls(params)
-        set_grads(params, 0)
-        with torch.inference_mode():
-            optimizer.step()
-        sides.append(params)
-    assert_same_course(*sides, values(make_params(torch.float64)), 1)
-
-
 def scaled_training(optimizer, params, broken: int):
     """Train under a GradScaler with an infinite gradient at step ``broken``; return each step's scale."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)

@@ -9,8 +9,8 @@ import torch
 
 import fallline
 from drop_in.pairs import Pair, noise, outcome, set_grads, train, values
-from drop_in.test_signatures import described as signature
 from drop_in.test_state import described
+from fallline.testing.counterpart import signature
 
 PAIR = Pair(fallline.Muon, torch.optim.Muon)
 SHAPES = [(1, 1), (1, 7), (7, 1), (3, 5), (5, 3), (65, 33), (40, 40)]

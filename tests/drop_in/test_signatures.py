@@ -7,28 +7,6 @@ import torch
 from drop_in.pairs import each_pair, each_run, make_params
 
 
-def described(cls):
-    """Return torch's part of a signature: ``**extra`` takes the options that torch does not have."""
-    parameters = inspect.signature(cls).parameters.values()
-    return [(p.name, p.kind, p.default) for p in parameters if p.name != "extra"]
-
-
-@each_pair
-def test_signature_has_the_same_names_kinds_and_defaults(pair):
-    assert described(pair.ours) == described(pair.theirs)
-
-
-@each_pair
-def test_signature_of_init_is_the_same(pair):
-    assert described(pair.ours.__init__) == described(pair.theirs.__init__)
-
-
-@each_pair
-def test_step_takes_an_optional_closure(pair):
-    params = make_params()
-    assert described(pair.ours(params).step) == described(pair.theirs(params).step)
-
-
 @each_pair
 def test_class_is_a_torch_optimizer_of_the_same_name(pair):
     assert issubclass(pair.ours, torch.optim.Optimizer)

@@ -45,20 +45,6 @@ def test_after_steps(pair, settings, dtype):
 
 
 @each_pair
-def test_parameters_without_gradient_have_no_state_and_do_not_move(pair):
-    sides = both(pair, pair.rich)
-    for optimizer, params in sides:
-        set_grads(params, 0)
-        params[2].grad = params[4].grad = None
-        optimizer.step()
-    (ours, params), theirs = sides
-    assert described(ours, params) == described(*theirs)
-    untouched = make_params()
-    assert torch.equal(params[2], untouched[2])
-    assert torch.equal(params[4], untouched[4])
-
-
-@each_pair
 def test_step_counts_each_parameter_apart(pair):
     sides = both(pair, pair.rich)
     for optimizer, params in sides:
@@ -70,15 +56,6 @@ def test_step_counts_each_parameter_apart(pair):
     (ours, params), (theirs, others) = sides
     counted = [ours.state[p].get("step") for p in params if p in ours.state]
     assert counted == [theirs.state[p].get("step") for p in others if p in theirs.state]
-
-
-@each_pair
-def test_no_gradient_at_all_is_no_step(pair):
-    (ours, params), theirs = both(pair, pair.rich)
-    ours.step()
-    theirs[0].step()
-    assert described(ours, params) == described(*theirs)
-    assert all(torch.equal(a, b) for a, b in zip(params, make_params(), strict=True))
 
 
 @each_pair

@@ -1,8 +1,6 @@
 """Tensors of every layout, gradients that move, and what a step may not touch."""
 
-import copy
 import gc
-import pickle
 import weakref
 
 import pytest
@@ -12,7 +10,6 @@ from torch import nn
 from drop_in.pairs import (
     assert_same_course,
     each_pair,
-    each_run,
     make_params,
     noise,
     set_grads,
@@ -198,62 +195,6 @@ def test_a_gradient_may_share_the_memory_of_its_parameter(pair):
     assert_same_course(*sides, values(make_params(D)), 3)
 
 
-@each_run
-def test_gradients_are_never_written(pair, settings):
-    params = make_params()
-    optimizer = pair.ours(params, **settings)
-    for step in range(3):
-        set_grads(params, step)
-        kept, versions = values(p.grad for p in params), [p.grad._version for p in params]
-        optimizer.step()
-        assert all(torch.equal(param.grad, old) for param, old in zip(params, kept, strict=True))
-        assert [param.grad._version for param in params] == versions
-
-
-@each_pair
-def test_gradients_are_never_written_in_low_precision_or_odd_layouts(pair):
-    params = [
-        noise((5, 7), torch.bfloat16, 0).requires_grad_(),
-        noise((5, 7), torch.float16, 0).t().requires_grad_(),
-        noise((5, 7), torch.complex64, 0).requires_grad_(),
-    ]
-    optimizer = pair.ours(params, **pair.rich)
-    set_grads(params, 0)
-    params[1].grad = params[1].grad.t().contiguous().t()
-    params[2].grad = params[2].grad.conj()
-    kept = values(p.grad for p in params)
-    optimizer.step()
-    assert all(torch.equal(param.grad, old) for param, old in zip(params, kept, strict=True))
-
-
-@pytest.mark.parametrize("flags", [{}, {"foreach": False}], ids=["default", "eager"])
-@each_pair
-def test_backward_through_an_overwritten_parameter_raises(pair, flags):
-    """Raw pointers do not advance the version counter by themselves; autograd must notice all the same."""
-    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.complex64):
-        params = make_params(dtype, [(4,), (3, 2)])
-        optimizer = pair.ours(params, **flags)
-        loss = sum((param * param).abs().sum() for param in params)
-        set_grads(params, 0)
-        optimizer.step()
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            loss.backward()
-
-
-@each_pair
-def test_versions_advance_for_stepped_parameters_only(pair):
-    params = make_params()
-    optimizer = pair.ours(params)
-    set_grads(params, 0)
-    params[2].grad = None
-    before = [param._version for param in params]
-    optimizer.step()
-    after = [param._version for param in params]
-    assert after[2] == before[2]
-    moved = [i for i, param in enumerate(params) if param.numel() and i != 2]
-    assert all(after[i] > before[i] for i in moved)
-
-
 @each_pair
 def test_a_view_of_a_parameter_sees_the_step(pair):
     param = torch.ones(4, requires_grad=True)
@@ -286,61 +227,6 @@ def test_sparse_gradients_work_or_are_refused_as_in_torch(pair, decay):
             sparse_gradient(pair.ours, **settings)
     else:
         torch.testing.assert_close(sparse_gradient(pair.ours, **settings), theirs, rtol=1e-12, atol=1e-14)
-
-
-@each_pair
-def test_a_refused_sparse_gradient_is_named_and_nothing_has_moved(pair):
-    params = make_params(shapes=[(4,), (5, 2)])
-    optimizer = pair.ours(params, **pair.decaying(0.1))
-    set_grads(params, 0)
-    params[1].grad = params[1].grad.to_sparse()
-    before = values(params)
-    try:
-        optimizer.step()
-    except RuntimeError as error:
-        assert "sparse" in str(error)  # noqa: PT017
-        assert str(pair) in str(error) or "weight_decay" in str(error)  # noqa: PT017
-        assert all(torch.equal(a, b) for a, b in zip(params, before, strict=True))
-
-
-@each_pair
-def test_deepcopy_goes_on_alone(pair):
-    sides = []
-    for cls in (pair.ours, pair.theirs):
-        params = make_params()
-        optimizer = cls(params, **pair.rich)
-        train(optimizer, params, range(3))
-        twin_params, twin = copy.deepcopy((params, optimizer))
-        train(twin, twin_params, range(3, 6))
-        kept = values(params)
-        train(twin, twin_params, range(6, 7))
-        assert all(torch.equal(a, b) for a, b in zip(params, kept, strict=True))
-        train(optimizer, params, range(3, 7))
-        assert all(torch.equal(a, b) for a, b in zip(params, twin_params, strict=True))
-        sides.append(params)
-    assert_same_course(*sides, values(make_params()), 7)
-
-
-@each_pair
-def test_deepcopy_of_a_fresh_optimizer(pair):
-    params, optimizer = copy.deepcopy((lambda p: (p, pair.ours(p, **pair.rich)))(make_params()))
-    others = make_params()
-    train(optimizer, params, range(3))
-    train(pair.ours(others, **pair.rich), others, range(3))
-    assert all(torch.equal(a, b) for a, b in zip(params, others, strict=True))
-
-
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-@each_pair
-def test_pickle_goes_on(pair, protocol):
-    params = make_params()
-    optimizer = pair.ours(params, **pair.rich)
-    train(optimizer, params, range(3))
-    others, twin = pickle.loads(pickle.dumps((params, optimizer), protocol))
-    assert type(twin) is type(optimizer)
-    train(optimizer, params, range(3, 6))
-    train(twin, others, range(3, 6))
-    assert all(torch.equal(a, b) for a, b in zip(params, others, strict=True))
 
 
 @each_pair

@@ -162,24 +162,6 @@ def test_settings_changed_between_steps_take_effect(pair):
     assert_same_course(*sides, values(make_params(torch.float64)), 9)
 
 
-@each_pair
-def test_the_same_steps_give_the_same_bits(pair):
-    (_, first), _ = run_both(pair, pair.rich, steps=5)
-    (_, second), _ = run_both(pair, pair.rich, steps=5)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-@each_pair
-def test_a_zero_gradient_from_the_start_moves_nothing_but_by_decay(pair):
-    params, untouched = make_params(), make_params()
-    optimizer = pair.ours(params, **pair.undecayed)
-    for param in params:
-        param.grad = torch.zeros_like(param)
-    for _ in range(3):
-        optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(params, untouched, strict=True))
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @each_pair
 def test_a_broken_gradient_spoils_the_same_elements(pair, bad):

@@ -27,6 +27,10 @@ ELEMENTWISE = [
     (fallline.AdaBound, {"weight_decay": 0.1, "gamma": 0.1, "final_lr": 0.01, "base_lr": 0.01}),
     (fallline.SophiaG, {"lr": 0.01, "weight_decay": 0.0}),
     (fallline.SophiaG, {"betas": (0.5, 0.9), "maximize": True}),
+    (fallline.ScheduleFreeSGD, {"lr": 0.1}),
+    (fallline.ScheduleFreeSGD, {"lr": 0.1, "momentum": 0.7, "weight_decay": 0.1, "maximize": True}),
+    (fallline.ScheduleFreeAdamW, {"betas": (0.8, 0.95), "warmup_steps": 5, "r": 1.0}),
+    (fallline.ScheduleFreeAdamW, {"weight_decay": 0.1, "warmup_steps": 5, "weight_lr_power": 1.0}),
 ]
 
 #: FTRL computes the parameter anew from sums in each step, and rounds it as a whole.
@@ -47,4 +51,21 @@ SUMMED = [
     (fallline.LARS, {"momentum": 0.0, "weight_decay": 0.1, "trust_coefficient": 0.01}),
     (fallline.NovoGrad, {}),
     (fallline.NovoGrad, {"weight_decay": 0.1, "betas": (0.8, 0.0)}),
+]
+
+#: Optimizers that find their learning rate from sums over the model or a group.
+FREE = [
+    (fallline.Prodigy, {}),
+    (fallline.Prodigy, {"d0": 1e-3, "weight_decay": 0.1, "d_coef": 2.0, "use_bias_correction": True}),
+    (fallline.Prodigy, {"d0": 1e-3, "safeguard_warmup": True, "lr": 0.5, "growth_rate": 1.5}),
+    (fallline.DAdaptAdam, {}),
+    (fallline.DAdaptAdam, {"d0": 1e-3, "weight_decay": 0.1, "use_bias_correction": True, "growth_rate": 1.5}),
+    (fallline.DoG, {}),
+    (fallline.DoG, {"reps_rel": 1e-3, "weight_decay": 0.1, "maximize": True}),
+]
+
+#: Optimizers with rules on whole tensors.
+WHOLE = [
+    (fallline.Muon, {}),
+    (fallline.Muon, {"lr": 0.1, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"}),
 ]

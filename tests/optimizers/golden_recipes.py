@@ -6,24 +6,36 @@ from typing import Any
 from optimizers.second.problem import MATRICES
 
 #: Their names for settings that we call otherwise.
-NAMES = {"learning_rate": "lr", "estim_lr0": "d0", "matrix_eps": "eps", "epsilon": "eps"}
+NAMES = {
+    "learning_rate": "lr", "estim_lr0": "d0", "matrix_eps": "eps", "epsilon": "eps",
+    "preconditioning_compute_steps": "precondition_frequency",
+}  # fmt: skip
+
+#: Shampoo as Gupta et al. have it: sums from the first step on, and nothing around them.
+SUMS = {
+    "betas": (0.0, 1.0), "eps": 1e-6, "precondition_frequency": 1, "grafting": "none",
+    "decoupled_weight_decay": False,
+}  # fmt: skip
 
 #: Their settings that we have not: what they choose is among our ``extra`` settings, or is what we always do.
 FOREIGN = {
-    "b2", "debias", "decay", "eps_in_sqrt", "eps_root", "foreach", "kahan_sum", "max_grad_norm",
-    "min_dim_size_to_factor", "preconditioner_update_probability", "rectify", "t_alpha_beta3", "verbose",
-    "weight_decouple",
+    "b2", "debias", "decay", "eps_in_sqrt", "eps_root", "foreach", "graft_type", "kahan_sum",
+    "max_grad_norm", "min_dim_size_to_factor", "rectify", "shape_interpretation", "t_alpha_beta3", "use_svd",
+    "verbose", "weight_decouple",
 }  # fmt: skip
 
 
 @dataclass
 class Recipe:
-    """One recording: ``extra`` are settings of ours that theirs do not translate to."""
+    """One recording: ``extra`` are settings of ours that theirs do not translate to, ``shapes`` those of its
+    parameters if not the usual ones.
+    """
 
     optimizer: str
     theirs: str
     settings: dict[str, Any]
     extra: dict[str, Any] = field(default_factory=dict)
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def ours(self) -> dict[str, Any]:
@@ -72,6 +84,8 @@ PACKAGES: dict[str, list[Recipe]] = {
         ),
         Recipe("SparseAdam", "torch.optim.SparseAdam", {}),
         Recipe("SparseAdam", "torch.optim.SparseAdam", {"lr": 0.1, "betas": (0.8, 0.95), "eps": 0.0001}),
+        # every row is there in every step: then it is AdamW
+        Recipe("SparseAdamW", "torch.optim.AdamW", {"lr": 0.01, "weight_decay": 0.1}),
         Recipe("Muon", "torch.optim.Muon", {}),
         Recipe(
             "Muon",
@@ -194,8 +208,31 @@ PACKAGES: dict[str, list[Recipe]] = {
             "pytorch_optimizer.NovoGrad",
             {"lr": 0.01, "weight_decay": 0.1, "grad_averaging": True},
         ),
-        Recipe("Shampoo", "pytorch_optimizer.Shampoo", {}),
-        Recipe("Shampoo", "pytorch_optimizer.Shampoo", {"lr": 0.01, "matrix_eps": 1e-3, "weight_decay": 0.1}),
+        Recipe("Shampoo", "pytorch_optimizer.Shampoo", {}, SUMS),
+        Recipe(
+            "Shampoo",
+            "pytorch_optimizer.Shampoo",
+            {"lr": 0.01, "matrix_eps": 1e-3, "weight_decay": 0.1},
+            {**SUMS, "eps": 1e-3},
+        ),
+        Recipe(
+            "Shampoo",
+            "pytorch_optimizer.ScalableShampoo",
+            {"lr": 0.01, "betas": (0.0, 0.9), "matrix_eps": 1e-20, "block_size": 2, "graft_type": 1}
+            | {"start_preconditioning_step": 3, "preconditioning_compute_steps": 3}
+            | {"use_svd": True, "shape_interpretation": False},
+            {"grafting": "sgd"},
+            MATRICES,
+        ),
+        Recipe(
+            "Shampoo",
+            "pytorch_optimizer.ScalableShampoo",
+            {"lr": 0.01, "betas": (0.0, 0.8), "matrix_eps": 1e-20, "inverse_exponent_override": 3}
+            | {"start_preconditioning_step": 4, "preconditioning_compute_steps": 4, "graft_type": 1}
+            | {"use_svd": True, "shape_interpretation": False},
+            {"grafting": "sgd"},
+            MATRICES,
+        ),
         Recipe("Prodigy", "pytorch_optimizer.Prodigy", {"d0": 0.001}),
         Recipe("DAdaptAdam", "pytorch_optimizer.DAdaptAdam", {"d0": 0.001}),
         Recipe("ScheduleFreeSGD", "pytorch_optimizer.ScheduleFreeSGD", {"lr": 0.1, "warmup_steps": 3}),
@@ -305,6 +342,7 @@ PACKAGES: dict[str, list[Recipe]] = {
             {"lr": 0.01, "b1": 0.5, "weight_decay": 0.1, "precond_lr": 0.3, "precond_init_scale": 2.0}
             | {"preconditioner_update_probability": 1.0},
         ),
+        Recipe("PSGDKron", "kron_torch.Kron", {"lr": 0.01, "preconditioner_update_probability": 0.5}),
     ],
     "torch-optimi": [
         Recipe("StableAdamW", "optimi.StableAdamW", {"lr": 0.01}),
@@ -330,7 +368,7 @@ PACKAGES: dict[str, list[Recipe]] = {
             "torch_optimizer.NovoGrad",
             {"lr": 0.01, "betas": (0.95, 0.98), "weight_decay": 0.1, "grad_averaging": True},
         ),
-        Recipe("Shampoo", "torch_optimizer.Shampoo", {"lr": 0.01, "epsilon": 1e-6}),
+        Recipe("Shampoo", "torch_optimizer.Shampoo", {"lr": 0.01, "epsilon": 1e-6}, SUMS),
         Recipe("LAMB", "torch_optimizer.Lamb", {"lr": 0.01, "weight_decay": 0.1, "debias": True}),
         Recipe(
             "LARS",

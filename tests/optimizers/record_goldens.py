@@ -47,7 +47,7 @@ def with_torch(theirs: str, settings: dict, problem: str, shapes) -> list[np.nda
     params = [torch.nn.Parameter(torch.tensor(p)) for p in start(shapes)]
     optimizer = find(theirs)(PARAMETERS.get(theirs, list)(params), **settings, **IN_FLOAT64.get(theirs, {}))
     probe = probes()
-    torch.randn_like = lambda g: torch.tensor(probe(g.numpy()))
+    torch.randn_like = lambda g: torch.tensor(probe(g.numpy(), 0))
     if hasattr(optimizer, "train"):
         optimizer.train()
     estimates = sampled(shapes)
@@ -95,7 +95,7 @@ def record(package: str) -> dict:
     run = with_optax if package == "optax" else with_torch
     cases = []
     for recipe in PACKAGES[package]:
-        shapes = SHAPES_OF.get(recipe.optimizer, SHAPES)
+        shapes = recipe.shapes or SHAPES_OF.get(recipe.optimizer, SHAPES)
         problems = PROBLEMS_OF.get(recipe.optimizer, ("fixed", "quadratic"))
         courses = {problem: run(recipe.theirs, recipe.settings, problem, shapes) for problem in problems}
         cases.append(

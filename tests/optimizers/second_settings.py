@@ -5,11 +5,18 @@ implementation, and what fallline has chosen where sources disagree.
 from typing import Any
 
 import numpy as np
+import torch
 
 
 def single(x: float) -> float:
     """Round to float32."""
     return float(np.float32(x))
+
+
+def probe(g: np.ndarray, t: int) -> np.ndarray:
+    """Return the random direction of a fit as `fallline.PSGDKron` draws it: vectors are columns there."""
+    generator = torch.Generator().manual_seed(t)
+    return torch.randn(g.size, generator=generator, dtype=torch.float64).numpy().reshape(g.shape)
 
 
 #: Settings of the second implementation that fallline has not: its docstrings say with whom it agrees.
@@ -21,6 +28,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "DoG": {"scalar": single},
     "NovoGrad": {"scalar": single},
     "Prodigy": {"scalar": single},
+    "PSGDKron": {"probe": probe},
 }
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -84,6 +92,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"d": 2.0, "weight_decay": 0.1},
     ],
     "SparseAdam": [{"lr": 0.1, "betas": (0.8, 0.95)}, {"eps": 1e-3}],
+    "SparseAdamW": [{"lr": 0.1, "betas": (0.8, 0.95)}, {"eps": 1e-3, "weight_decay": 0.1}],
     "Muon": [
         {"lr": 0.1, "momentum": 0.5, "nesterov": False},
         {"adjust_lr_fn": "match_rms_adamw", "ns_steps": 3},
@@ -108,8 +117,17 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "CAME": [{"lr": 0.1, "betas": (0.8, 0.9, 0.95)}, {"clip_threshold": 0.5, "weight_decay": 0.1}],
     "AdamMini": [{"lr": 0.1, "betas": (0.8, 0.95)}, {"eps": 1e-3, "weight_decay": 0.1}],
-    "Shampoo": [{"lr": 0.01, "eps": 1e-3}, {"weight_decay": 0.1}],
-    "PSGDKron": [{"lr": 0.01, "b1": 0.5}, {"precond_lr": 0.3, "weight_decay": 0.1}],
+    "Shampoo": [
+        {"lr": 0.01, "eps": 1e-3, "precondition_frequency": 3, "block_size": 2, "grafting": "sgd"},
+        {"betas": (0.0, 1.0), "eps": 1e-6, "weight_decay": 0.1, "precondition_frequency": 1}
+        | {"grafting": "none", "decoupled_weight_decay": False},
+        {"eps": 1e-3, "weight_decay": 0.1, "start_preconditioning_step": 5, "precondition_frequency": 3}
+        | {"inverse_exponent_override": 3, "block_size": 3},
+    ],
+    "PSGDKron": [
+        {"lr": 0.01, "b1": 0.5, "preconditioner_update_probability": 0.3},
+        {"precond_lr": 0.3, "weight_decay": 0.1, "precond_init_scale": 2.0},
+    ],
     "SOAP": [
         {"precondition_frequency": 3, "eps": 1e-3},
         {"betas": (0.9, 0.95), "shampoo_beta": 0.8, "weight_decay": 0.1, "eps": 1e-3},

@@ -87,11 +87,6 @@ def test_tensors_of_equal_shape_step_together_as_each_alone():
         torch.testing.assert_close(p.detach(), alone, rtol=0, atol=0.1 * 2**-8)
 
 
-def test_a_zero_gradient_moves_nothing():
-    start = random(3, 4)
-    assert torch.equal(stepped(start, torch.zeros(3, 4, dtype=D)), start)
-
-
 def test_a_scale_that_there_is_not_is_refused_with_those_that_are():
     with pytest.raises(ValueError, match=r"match_rms is not .* 'match_rms_adamw'"):
         fallline.Muon([torch.zeros(2, 2)], adjust_lr_fn="match_rms")

@@ -140,6 +140,12 @@ def test_the_answer_says_whether_larger_batches_need_more_epochs():
     assert "no difference that could be shown" in same
 
 
+def test_one_run_of_each_size_shows_no_difference_of_the_epochs():
+    steps = {size: {(0, 0): Law(100, 32).at(size)} for size in SIZES}
+    one = Measured(steps, {s: [0.1] for s in SIZES}, dict.fromkeys(SIZES, 100), 1000, {})
+    assert "no difference that could be shown" in said(one)
+
+
 def test_the_fastest_in_time_is_the_one_with_the_least_steps_times_cost():
     found = planted(Law(100, 32).at)
     fastest = min(SIZES, key=lambda s: Law(100, 32).at(s) * (100 + s))
@@ -153,4 +159,6 @@ def test_what_has_no_target_or_no_epochs_is_refused():
     with pytest.raises(StudyError, match="no target"):
         batch_sizes(Task(lambda: torch.nn.Linear(2, 2), data, data), (1,))
     task = Task(lambda: torch.nn.Linear(2, 2), data, data, target=0.1, batch_size=16)
+    with pytest.raises(StudyError, match="64 training samples are too few for 3 batch sizes"):
+        batch_sizes(task, (1, 4, 16))
     assert batch_sizes(task, (1 / 4, 1, 4, 16)) == [4, 16, 64]

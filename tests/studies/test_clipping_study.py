@@ -10,9 +10,10 @@ from scipy import stats
 from torch import nn
 
 from fallline import Task
+from fallline.compare.errors import ComparisonError
 from fallline.compare.run import read
 from fallline.studies.clipping import STUDY
-from fallline.studies.measuring.clipped import Clipped, by_norm, clip_norms, widening
+from fallline.studies.measuring.clipped import Clipped, by_norm, clip_norms, said, widening
 from fallline.studies.measuring.rates import grid, untrained_loss
 
 GRADIENT, STEPS = (3.0, 4.0), 20
@@ -90,6 +91,22 @@ def test_widths_and_their_difference_are_in_closed_form():
     assert widening(found, 0.5).mean == pytest.approx((1 - side) / 2)
     assert list(found[None].means) == rates[:3]
     assert found[None].lowest.mean == 1.0
+
+
+def test_a_task_that_cannot_be_trained_is_refused(new_lab):
+    data = torch.zeros(40, 2), torch.zeros(40).long()
+    with pytest.raises(ComparisonError, match="cannot be trained"):
+        STUDY.answer(new_lab(Task(nn.Flatten, data, data)))
+
+
+def test_a_range_that_reaches_the_highest_rate_is_said_to():
+    rates = [0.01, 0.1, 1.0, 10.0]
+    inside, beyond = (dict(zip(rates, each, strict=True)) for each in ([1, 1, 9, inf], [9, 9, 1, 1.4]))
+    ended = {None: Clipped({0: inside, 1: inside}, "log"), 0.5: Clipped({0: inside, 1: beyond}, "log")}
+    assert ended[0.5].reaches_the_end
+    assert "at least" in said(ended)
+    assert not ended[None].reaches_the_end
+    assert not Clipped({0: dict.fromkeys(rates, inf)}, "log").reaches_the_end
 
 
 def test_the_table_is_that_of_the_recorded_trainings(new_lab):

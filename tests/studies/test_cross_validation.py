@@ -12,12 +12,15 @@ from torch import nn
 
 from fallline import Task
 from fallline.compare.run import read
+from fallline.compare.statistics.pairs import Interval
 from fallline.studies import StudyError
 from fallline.studies.cross_validation import OPTIMIZERS, STUDY
 from fallline.studies.measuring.coverage import coverage, coverages, features, ridge
 from fallline.studies.measuring.resplits import (
     FOLDS,
+    Splits,
     divided,
+    gain,
     pooled,
     redrawn,
     resplit,
@@ -79,7 +82,7 @@ def test_independent_estimates_scatter_and_agree_as_chance_says():
     ratio = spread(losses).mean / spread(losses.mean(axis=2, keepdims=True)).mean
     assert ratio == pytest.approx(np.sqrt(FOLDS), rel=0.1)
     certain = losses + np.arange(4)[:, None, None] * 10
-    assert same_best(certain).ends == same_order(certain).ends == (1.0, 1.0)
+    assert same_best(certain) == same_order(certain) == Interval(1.0)  # 60 of 60 are no certainty
 
 
 def test_drawing_again_gives_the_standard_error_of_a_mean():
@@ -139,6 +142,13 @@ def test_data_that_cannot_be_divided_are_refused(new_lab):
 
 def test_too_short_a_budget_is_refused(new_lab):
     lab = replace(new_lab(), budget=0.01)
-    cut_short = divided(lab, lab.task, {"sgd": 0.1, "adam": 0.01}, shuffles=3)
     with pytest.raises(StudyError, match="give more time"):
-        splits(cut_short)
+        splits(divided(lab, lab.task, {"sgd": 0.1, "adam": 0.01}, shuffles=3))
+
+
+def test_how_much_steadier_folds_are_has_an_interval():
+    """Means of 5 independent losses vary √5 times less; Student's interval of the ratio is about as wide."""
+    losses = 1 + 0.01 * np.random.default_rng(0).normal(size=(3, 200, FOLDS))
+    found = gain(Splits(["a", "b", "c"], losses))
+    assert found.low < np.sqrt(5) < found.high
+    assert found.high / found.low == pytest.approx(1.1, abs=0.06)

@@ -87,6 +87,13 @@ def test_more_patience_never_keeps_a_higher_loss_nor_makes_fewer_steps(made):
     assert shares == sorted(shares)
 
 
+def test_no_loss_lies_below_the_lowest_not_even_the_end_of_an_interval():
+    runs = [trial(seed, [1.0, 1.0, end]) for seed, end in enumerate([1.0, 1.0, 3.0])]
+    excess = at_the_end(runs, "log").excess
+    assert excess.mean == pytest.approx(np.log(3) / 3)
+    assert excess.low == 0
+
+
 def test_a_task_in_steps_is_doubled_too(made):
     task = replace(made[0].task, epochs=None, max_steps=30, patience=3)
     longer = twice_as_long(task)

@@ -136,5 +136,5 @@ def test_what_is_explained_is_the_log_loss_of_the_records(made):
 
 
 def test_too_short_a_budget_is_refused(new_lab):
-    with pytest.raises(StudyError, match="fit into the budget"):
+    with pytest.raises(StudyError, match="give more time"):
         STUDY.answer(replace(new_lab(), budget=0.01))

@@ -6,17 +6,28 @@ import pytest
 import torch
 from torch import nn
 
+from fallline.compare.records import Arm, Spec
 from fallline.compare.run import read
+from fallline.compare.trials.training import Training
+from fallline.studies import StudyError
 from fallline.studies.initialization import QUICK_LEVELS, STUDY
-from fallline.studies.measuring.symmetry import distinct_units, trained
+from fallline.studies.measuring.symmetry import distinct_units, equal_units
 from fallline.studies.varied import with_initializations
 from fallline.tasks.load import load
+from fallline.tasks.seeding import seeded
 
 
 @pytest.fixture(scope="module")
 def made(new_lab):
     lab = new_lab()
     return lab, STUDY.answer(lab)
+
+
+def trained(task, optimizer, settings, seed):
+    with seeded(seed):
+        training = Training(task, Arm(optimizer), Spec(optimizer, "final", 0, seed, settings))
+        training.advance(task.total_steps)
+    return training.model
 
 
 @pytest.mark.parametrize(("start", "distinct"), [("zero", 1), ("he", 100), ("default", 100)])
@@ -60,6 +71,24 @@ def test_from_zeros_the_loss_is_that_of_guessing_the_class_shares(made):
     runs = read(lab.folder / "initializations").finals("initialization=zero")
     assert all(run.loss == pytest.approx(torch.tensor(3.0).log().item(), abs=0.01) for run in runs)
     assert "the 8 units of the first layer have 1 distinct set of weights" in finding.sentences[0]
+
+
+def test_units_that_dropout_tells_apart_are_not_called_equal(made):
+    lab, _ = made
+    task = with_initializations(replace(lab.task, model=torn_apart))
+    comparison = lab.compare("torn", ["sgd"], task=task, scientific={"initialization": ["zero", "default"]})
+    (said,) = equal_units(comparison, task, "initialization=zero")
+    assert "8 distinct sets" in said
+    assert "such as dropout" in said
+
+
+def torn_apart():
+    return nn.Sequential(nn.Linear(2, 8), nn.Sigmoid(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def test_a_model_without_layers_is_refused(new_lab):
+    with pytest.raises(StudyError, match="no weights of two dimensions"):
+        STUDY.answer(new_lab("quadratic"))
 
 
 def test_every_start_has_a_row_and_zero_is_the_last(made):

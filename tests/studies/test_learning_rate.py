@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fallline.studies import StudyError
 from fallline.studies.learning_rate import STUDY
-from fallline.studies.measuring.rates import good_decades, grid
+from fallline.studies.measuring.rates import good_decades, grid, rate_sweep, untrained_loss
 from fallline.studies.measuring.two_over_l import CLASSES, KAPPA, descend, slowest
 from fallline.tasks.load import load
 
@@ -88,6 +89,27 @@ def test_width_of_the_good_range_against_a_closed_form():
     assert good_decades({**losses, 10.0: inf}, "log") == pytest.approx(np.log(1.5) / slope)
     assert good_decades({1.0: 1.0, 2.0: 1.2, 4.0: 1.4}, "log") == pytest.approx(log10(4))
     assert good_decades({1.0: inf, 2.0: inf}, "log") == 0
+
+
+def test_a_seed_that_a_budget_cuts_short_is_left_out(new_lab):
+    """The narrowest range would be that of the seed whose high rates were never tried."""
+    lab = new_lab()
+    sgd = len(grid("sgd", 1))
+    comparison = rate_sweep(lab, lab.task, ["sgd"], 1, seeds=2)
+    assert len(comparison.trials) == 2 * sgd
+    file = lab.folder / "rates" / "results.jsonl"
+    for kept, whole in ((2 * sgd - 1, sgd), (sgd, sgd)):
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:kept]))
+        late = replace(lab, budget=1e-6)
+        assert len(rate_sweep(late, lab.task, ["sgd"], 1, seeds=2).trials) == whole
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(StudyError, match="give more time"):
+        rate_sweep(replace(lab, budget=1e-6), lab.task, ["sgd"], 1, seeds=2)
+
+
+def test_the_untrained_loss_of_a_task_with_folds_is_that_on_its_first(new_lab):
+    folded = replace(new_lab().task, valid=None, cv=3)
+    assert untrained_loss(folded, 0) == untrained_loss(folded.fold(0), 0)
 
 
 def test_a_sweep_goes_on_where_it_stopped(new_lab):

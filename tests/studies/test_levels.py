@@ -5,7 +5,15 @@ import pytest
 from scipy import stats
 
 from fallline.compare.records import Curve, Spec, Trial
-from fallline.studies.measuring.levels import best_beside, clause, contrast, mean_over, sentence, signed
+from fallline.studies.measuring.levels import (
+    best_beside,
+    clause,
+    contrast,
+    main_effect,
+    mean_over,
+    sentence,
+    signed,
+)
 from synthetic import finals
 
 SEEDS = 12
@@ -57,6 +65,15 @@ def test_a_difference_that_counts_alone_but_not_among_many_is_said_so():
 
 def test_an_arm_without_a_result_is_not_compared():
     assert "no result" in sentence(two(1.0)[0], "a", "absent")
+
+
+def test_without_two_repeats_there_is_no_main_effect():
+    one = finals(np.ones((1, 1, 2)))
+    assert main_effect(one, [("a", "b")]) is None
+    assert main_effect(two(1.5)[0], [("a", "absent")]) is None
+    assert main_effect(two(1.5)[0], [("a", "b"), ("a", "absent")])[0].mean == pytest.approx(
+        np.log(1.5), abs=0.03
+    )
 
 
 def test_the_best_beside_the_base_is_never_the_base():

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from fallline import Task
-from fallline.studies.measuring.penalized import NEAR_ZEROS, ZEROS, counting, penalized, zeros
+from fallline.studies.measuring.penalized import (
+    NEAR_ZEROS,
+    PENALTIES,
+    ZEROS,
+    counting,
+    penalized,
+    zeros,
+)
+from fallline.studies.measuring.penalties import UNEVEN
 from fallline.studies.regularization import STUDY
 from fallline.tasks.load import load
 
@@ -112,6 +120,14 @@ def test_only_the_proximal_step_reaches_exact_zeros(made):
     figure = next(figure for figure in finding.figures if figure.title.startswith("Loss over sparsity"))
     trace = next(t for t in figure.plot["data"] if t["name"] == "l1-proximal, exact zeros")
     assert trace["x"] == [share for _, share in sorted(shares["l1-proximal"])]
+
+
+def test_no_penalty_has_no_strength_and_the_uneven_tuning_is_told(made):
+    tuned = {row[0]: row[-1] for row in made[1].tables[0].rows}
+    assert {name for name, text in tuned.items() if "strength" in text} == set(PENALTIES) - {"none"}
+    assert "no penalty" in tuned
+    assert "none has the lowest" not in made[1].answer
+    assert UNEVEN in made[1].caveats
 
 
 def test_the_table_is_what_the_records_say(made):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fallline.compare.run import read
-from fallline.studies.schedules import POINTS, QUICK_SCHEDULES, STUDY, arm, figure, plain, warming
+from fallline.studies.measuring.warm_ups import POINTS, arm, figure, plain, warming
+from fallline.studies.schedules import QUICK_SCHEDULES, STUDY
 from fallline.tasks.settings import SCHEDULES
 from synthetic import finals
 

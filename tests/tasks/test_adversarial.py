@@ -81,7 +81,8 @@ def test_judging_is_under_attack_and_without_and_the_same_each_time(task):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("epsilon=0", "epsilon must be above 0, got 0"),
+        ("epsilon=0", "epsilon must be a finite number above 0, got 0"),
+        ("epsilon=1e999", "epsilon must be a finite number above 0, got inf"),
         ("attack_steps=0", "attack_steps must be at least 1, got 0"),
     ],
 )

@@ -30,6 +30,16 @@ def test_a_classification_is_split_by_class_and_scaled_by_the_training_part():
     assert task.metric_names == ["accuracy"]
 
 
+def test_a_column_that_is_constant_in_the_training_part_is_not_blown_up_elsewhere():
+    """The standard deviation of equal numbers is 1e-17 and not 0 where their mean is rounded."""
+    numbered = from_arrays(np.arange(100.0)[:, None], WORDS, scale=False)
+    rows = np.full((100, 1), 0.1)
+    rows[int(numbered.valid[0][0])] = 0.2
+    task = from_arrays(rows, WORDS)
+    assert task.train[0].abs().max() < 1e-6
+    assert task.valid[0].abs().max() == pytest.approx(0.1)
+
+
 def test_a_regression_is_scaled_on_both_sides_so_that_the_mean_has_a_loss_of_one():
     y = 1e4 + 300 * RANDOM.normal(size=100)
     task = from_arrays(X, y)

@@ -41,9 +41,16 @@ def test_everything_goes_through_the_code(task):
     assert task.metric_names == []
 
 
-def test_a_code_wider_than_the_image_is_refused():
-    with pytest.raises(TaskError, match="code must be 1 to 64 numbers, got 65"):
-        load("digits-autoencoder(code=65)")
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("code=65", "code must be 1 to 64 numbers, got 65"),
+        ("hidden=0", "hidden must be at least 1, got 0"),
+    ],
+)
+def test_a_code_wider_than_the_image_and_no_units_are_refused(argument, told):
+    with pytest.raises(TaskError, match=told):
+        load(f"digits-autoencoder({argument})")
 
 
 def test_a_tuned_optimizer_beats_principal_components(task):

@@ -137,7 +137,7 @@ def test_the_rank_of_the_model_can_be_searched(task):
     ("arguments", "message"),
     [
         ("rows=0", "rows must be a whole number, at least 1; got 0"),
-        ("columns=2.5", "columns must be a whole number, at least 1; got 2.5"),
+        ("columns=2.5", "columns must be a whole number; got 2.5"),
         ("rank=41", "rank must be at most 40, the shorter side; got 41"),
         ("observed=1", "observed is a share of the entries, above 0 and below 1; got 1"),
         ("rows=1, columns=2, rank=1", "leaves a part empty; give more entries"),

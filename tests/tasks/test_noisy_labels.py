@@ -36,6 +36,10 @@ def test_the_reference_is_the_loss_of_trusting_labels_as_far_as_they_deserve():
     assert task.loss(outputs.log(), task.valid[1]).item() == pytest.approx(task.reference.value, rel=1e-6)
 
 
+def test_without_wrong_labels_the_reference_is_zero_and_not_below():
+    assert load("noisy-labels(share=0)").reference.text.startswith("validation loss 0:")
+
+
 def test_a_share_of_one_is_refused():
     with pytest.raises(TaskError, match="share of wrong labels must be at least 0 and below 1, got 1"):
         load("noisy-labels(share=1)")

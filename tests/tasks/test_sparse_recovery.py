@@ -129,7 +129,7 @@ def test_the_data_are_the_same_each_time_and_draw_nothing(task):
     ("arguments", "message"),
     [
         ("features=0", "features must be a whole number, at least 1; got 0"),
-        ("samples=1.5", "samples must be a whole number, at least 1; got 1.5"),
+        ("samples=1.5", "samples must be a whole number; got 1.5"),
         ("support=True", "support must be a whole number"),
         ("features=5", "support must be at most the 5 features and below the 120 samples; got 8"),
         ("samples=8", "below the 8 samples; got 8"),

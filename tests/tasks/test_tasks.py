@@ -99,6 +99,37 @@ def test_errors_say_what_to_change(name, error, message):
         load(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("quadratic(rotated='no')", "rotated must be True or False; got 'no'"),
+        ("quadratic(kappa='large')", "kappa must be a number; got 'large'"),
+        ("digits-autoencoder(code=2.0)", "code must be a whole number; got 2.0"),
+        ("digits-autoencoder(code=True)", "code must be a whole number; got True"),
+        ("drift(phases=2.5)", "phases must be a whole number; got 2.5"),
+        ("noisy-labels(share='a')", "share must be a number; got 'a'"),
+        ("transfer(unfrozen=2.0)", "unfrozen must be a whole number; got 2.0"),
+        ("transfer(pretrained=0)", "pretrained must be True or False; got 0"),
+        ("adversarial(attack_steps=2.5)", "attack_steps must be a whole number; got 2.5"),
+        ("deep-narrow(depth='3')", "depth must be a whole number; got '3'"),
+        ("deep-narrow(activation=['relu'])", r"activation must be a text in quotes; got \['relu'\]"),
+        ("text-sparse(rows='a')", "rows must be a whole number; got 'a'"),
+        ("quadratic(kappa=10, kappa=20)", "not understood; .* each argument once"),
+        ("quadratic(10)", "not understood; write it as name"),
+        ("quadratic(kappa=10", "not understood"),
+        ("quadratic(dimensions=1000000)", "cannot be made: RuntimeError"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused_with_what_it_must_be(name, message):
+    with pytest.raises(TaskError, match=message):
+        load(name)
+
+
+def test_whole_numbers_are_numbers():
+    task = load("quadratic(kappa=4, dimensions=2, noise=0)")
+    assert task.evaluated(task.new_model(), task.valid)[0] == (1 / 4 + 1) / 2
+
+
 def test_a_file_that_does_not_import_is_a_task_error(tmp_path):
     (tmp_path / "bad.py").write_text("import no_such_module_anywhere\n")
     with pytest.raises(TaskError, match=r"No module named 'no_such_module_anywhere' \(bad.py, line 1\)"):

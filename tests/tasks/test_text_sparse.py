@@ -57,6 +57,13 @@ def test_naive_bayes_is_scikit_learns(task):
     assert task.reference.value == pytest.approx(peer.score(counts(task.valid[0]), task.valid[1].numpy()))
 
 
+def test_naive_bayes_says_the_most_frequent_class_where_words_say_nothing():
+    words = torch.zeros(3, WORDS).long()
+    assert (
+        naive_bayes_accuracy((words, torch.tensor([0, 1, 1])), (words, torch.tensor([1, 1, 0])), 1) == 2 / 3
+    )
+
+
 def gradient(sparse, inputs, targets):
     torch.manual_seed(0)
     model = load(f"text-sparse(sparse={sparse})").new_model()

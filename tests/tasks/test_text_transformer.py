@@ -11,7 +11,7 @@ from fallline.compare.records import Arm, Spec
 from fallline.compare.trials.trial import run_trial
 from fallline.tasks import TaskError, load
 from fallline.tasks.settings import TRAINING, model_arguments
-from fallline.tasks.text import BITS, reference
+from fallline.tasks.text import BITS
 from fallline.tasks.text_transformer import HEAD, Decoder
 
 
@@ -62,7 +62,7 @@ def test_bits_per_character_are_the_loss_over_the_logarithm_of_two(task):
 
 def test_the_ngrams_are_the_target(task):
     assert task.target.name == task.reference.name == BITS
-    assert task.target.value == round(reference(), 2)
+    assert task.target.value == round(task.reference.value, 2)
     assert load("text-transformer(target=3)").target.value == 3
 
 
@@ -95,8 +95,8 @@ def test_dropout_is_of_trainings_alone():
 def test_it_beats_the_ngrams_within_its_own_length(task):
     trial = run_trial(task, Arm("adamw"), Spec("adamw", "tune", 0, 1, {"lr": 0.01}))
     assert trial.steps_to_target < task.total_steps
-    assert trial.metrics[BITS] < reference()
-    assert trial.test_metrics[BITS] < reference()
+    assert trial.metrics[BITS] < task.reference.value
+    assert trial.test_metrics[BITS] < task.reference.value
 
 
 @pytest.mark.long

@@ -123,6 +123,8 @@ def test_what_it_cannot_hold_is_refused_with_the_way_round():
         fallline.OffloadState(fallline.EMA(fallline.SGD(problem())))
     with pytest.raises(ValueError, match="takes gradients as they are"):
         fallline.OffloadState(torch.optim.LBFGS(problem()))
+    with pytest.raises(ValueError, match="put ScheduleFree around OffloadState"):
+        fallline.OffloadState(fallline.ScheduleFreeSGD(problem()))
     with pytest.raises(TypeError, match="floating-point"):
         fallline.OffloadState(fallline.SGD(problem()), dtype=torch.int8)
 

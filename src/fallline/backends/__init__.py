@@ -1,4 +1,4 @@
-"""Ways to execute a plan: ``gpu`` (Triton), ``cpu`` (Numba) and ``eager`` (torch operations)."""
+"""Ways to execute a plan: ``gpu`` (Triton), ``cpu`` (Numba) and ``eager`` (torch operations), the last two also by rows."""
 
 from functools import cache
 
@@ -29,4 +29,21 @@ def eager():
     return Eager()
 
 
+@cache
+def cpu_rows():
+    """Return the Numba backend on the rows of sparse gradients."""
+    from fallline.backends.cpu_rows import CpuRows
+
+    return CpuRows()
+
+
+@cache
+def rows():
+    """Return torch operations on the rows of sparse gradients."""
+    from fallline.backends.rows import Rows
+
+    return Rows()
+
+
 _backend.available[:] = [gpu, cpu, eager]
+_backend.available_by_rows[:] = [cpu_rows, rows]

@@ -14,7 +14,7 @@ from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
 from fallline.backends.formula import program
 from fallline.core import source
-from fallline.core.backend import Batch, Sums
+from fallline.core.backend import Batch, Prepared, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, P
 
@@ -25,15 +25,30 @@ class Cpu:
     """Executes plans by generated Numba kernels."""
 
     name, fuses = "cpu", True
+    layout = torch.strided
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Refuse what must stay visible to autograd, other devices, and tensors that are not plain memory."""
         if param.device.type != "cpu":
             return f"the parameter is on {param.device}"
-        reason = refuses_tensor(group, param)
+        reason = self.refuses_tensor(group, param)
         return reason or (None if _real_dtype(param) in ELEMENT else f"{param.dtype} has no format")
 
-    def prepare(self, batch: Batch) -> "Job":
+    def refuses_tensor(self, group: Mapping[str, Any], param: Tensor) -> str | None:
+        """Return why no kernel that works on addresses can step ``param``, or None if one can."""
+        if group.get("differentiable"):
+            return "differentiable=True"
+        if group.get("foreach") is False and group.get("fused") is False:
+            return "foreach=False and fused=False"
+        if type(param) not in (Tensor, torch.nn.Parameter):
+            return f"{type(param).__name__} is not a plain tensor"
+        if param.is_conj() or param.is_neg():
+            return "the parameter is conjugated or negated lazily"
+        if param.grad is not None and param.grad.layout != self.layout:
+            return f"the gradient is {param.grad.layout}"
+        return None
+
+    def prepare(self, batch: Batch) -> Prepared:
         """Compile the batch's kernels, or take them from the cache, and lay out its job."""
         return Job(batch)
 
@@ -49,21 +64,6 @@ class Cpu:
     def traffic(self, batch: Batch, one: Pass) -> tuple[int, int] | None:
         """Return the bytes read and written per element."""
         return traffic(batch.plan, one, signature(batch)) if isinstance(one, ElementPass) else None
-
-
-def refuses_tensor(group: Mapping[str, Any], param: Tensor) -> str | None:
-    """Return why no kernel that works on addresses can step ``param``, or None if one can."""
-    if group.get("differentiable"):
-        return "differentiable=True"
-    if group.get("foreach") is False and group.get("fused") is False:
-        return "foreach=False and fused=False"
-    if type(param) not in (Tensor, torch.nn.Parameter):
-        return f"{type(param).__name__} is not a plain tensor"
-    if param.is_conj() or param.is_neg():
-        return "the parameter is conjugated or negated lazily"
-    if param.grad is not None and param.grad.layout != torch.strided:
-        return f"the gradient is {param.grad.layout}"
-    return None
 
 
 def signature(batch: Batch) -> Signature:

@@ -14,6 +14,8 @@ from fallline.core.plan import ElementPass
 CHUNK = 1 << 16
 #: Up to this many elements one thread is faster than waking a second.
 ALONE = 1 << 14
+#: The place of each field.
+_PLACES = {name: i for i, name in enumerate(FIELDS)}
 
 
 class Launch:
@@ -21,21 +23,31 @@ class Launch:
 
     def __init__(self, each: ElementPass, kernel: Kernel, arrays: Mapping[str, np.ndarray]):
         self.each = each
+        tensors = len(arrays["offsets"]) - 1
         self._kernel, self._arrays = kernel, dict(arrays)
-        offsets = arrays["offsets"]
-        self._tensors, self._elements = len(offsets) - 1, int(offsets[-1])
-        self._chunks = -(-self._elements // CHUNK)
-        self._arrays["numbers"] = np.zeros((self._tensors, len(program(each).numbers)))
-        self._owners, self._arrays["segments"] = self._segments(offsets) if each.sums else _NO_SEGMENTS
-        self._arrays["partials"] = np.zeros((len(self._owners), len(each.sums)))
-        self._fields = self._fill()
+        self._arrays["numbers"] = np.zeros((tensors, len(program(each).numbers)))
+        self._fields = np.zeros(len(FIELDS), np.int64)
         self._counter = self._fields[FIELDS.index("counter") :]
         self._address = self._fields.ctypes.data
+        self._set(chunk=CHUNK, **{name: array.ctypes.data for name, array in self._arrays.items()})
+        self.first(tensors)
 
-    def _fill(self) -> np.ndarray:
-        counts = {"tensors": self._tensors, "chunks": self._chunks, "chunk": CHUNK, "counter": 0}
-        fields = {**counts, **{name: array.ctypes.data for name, array in self._arrays.items()}}
-        return np.array([fields[name] for name in FIELDS], np.int64)
+    def first(self, tensors: int) -> None:
+        """Work on the first ``tensors`` alone, which the offsets may have changed since."""
+        offsets = self._arrays["offsets"][: tensors + 1]
+        self._tensors, self._elements = tensors, int(offsets[-1])
+        self._chunks = -(-self._elements // CHUNK)
+        self._set(tensors=tensors, chunks=self._chunks)
+        if self.each.sums:
+            self._owners, segments = self._segments(offsets)
+            self._arrays |= {
+                "segments": segments, "partials": np.zeros((len(self._owners), len(self.each.sums)))
+            }  # fmt: skip
+            self._set(**{name: self._arrays[name].ctypes.data for name in ("segments", "partials")})
+
+    def _set(self, **fields: int) -> None:
+        for name, value in fields.items():
+            self._fields[_PLACES[name]] = value
 
     def _segments(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the tensor of each segment, and the first segment of each chunk.
@@ -65,6 +77,3 @@ class Launch:
         """Return the sums of each tensor, added up in the order of its segments."""
         columns = [np.bincount(self._owners, column, self._tensors) for column in self._arrays["partials"].T]
         return np.stack(columns, axis=1, dtype=np.float64)  # of no elements, bincount counts in integers
-
-
-_NO_SEGMENTS = np.zeros(0, np.int64), np.zeros(0, np.int64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fallline.backends.whole import Member, apply
 from fallline.core import source
-from fallline.core.backend import Batch
+from fallline.core.backend import Batch, Prepared
 from fallline.core.plan import ElementPass, Pass, Plan, WholePass, negate
 from fallline.core.transform import (
     FRESH,
@@ -93,7 +93,7 @@ class Eager:
         """Refuse nothing."""
         return None
 
-    def prepare(self, batch: Batch) -> "_Prepared":
+    def prepare(self, batch: Batch) -> Prepared:
         """Return the batch as it is."""
         return _Prepared(batch)
 
@@ -112,16 +112,18 @@ class _Prepared:
         self._members: list[_Member] = []
         self._next = 0
         self._taken: tuple[str, ...] = ()
+        self._layouts: list[torch.layout] | None = None
 
     def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
-        """Take the settings; the tensors may be anything: torch operations look at them anew."""
+        """Take the settings; tensors may be anything of the layouts that were not refused at first."""
         names, differentiable = self._batch.plan.settings, self._batch.differentiable
         self._settings = {
             row: {n: _setting(value, differentiable) for n, value in zip(names, values, strict=True)}
             for row, values in settings.items()
         }
         self._next = 0
-        return True
+        before, self._layouts = self._layouts, [g.layout for g in grads]
+        return before in (None, self._layouts)
 
     def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
         """Run the passes, each on one parameter after the other, up to the next reduction."""
@@ -172,6 +174,7 @@ class _Member:
         self._values = _element_values(plan, p, g, state)
         if self._differentiable:
             self._values["p"] = self._values["p"].clone()
+        self._came = self._values
         for slot in plan.scalar_slots:
             number = _number(state[slot.name], self._differentiable)
             known = settings if slot.name == STEP else self._values
@@ -186,8 +189,17 @@ class _Member:
         summand = torch.as_tensor(self._values.pop(name), device=self._p.device)
         return float(summand.expand(self._values[P].shape).sum(dtype=torch.float64))
 
+    def _keep_apart(self) -> None:
+        """Copy what a rule gives to one operand and came as another: that may be overwritten before."""
+        came = {id(x): name for name, x in self._came.items()}
+        self._values = {
+            name: x.clone() if isinstance(x, Tensor) and came.get(id(x), name) != name else x
+            for name, x in self._values.items()
+        }
+
     def store(self) -> None:
         """Write state and parameter."""
+        self._keep_apart()
         for slot in self._plan.scalar_slots:
             value = self._state[STEP] + 1 if slot.name == STEP else self._values[slot.name]
             _store(self._state, slot.name, value, self._differentiable)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fallline.backends.cpu import Cpu, Job, refuses_tensor, signature
+from fallline.backends.cpu import Cpu, Job, signature
 from fallline.backends.gpu_kernel import TYPES, generate
 from fallline.backends.gpu_launch import Launch, load
 from fallline.backends.operands import rows
@@ -45,7 +45,7 @@ class Gpu(Cpu):
             return "it has not run on hardware yet, so ask for it: fused=True"
         if group.get("capturable"):
             return "capturable=True"
-        reason = missing() or refuses_tensor(group, param)
+        reason = missing() or self.refuses_tensor(group, param)
         return reason or (None if param.dtype in TYPES else f"{param.dtype} has no format")
 
     def prepare(self, batch: Batch) -> "GpuJob":

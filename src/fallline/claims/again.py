@@ -1,18 +1,17 @@
-"""Measures of trained models: final trials are trained again, to the same bits, and looked into."""
+"""Measures of trained models: trainings are made again, those that were recorded to the same bits."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from fallline.claims.extraction import short
-from fallline.compare.records import Comparison, Trial
+from fallline.claims.chosen import Specs
+from fallline.compare.records import Comparison, Spec
 from fallline.compare.statistics.cells import Cells
-from fallline.compare.trials.training import Training, as_judged
+from fallline.compare.trials.training import Training
+from fallline.studies.measuring.again import made_again
 from fallline.studies.measuring.sharpness import sharpness
 from fallline.tasks.batches import in_order
-from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
-from fallline.tasks.threads import one_thread
 
 #: Takes a training at its end, its parameters being what it is judged by.
 Look = Callable[[Training], float]
@@ -21,31 +20,26 @@ SAMPLES = 512
 
 
 def measured_again(
-    comparison: Comparison, task: Task, arms: Sequence[str], looks: Mapping[str, Look]
+    comparison: Comparison, task: Task, specs: Specs, looks: Mapping[str, Look]
 ) -> Mapping[str, Mapping[str, Cells]]:
-    """Return for each of ``looks`` and ``arms`` what it sees at the end of each final training.
+    """Return for each of ``looks`` and each arm of ``specs`` what it sees at the end of each training.
 
-    Trainings that went wrong are left out. A training is a function of its spec alone, so the weights are
-    those that the comparison judged, at the end instead of at the lowest validation loss.
+    A training is a function of its spec alone, so the weights of one that was recorded are those that the
+    comparison judged, at the end instead of at the lowest validation loss.
     """
-    names = {short(arm): arm for arm in comparison.plan.arms}
     seen: dict[str, dict[str, dict[tuple[int, int], float]]] = {
-        look: {arm: {} for arm in arms} for look in looks
+        look: {arm: {} for arm in specs} for look in looks
     }
-    for arm in arms:
-        for trial in comparison.finals(names[arm]):
-            if trial.status == "ok":
-                for look, value in _looked(comparison, task, trial, looks).items():
-                    seen[look][arm][trial.spec.study, trial.spec.seed] = value
+    for arm, each in specs.items():
+        for spec in each:
+            for look, value in _looked(comparison, task, spec, looks).items():
+                seen[look][arm][spec.study, spec.seed] = value
     return seen
 
 
-def _looked(comparison: Comparison, task: Task, trial: Trial, looks: Mapping[str, Look]) -> dict[str, float]:
-    with one_thread(), seeded(trial.spec.seed):
-        training = Training(task, comparison.plan.arms[trial.spec.arm], trial.spec, comparison.plan.share)
-        training.advance(trial.steps)
-        with as_judged(training.optimizer):
-            return {name: look(training) for name, look in looks.items()}
+def _looked(comparison: Comparison, task: Task, spec: Spec, looks: Mapping[str, Look]) -> dict[str, float]:
+    with made_again(comparison, task, spec) as training:
+        return {name: look(training) for name, look in looks.items()}
 
 
 def loss_on_test(training: Training) -> float:

@@ -26,7 +26,12 @@ class Origin:
         >>> Origin().text
         'often said'
         """
-        return f"{self.title} ({self.site}), {self.address}" if self.title else "often said"
+        return f"{self.title_and_site}, {self.address}" if self.title else self.title_and_site
+
+    @property
+    def title_and_site(self) -> str:
+        """The origin without its address."""
+        return f"{self.title} ({self.site})" if self.title else "often said"
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Contrast:
         measure: one of `MEASURES`.
         margin: the smallest difference that matters: a ratio above 1 where the measure is compared by ratios,
             otherwise a difference above 0 in its unit.
-        denied: whether the claim says the opposite: that ``less`` does *not* have less by what matters.
+        denied: whether the claim says that ``less`` does *not* have less by what matters, or by more.
         label: tells it from other contrasts of its claim on the same task; may be empty.
 
     Raises:

@@ -9,6 +9,7 @@ from fallline.claims.claim import Claim
 from fallline.claims.running import Wish, judge_all
 from fallline.claims.view import document, print_judgement, print_table
 from fallline.compare.progress import watched
+from fallline.report.terminal import WIDTH
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,9 +47,12 @@ def show_or_judge(only: Iterable[str], listed: bool, wish: Wish, as_json: bool) 
 
 
 def print_list(claims: Sequence[Claim], console: "Console") -> None:
-    """Print the claims by name, with where they are said."""
+    """Print the claims by name, with where they are said; the addresses are in the report, and in JSON."""
+    from rich.padding import Padding
     from rich.text import Text
 
     for claim in claims:
-        console.print(Text(f"{claim.name}  ", "bold") + Text(claim.statement), soft_wrap=True)
-        console.print(Text(f"    {claim.origin.text}", "dim"), soft_wrap=True)
+        lines = Text(claim.name, "bold"), Text(claim.statement), Text(claim.origin.title_and_site, "dim")
+        for indent, line in zip((0, 4, 4), lines, strict=True):
+            padded = Padding(line, (0, 0, 0, indent), expand=False)
+            console.print(padded, width=min(WIDTH, console.width), highlight=False)

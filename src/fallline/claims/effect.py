@@ -46,6 +46,20 @@ class Effect:
         """Return the one-sided p-value of a true difference below ``limit``."""
         return self._tail(self.difference - limit)
 
+    @property
+    def p_for(self) -> float:
+        """The one-sided p-value of what the contrast claims."""
+        if self.contrast.denied:
+            return self.p_below(self.contrast.threshold)
+        return self.p_above(0.0)
+
+    @property
+    def p_against(self) -> float:
+        """The one-sided p-value of what would refute it."""
+        if self.contrast.denied:
+            return self.p_above(self.contrast.threshold)
+        return self.p_below(self.contrast.threshold)
+
     def _tail(self, gap: float) -> float:
         if self.error == 0:
             return float(gap >= 0)

@@ -1,15 +1,12 @@
 """Measures of a comparison's arms, taken from its recorded trials."""
 
-from collections.abc import Callable, Mapping
-from math import inf, isfinite
-from statistics import median
+from collections.abc import Callable, Mapping, Sequence
 
-from fallline.claims.arrival import arrivals
 from fallline.claims.samples import Samples
-from fallline.compare.records import Comparison, Trial
+from fallline.compare.records import Comparison, Plan, Trial
+from fallline.compare.search.adaptation import checkpoints
 from fallline.compare.statistics.cells import Cells
-from fallline.compare.statistics.rate_response import rate_response
-from fallline.compare.statistics.sensitivity import loss_reached
+from fallline.studies.measuring.rates import has_diverged, untrained_loss
 from fallline.studies.summary import scale
 from fallline.tasks.task import Task
 
@@ -22,14 +19,13 @@ def samples_of(comparison: Comparison, task: Task) -> Samples:
 
     A training that diverged or failed counts as the worst of all arms.
     """
-    finals = {short(arm): comparison.finals(arm) for arm in comparison.plan.arms}
-    tuning = {short(arm): tuned for arm in comparison.plan.arms if (tuned := comparison.tuning(arm))}
-    values = {
-        **_of_finals(finals, comparison.plan.metric_name),
-        **arrivals(comparison, finals, {short(arm): x for arm, x in _step_seconds(comparison).items()}),
-        **_of_tuning({arm: trials for arm, trials in tuning.items() if "lr" in trials[0].spec.settings}),
-    }
     plan = comparison.plan
+    finals = {short(arm): comparison.finals(arm) for arm in plan.arms}
+    early = {short(arm): _before_moves(comparison.tuning(arm), plan) for arm in plan.arms}
+    values = {
+        **_of_finals(finals, plan.metric_name),
+        "diverged": _diverged(early, untrained_loss(task, plan.seed)),
+    }
     runs = f"{plan.trials} tuning trials, {plan.studies} × {plan.seeds} runs of each arm"
     return Samples({name: arms for name, arms in values.items() if arms}, task.name, f"{scale(task)}; {runs}")
 
@@ -48,7 +44,6 @@ def _of_finals(finals: Mapping[str, list[Trial]], metric: str) -> dict[str, dict
     measures: dict[str, Value] = {
         "test loss": lambda trial: trial.loss or 0.0,
         "training loss": lambda trial: trial.curve.train_loss[-1],
-        "gap": lambda trial: trial.curve.valid_loss[-1] - trial.curve.train_loss[-1],
     }
     values = {name: _cells(finals, value, worst=max) for name, value in measures.items()}
     if metric == "accuracy":
@@ -67,41 +62,15 @@ def _cells(
     }
 
 
-def _step_seconds(comparison: Comparison) -> dict[str, float]:
-    passes = comparison.pass_microseconds
-    return {arm: (passes.get(arm, inf) + own) / 1e6 for arm, own in comparison.step_microseconds.items()}
+def _before_moves(tuned: Sequence[Trial], plan: Plan) -> list[Trial]:
+    """Return the trials before a space may move: all arms that share a space have tried the same rates."""
+    first = min(checkpoints(plan.trials), default=plan.trials)
+    return [trial for trial in tuned if trial.spec.index < first]
 
 
-def _of_tuning(tuning: Mapping[str, list[Trial]]) -> dict[str, dict[str, Cells]]:
-    by_study = {
-        arm: {study: [t for t in trials if t.spec.study == study] for study in {t.spec.study for t in trials}}
+def _diverged(tuning: Mapping[str, Sequence[Trial]], untrained: float) -> dict[str, Cells]:
+    """Return for each trial, by study and number, whether it ended worse than the untrained model."""
+    return {
+        arm: {(t.spec.study, t.spec.index): float(has_diverged(t, untrained)) for t in trials}
         for arm, trials in tuning.items()
     }
-    values: dict[str, dict[str, Cells]] = {}
-    for name, value in (
-        ("diverged", _diverged),
-        ("loss of an untuned rate", _untuned),
-        ("good rates", _good),
-    ):
-        arms = {
-            arm: {(study, 0): value(trials) for study, trials in each.items()}
-            for arm, each in by_study.items()
-        }
-        values[name] = {arm: cells for arm, cells in arms.items() if all(map(isfinite, cells.values()))}
-    return values
-
-
-def _diverged(trials: list[Trial]) -> float:
-    return sum(t.status == "diverged" for t in trials) / len(trials)
-
-
-def _untuned(trials: list[Trial]) -> float:
-    """Return the loss that half of the rates tried do better than, over the lowest."""
-    losses = [loss_reached(t) for t in trials]
-    return median(losses) / min(losses) if isfinite(median(losses)) else inf
-
-
-def _good(trials: list[Trial]) -> float:
-    """Return over how many decades of the learning rate the loss is within 10 % of its lowest."""
-    found = rate_response([t.spec.settings["lr"] for t in trials], [loss_reached(t) for t in trials])
-    return inf if found is None else found.good.decades

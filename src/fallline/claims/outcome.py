@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fallline.claims.claim import Claim
+from fallline.claims.claim import Claim, Contrast
 from fallline.claims.effect import Effect
 from fallline.compare.statistics.pairs import holm
 
@@ -37,10 +37,10 @@ def judge(claim: Claim, effects: Sequence[Effect]) -> Judgement:
 
     A contrast speaks *for* a claim when a difference d > 0 in the claimed direction is shown, and *against*
     it when d < m is shown, m being the smallest difference that matters: the claimed advantage is then too
-    small to matter, none, or the opposite. Where both are shown, it is too small. Of a contrast that is
-    denied, for and against change places. Each is a one-sided t-test at 2.5 %, and Holm's correction runs
-    over all contrasts of the claim: the chance of any that falsely speaks for it is at most 2.5 %, and so is
-    that of any that falsely speaks against it.
+    small to matter, none, or the opposite. Where both are shown, it is too small. A contrast that is denied
+    says that d < m: it speaks for its claim when that is shown, and against it when d > m is. Each is a
+    one-sided t-test at 2.5 %, and Holm's correction runs over all contrasts of the claim: the chance of any
+    that falsely speaks for it is at most 2.5 %, and so is that of any that falsely speaks against it.
 
     The claim is *supported* when all contrasts speak for it, *refuted* when all speak against it, it
     *depends* when some speak for and some against, and is *not settled* otherwise.
@@ -54,21 +54,32 @@ def judge(claim: Claim, effects: Sequence[Effect]) -> Judgement:
         >>> judge(Claim("faster", "Adam is faster.", (contrast,)), [effect]).outcome
         'supported'
     """
-    shown = [p < LEVEL for p in holm([effect.p_above(0.0) for effect in effects])]
-    small = [p < LEVEL for p in holm([effect.p_below(effect.contrast.threshold) for effect in effects])]
-    opposite = [p < LEVEL for p in holm([effect.p_below(0.0) for effect in effects])]
-    evidence = [_evidence(*each) for each in zip(effects, shown, small, opposite, strict=True)]
+    backed = _shown([effect.p_for for effect in effects])
+    refuted = _shown([effect.p_against for effect in effects])
+    evidence = [_evidence(*each) for each in zip(effects, backed, refuted, strict=True)]
     return Judgement(claim, _outcome(evidence), evidence)
 
 
-def _evidence(effect: Effect, shown: bool, small: bool, opposite: bool) -> Evidence:
-    denied = effect.contrast.denied
-    if small:
-        why = "the opposite" if opposite else "too small to matter" if shown else "no more than what matters"
-        return Evidence(effect, "for" if denied else "against", why)
-    if shown:
-        return Evidence(effect, "against" if denied else "for", "shown")
+def _shown(p_values: Sequence[float]) -> list[bool]:
+    return [p < LEVEL for p in holm(p_values)]
+
+
+def _evidence(effect: Effect, backed: bool, refuted: bool) -> Evidence:
+    if effect.contrast.denied:
+        if backed:
+            return Evidence(effect, "for", "no more than what matters")
+        if refuted:
+            return Evidence(effect, "against", "more than what matters")
+    elif refuted:
+        return Evidence(effect, "against", "too small to matter" if backed else _smaller(effect))
+    elif backed:
+        return Evidence(effect, "for", "shown")
     return Evidence(effect, "open", "not enough evidence")
+
+
+def _smaller(effect: Effect) -> str:
+    """Return by how much an effect misses what matters, by its own interval."""
+    return "the opposite" if effect.p_below(0.0) < LEVEL else "no more than what matters"
 
 
 def _outcome(evidence: Sequence[Evidence]) -> str:
@@ -88,9 +99,16 @@ def _what_decides(evidence: Sequence[Evidence]) -> str:
     differences = {
         "the task": [each.effect.task for each in decided],
         "what is measured": [each.effect.contrast.measure for each in decided],
-        "the opponent": [each.effect.contrast.more for each in decided],
+        "the optimizer": [_optimizer(each.effect.contrast) for each in decided],
+        "what it is compared with": [each.effect.contrast.more for each in decided],
     }
     for name, values in differences.items():
         if len(set(zip(values, (each.says for each in decided), strict=True))) == len(set(values)) > 1:
             return name
     return "what is compared"
+
+
+def _optimizer(contrast: Contrast) -> str:
+    """Return the optimizer that both arms have, or nothing."""
+    less, more = (arm.partition(",")[0] for arm in (contrast.less, contrast.more))
+    return less if less == more else ""

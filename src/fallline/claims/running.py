@@ -2,9 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from fallline.claims.claim import Claim, ClaimError
 from fallline.claims.effect import effect_of
@@ -12,39 +9,16 @@ from fallline.claims.experiments.catalogue import EXPERIMENTS
 from fallline.claims.outcome import Judgement, judge
 from fallline.claims.samples import Samples
 from fallline.claims.view import document, page
-from fallline.compare.storage.files import check_room, write_whole
+from fallline.compare.storage.files import write_whole
 from fallline.core.errors import FalllineError
 from fallline.studies.lab import USUAL, Lab, Watch, unwatched
+from fallline.studies.wishes import Wish
 from fallline.tasks.load import load
 
 #: What an experiment measured, in its folder.
 SAMPLES = "samples.json"
 #: Why an experiment has no samples.
 Failure = FalllineError
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How claims are to be judged.
-
-    Args:
-        out: the folder of results.
-        quick: small sizes, for a first impression.
-        seed: where all random numbers are derived from.
-        workers: processes; None for one on each core.
-        resume: go on in ``out``; no experiment that is finished is run again.
-    """
-
-    out: Path
-    quick: bool = False
-    seed: int = 0
-    workers: int | None = None
-    resume: bool = False
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What two runs must agree on for one to go on where the other stopped."""
-        return {"quick": self.quick, "seed": self.seed}
 
 
 def judge_all(
@@ -68,7 +42,7 @@ def judge_all(
     Raises:
         ClaimError: ``out`` holds claims that were judged in another way, or ``wish`` does not resume them.
     """
-    _begin(wish)
+    wish.begin(wish.out, ClaimError)
     measured: dict[str, Samples | Failure] = {}
     judged: dict[str, Judgement] = {}
     for name in _needed(claims):
@@ -89,20 +63,6 @@ def _needed(claims: Sequence[Claim]) -> list[str]:
     """Return the experiments that ``claims`` need, in the order of the catalogue."""
     wanted = {name for claim in claims for name in claim.experiments}
     return [name for name in EXPERIMENTS if name in wanted]
-
-
-def _begin(wish: Wish) -> None:
-    """Note in the folder what was wished, and raise if something else was before."""
-    note = wish.out / "wish.json"
-    if not note.exists():
-        check_room(wish.out)
-        wish.out.mkdir(parents=True, exist_ok=True)
-        write_whole(note, json.dumps(wish.identity))
-    elif not wish.resume:
-        raise ClaimError(f"{wish.out} holds claims; go on with them by --resume, or choose another --out")
-    elif (before := json.loads(note.read_text())) != wish.identity:
-        changed = ", ".join(name for name, value in wish.identity.items() if before.get(name) != value)
-        raise ClaimError(f"{wish.out} was made with another {changed}; choose another --out")
 
 
 def _measured(name: str, wish: Wish, watch: Watch) -> Samples | Failure:

@@ -1,5 +1,6 @@
 """Judged claims as JSON, as lines of a terminal, and as a page with a figure of all effects."""
 
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from math import asinh
@@ -19,12 +20,23 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 COLOURS = {"for": PALETTE[2], "against": RED, "open": GREY}
-STYLES = {"supported": "green", "refuted": "red", "depends": "yellow", "not": "dim"}
+#: What stands before a contrast that says so of its claim.
+SIGNS = {"for": "✓", "against": "✗", "open": "?"}
+SIGNS_SAY = "✓ speaks for the claim, ✗ against it, ? is open."
+STYLES = {"supported": "green", "refuted": "red", "depends": "yellow", "not settled": "dim"}
 #: Numbers on the axis of effects, in units of the smallest difference that matters.
 TICKS = (-1000, -100, -10, -3, -1, 0, 1, 3, 10, 100, 1000)
 #: Effects beyond these many units are drawn at the end.
 FARTHEST = 3000.0
+CHANCE = (
+    "Each claim is judged by itself at 2.5 % on either side: of fifty, one may well be judged wrongly. "
+    "All runs have the same data, so nothing is said of others."
+)
 TITLE = "What tutorials say of optimizers, measured"
+LEGEND = (
+    "× is how many times as much the arm has of which a claim expects more, + by how much more it has, each "
+    "with its 95 % interval, from independent tunings where anything is tuned."
+)
 ABOUT = (
     "Each line is a difference with its 95 % interval, in units of the smallest difference that matters. "
     "Right of 0 it is as claimed; right of 1 it also matters. Green speaks for the claim, red against it, "
@@ -57,6 +69,7 @@ def _contrast(evidence: Evidence) -> dict[str, Any]:
         "less": contrast.less,
         "more": contrast.more,
         "denied": contrast.denied,
+        "label": contrast.label,
         "values": list(effect.values),
         "kind": effect.measure.kind,
         "difference": effect.difference,
@@ -122,17 +135,15 @@ def page(judgements: Sequence[Judgement]) -> str:
 
 def overview(judgements: Sequence[Judgement]) -> Finding:
     """Return how many claims have which outcome, and the figure of all effects."""
-    counts: dict[str, int] = {}
-    for each in judgements:
-        kind = each.outcome.partition(" on ")[0]
-        counts[kind] = counts.get(kind, 0) + 1
-    said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items(), key=lambda item: -item[1]))
+    counts = Counter(each.outcome.partition(" on ")[0] for each in judgements)
+    said = ", ".join(f"{kind} {counts[kind]}" for kind in STYLES if counts[kind])
     figure = Figure("All effects", ABOUT, forest(judgements))
     return Finding(
         "overview",
         "How many hold?",
         plural(len(judgements), "claim"),
-        f"{said or 'none judged yet'}.",
+        f"{said[0].upper()}{said[1:]}." if said else "None is judged yet.",
+        sentences=[LEGEND, CHANCE],
         figures=[figure],
         facts=stamp(),
     )
@@ -227,15 +238,16 @@ def print_table(judgements: Sequence[Judgement], console: "Console") -> None:
         shown = [_brief(evidence) for evidence in each.evidence] or [each.reason]
         grid.add_row(Text(each.claim.statement), _styled(each), Text("\n".join(shown)), end_section=True)
     console.print(grid, width=min(WIDTH, console.width))
-    console.print(Text(overview(judgements).answer), width=min(WIDTH, console.width))
+    for line in (f"{SIGNS_SAY} {LEGEND}", overview(judgements).answer):
+        console.print(Text(line), width=min(WIDTH, console.width))
 
 
 def _styled(judgement: Judgement) -> "Text":
     from rich.text import Text
 
-    return Text(judgement.outcome, STYLES[judgement.outcome.partition(" ")[0]])
+    return Text(judgement.outcome, STYLES[judgement.outcome.partition(" on ")[0]])
 
 
 def _brief(evidence: Evidence) -> str:
-    sign = {"for": "+", "against": "−", "open": "?"}[evidence.says]
-    return f"{sign} {evidence.effect.where}: {evidence.effect.contrast.measure} {evidence.effect.text}"
+    effect = evidence.effect
+    return f"{SIGNS[evidence.says]} {effect.where}: {effect.contrast.measure} {effect.text}"

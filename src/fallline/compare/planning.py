@@ -106,7 +106,8 @@ def prepare(request: Request) -> Prepared:
     stack = _stack(request, task, arms, stored.plan if stored else None)
     cost = cost.stacked(stack.width, stack.factor)
     workers, note = _fitting_memory(request, cost)
-    workers = _worth_starting(request, workers, cost, seconds)
+    if not stacks(request, stored.plan if stored else None):
+        workers = _worth_starting(request, workers, cost, seconds)
     if stored:
         refuse_another(request, stored.plan, task, arms)
         plan = resumed(request, stored.plan, workers, seconds)
@@ -251,8 +252,11 @@ def _stack(request: Request, task: Task, arms: Mapping[str, Arm], stored: Plan |
     if not stacks(request, stored):
         return Gain()
     gain = stacking_gain(task, arms)
-    if gain.problem:
-        raise ComparisonError(f"trainings cannot be stacked: {gain.problem}; leave out --executor stacked")
+    problem = gain.problem
+    if gain.factor <= 1 and stored is None:  # one that goes on does so as it began
+        problem = problem or "single trainings are faster on this model"
+    if problem:
+        raise ComparisonError(f"trainings cannot be stacked: {problem}; leave out --executor stacked")
     return gain
 
 

@@ -90,9 +90,9 @@ def _fixed(arms: Mapping[str, Arm]) -> dict[str, Any]:
 
 
 def stacks(request: Request, stored: Plan | None) -> bool:
-    """Say whether trainings are made in stacks, as asked for or else as they were before."""
+    """Say whether trainings are made in stacks, as asked for or else as they were before, by workers."""
     if request.executor is None:
-        return stored is not None and stored.stacked
+        return stored is not None and stored.stacked and request.workers != 0
     return request.executor == "stacked"
 
 

@@ -19,7 +19,8 @@ class Batch:
 
     ``rows[i]`` is the parameter group of parameter ``i`` and ``indices[i]`` its place among all parameters;
     ``fresh[i]`` tells whether the state of a rule that asks was made for the coming step. ``states[i]`` is
-    the optimizer's own state dict of parameter ``i``. ``differentiable`` asks that autograd can follow.
+    the optimizer's own state dict of parameter ``i``. ``differentiable`` asks that autograd can follow,
+    ``by_rows`` that only those rows are looked at that the parameters' sparse gradients touch.
     """
 
     plan: Plan
@@ -29,6 +30,7 @@ class Batch:
     rows: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     fresh: list[bool] = field(default_factory=list)
+    by_rows: bool = False
 
     def add(self, param: Tensor, state: dict[str, Any], row: int, index: int, fresh: bool) -> None:
         """Add one parameter."""
@@ -87,12 +89,14 @@ class Backend(Protocol):
 
 #: Constructors of backends, fastest first; `fallline.backends` fills it. The last one refuses nothing.
 available: list[Callable[[], Backend]] = []
+#: Those that look at the rows that sparse gradients touch, and at no others.
+available_by_rows: list[Callable[[], Backend]] = []
 
 
-def choose(group: Mapping[str, Any], param: Tensor) -> tuple[Backend, list[str]]:
+def choose(group: Mapping[str, Any], param: Tensor, by_rows: bool = False) -> tuple[Backend, list[str]]:
     """Return the fastest backend that can step ``param``, and why each faster one cannot."""
     reasons = []
-    for get in available:
+    for get in available_by_rows if by_rows else available:
         backend = get()
         reason = backend.refuses(group, param)
         if reason is None:

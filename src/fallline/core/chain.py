@@ -1,6 +1,7 @@
 """Any sequence of transforms as an optimizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import Parameter, Signature
 from typing import Any
 
 from fallline.core.errors import RuleError, UnknownOptionError, suggestion
@@ -89,4 +90,15 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
             )
         return ChainedOptimizer(params, links, values, **flags)
 
+    make.__signature__ = _signature(links, defaults, sorted(options))  # type: ignore[attr-defined]
     return make
+
+
+def _signature(
+    links: tuple[Transform, ...], defaults: Mapping[str, Any], options: Iterable[str]
+) -> Signature:
+    """Return the signature of a class with these settings: a comparison reads there what to search."""
+    read = {n: defaults.get(n, Parameter.empty) for t in links for n in t.settings_read}
+    named = {**read, **dict.fromkeys(options)}
+    keywords = [Parameter(n, Parameter.KEYWORD_ONLY, default=value) for n, value in named.items()]
+    return Signature([Parameter("params", Parameter.POSITIONAL_OR_KEYWORD), *keywords])

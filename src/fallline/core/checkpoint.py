@@ -300,7 +300,7 @@ def _kept(optimizer: "Optimizer", group: Settings) -> Callable[[torch.Size], Kep
     """
     switches = [h for h in optimizer.hyperparameters_of(group) if isinstance(h.default, (bool, int, float))]
     values = {h.name: (False, True) if isinstance(h.default, bool) else (0.0, 0.5) for h in switches}
-    variants = [group, *({**group, name: value} for name, pair in values.items() for value in pair)]
+    variants = [*({**group, name: value} for name, pair in values.items() for value in pair), group]
     plans = [plan(optimizer.transforms(each)) for each in variants]
 
     @cache

@@ -20,6 +20,7 @@ from fallline.core.errors import RuleError
 from fallline.core.plan import Plan, plan
 from fallline.core.reduction import Taken, refuse_unaligned, totals, vetoed
 from fallline.core.refusals import refuse, refuse_beyond_elements, refuse_mismatch
+from fallline.core.sparsity import by_rows
 from fallline.core.state import STEPS_PER_DISPATCH, make_state
 from fallline.core.transform import Sum
 
@@ -206,10 +207,11 @@ def _batches(
         rule = plan(optimizer.transforms(group))
         state = _state_of(optimizer, rule, p) if keep else dict(optimizer.state.get(p, {}))
         made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
-        backend, _ = choose(group, p)
+        sparse = by_rows(optimizer, group, rule, p)
+        backend, _ = choose(group, p, sparse)
         differentiable = bool(group.get("differentiable"))
         key = (rule, backend.name, differentiable, p.device, *_dtypes(rule, state, p))
-        _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable)))
+        _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable, by_rows=sparse)))
         batch.add(p, state, row, index, fresh=not rule.fresh_slots.isdisjoint(made))
         news.append((p, state, made))
     return list(batches.values()), news

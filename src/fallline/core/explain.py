@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from fallline.core.backend import Batch, choose
+import torch
+
+from fallline.core.backend import Backend, Batch, choose
 from fallline.core.dispatch import Dispatch
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Pass, WholePass, descend
@@ -12,8 +14,8 @@ from fallline.core.transform import Transform
 def explain(optimizer: Optimizer) -> str:
     """Return the plan of ``optimizer``: passes, bytes moved and kept per parameter, backend and why.
 
-    Every parameter counts as if it had a gradient. Bytes are per element: ``g`` is read, the parameter and
-    each state are read and written.
+    Every parameter counts as if it had a gradient, a dense one unless it has a sparse one now. Bytes are per
+    element: ``g`` is read, the parameter and each state are read and written.
 
     Example:
         >>> import torch, fallline
@@ -36,11 +38,18 @@ def show_kernel(optimizer: Optimizer) -> str:
 def bytes_moved(optimizer: Optimizer) -> int:
     """Return the bytes that the kernels of one step read and write, every parameter having a gradient."""
     return sum(
-        sum(backend.traffic(batch, one) or ()) * sum(p.numel() for p in batch.params)
+        sum(backend.traffic(batch, one) or ()) * _elements(batch)
         for part in _parts(optimizer)
         for backend, batch in Dispatch.of_all(part)
         for one in batch.plan.passes
     )
+
+
+def _elements(batch: Batch) -> int:
+    """Return how many elements a step of the batch looks at."""
+    if not batch.by_rows:
+        return sum(p.numel() for p in batch.params)
+    return sum(p.grad._values().numel() for p in batch.params if p.grad is not None)
 
 
 def _parts(optimizer: Any) -> tuple[Optimizer, ...]:
@@ -60,18 +69,18 @@ def _lines(optimizer: Optimizer) -> list[str]:
     batches = Dispatch.of_all(optimizer)
     count = f"{len(batches)} batch{'es' if len(batches) > 1 else ''} of parameters"
     lines = [f"{type(optimizer).__name__}: {count}"]
-    for group_row, batch in [(batch.rows[0], batch) for _, batch in batches]:
-        lines += _describe(optimizer.param_groups[group_row], batch)
+    for backend, batch in batches:
+        lines += _describe(optimizer.param_groups[batch.rows[0]], backend, batch)
     return lines
 
 
-def _describe(group: dict[str, Any], batch: Batch) -> list[str]:
+def _describe(group: dict[str, Any], backend: Backend, batch: Batch) -> list[str]:
     p = batch.params[0]
-    backend, reasons = choose(group, p)
+    _, reasons = choose(group, p, batch.by_rows)
     elements = sum(q.numel() for q in batch.params)
     tensors = f"{len(batch.params)} tensor{'s' if len(batch.params) > 1 else ''}"
     lines = [f"  {tensors}, {elements:,} elements, {p.dtype}, backend {backend.name}"]
-    lines += [f"    not {reason}" for reason in reasons]
+    lines += [f"    not {reason}" for reason in reasons] + _sparsity(batch)
     if not backend.fuses:
         names = ", ".join(_names(batch.plan.transforms))
         return [*lines, f"    torch operations, one tensor after the other: {names}"]
@@ -87,6 +96,17 @@ def _state_bytes(batch: Batch) -> float:
     names = [slot.name for slot in (*batch.plan.slots, *batch.plan.shaped_slots)]
     held = sum(state[n].nbytes for state in batch.states for n in names if n in state)
     return held / max(sum(p.numel() for p in batch.params), 1)
+
+
+def _sparsity(batch: Batch) -> list[str]:
+    """Return what becomes of sparse gradients, if the batch has any that the rules look at."""
+    grads = [p.grad for p in batch.params if p.grad is not None and p.grad.layout != torch.strided]
+    if not grads or not batch.plan.uses_grad:
+        return []
+    if not batch.by_rows:
+        return ["    sparse gradients are made dense: the rules move more than the rows they touch"]
+    touched = sum(g._nnz() for g in grads)
+    return [f"    sparse gradients of {touched:,} rows: they are stepped, and no others looked at"]
 
 
 def _names(transforms: tuple[Transform, ...]) -> list[str]:

@@ -15,7 +15,8 @@ class Hyperparameter:
 
     ``low`` and ``high`` bound the allowed values; each end is allowed unless ``open_low`` / ``open_high``.
     ``complaint`` is how the error for a bad value starts: torch's own words, so that a search finds them.
-    A tuple such as ``betas`` has ``parts``, one record for each scalar that the rule reads.
+    A tuple such as ``betas`` has ``parts``, one record for each scalar that the rule reads. ``read_as`` is
+    the name that rules have for it, if not its own.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Hyperparameter:
     search: Range | None = None
     complaint: str = ""
     parts: tuple["Hyperparameter", ...] = ()
+    read_as: str = ""
 
     def check(self, value: Any) -> None:
         """Raise ValueError, TypeError or IndexError, as torch does, when ``value`` is not allowed."""
@@ -46,7 +48,7 @@ class Hyperparameter:
         """Where the numbers that rules read lie in a parameter group: key and index, by name."""
         if self.parts:
             return {part.name: (self.name, i) for i, part in enumerate(self.parts)}
-        return {self.name: (self.name, None)}
+        return {self.read_as or self.name: (self.name, None)}
 
     @property
     def interval(self) -> str:

@@ -17,6 +17,7 @@ from fallline.core.errors import NotSettled, RuleError, UnknownOptionError, sugg
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.plan import negate, plan
 from fallline.core.schedule import at
+from fallline.core.sparsity import Sparse, leaves_the_rest_alone
 from fallline.core.timetable import STATES, STEPS, Timetable
 from fallline.core.transform import Transform, bare, settings_of
 
@@ -98,9 +99,17 @@ class Optimizer(torch.optim.Optimizer):
         """Return the chain of transforms for a parameter group with these settings."""
         raise NotImplementedError(f"{cls.__name__} must define rules(group)")
 
-    def takes_sparse(self, group: Mapping[str, Any]) -> bool:
-        """Tell whether gradients may be sparse; they are then made dense, which changes only the speed."""
-        return False
+    def takes_sparse(self, group: Mapping[str, Any]) -> Sparse | None:
+        """Return what becomes of sparse gradients, or None where they are refused.
+
+        Where a rule leaves elements without a gradient alone, the rows that one touches are all there is to
+        do. Other rules may let it be made dense, which changes only the speed.
+        """
+        return "rows" if leaves_the_rest_alone(plan(self.transforms(group))) else None
+
+    def refuses_dense(self, group: Mapping[str, Any]) -> str | None:
+        """Return what to do instead where gradients must be sparse, or None where they may be dense."""
+        return None
 
     def transforms(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Return the whole chain for a parameter group: its `rules`, uphill if it maximizes."""

@@ -15,15 +15,23 @@ def refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
     name = type(optimizer).__name__
     if not (p.is_floating_point() or p.is_complex()):
         raise RuntimeError(f"{name} cannot step a parameter of {p.dtype}; it needs a floating-point dtype")
-    if p.grad is not None and p.grad.layout != torch.strided and not optimizer.takes_sparse(group):
-        raise RuntimeError(
-            f"{name} does not support sparse gradients (got {p.grad.layout}) with these settings; "
-            f"make them dense, for example Embedding(..., sparse=False)"
-        )
+    if p.grad is not None:
+        _refuse_layout(optimizer, group, p.grad.layout)
     if group.get("capturable") and p.device.type == "cpu":
         raise AssertionError(
             f"If capturable=True, params and state_steps must be on supported devices: "
             f"['cuda', 'xpu', 'hpu', 'privateuseone', 'xla']; {name} got cpu, so leave capturable=False"
+        )
+
+
+def _refuse_layout(optimizer: "Optimizer", group: dict[str, Any], layout: torch.layout) -> None:
+    name, dense_is_refused = type(optimizer).__name__, optimizer.refuses_dense(group)
+    if dense_is_refused and layout != torch.sparse_coo:
+        raise RuntimeError(f"{name} does not support dense gradients, {dense_is_refused}")
+    if layout != torch.strided and not optimizer.takes_sparse(group):
+        raise RuntimeError(
+            f"{name} does not support sparse gradients (got {layout}) with these settings; "
+            f"make them dense, for example Embedding(..., sparse=False)"
         )
 
 

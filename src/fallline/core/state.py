@@ -18,9 +18,8 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
     made = [name for name in shapes if state.get(name) is None]
     for slot in rule.scalar_slots:
         if slot.name in made:
-            value = _initial(slot, group)
             state[slot.name] = torch.tensor(
-                value, dtype=_scalar_dtype(), device=p.device if p.is_cuda else "cpu"
+                _initial(slot, group), dtype=scalar_dtype(slot), device=p.device if p.is_cuda else "cpu"
             )
         elif state[slot.name].dtype in (torch.bfloat16, torch.float16):
             state[slot.name] = state[slot.name].float()  # torch rounds it to the parameter's dtype
@@ -49,8 +48,10 @@ def _initial(slot: Slot, group: dict[str, Any]) -> float:
     return float(group[slot.initial]) if isinstance(slot.initial, str) else slot.initial
 
 
-def _scalar_dtype() -> torch.dtype:
-    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+def scalar_dtype(slot: Slot) -> torch.dtype:
+    """Return the dtype in which state of one value per tensor is made."""
+    wide = slot.exact or torch.get_default_dtype() == torch.float64
+    return torch.float64 if wide else torch.float32
 
 
 def _exact_counter(step: Tensor) -> Tensor:

@@ -35,11 +35,13 @@ class Slot:
     ``initial`` is the starting value, the name of the hyperparameter that holds it, or ``"p"``: a copy of
     the parameter. ``shape`` gives from the parameter's shape that of the slot, or None where a tensor has no
     such slot and the rule gets None; only rules on whole tensors keep such state, in float32 at least.
+    State per tensor that is ``exact`` is kept in float64, not in torch's default dtype.
     """
 
     name: str
     initial: float | str = 0.0
     shape: Callable[[Shape], Shape | None] | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,11 +198,16 @@ class Transform:
         return tuple(dict.fromkeys(n for n in names if n not in given))
 
 
-def per_tensor(**slots: float | str) -> Callable[[Callable[..., dict[str, Any]]], PerTensor]:
-    """Declare a function evaluated once per tensor; ``slots`` are its scalar state and starting values."""
+def per_tensor(
+    *, exact: bool = False, **slots: float | str
+) -> Callable[[Callable[..., dict[str, Any]]], PerTensor]:
+    """Declare a function evaluated once per tensor; ``slots`` are its scalar state and starting values.
+
+    ``exact`` keeps that state in float64: sums of many small numbers stand still in float32.
+    """
 
     def declare(function: Callable[..., dict[str, Any]]) -> PerTensor:
-        return PerTensor(function, tuple(Slot(name, initial) for name, initial in slots.items()))
+        return PerTensor(function, tuple(Slot(name, first, exact=exact) for name, first in slots.items()))
 
     return declare
 

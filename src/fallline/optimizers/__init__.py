@@ -37,10 +37,17 @@ from fallline.optimizers.prodigy import Prodigy
 from fallline.optimizers.dadapt_adam import DAdaptAdam
 from fallline.optimizers.dog import DoG
 from fallline.optimizers.muon_adamw import MuonAdamW
+from fallline.optimizers.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from fallline.optimizers.soap import SOAP
+from fallline.optimizers.shampoo import Shampoo
+from fallline.optimizers.psgd_kron import PSGDKron
+from fallline.optimizers.sparse_adam import SparseAdam
+from fallline.optimizers.sparse_adamw import SparseAdamW
 
 __all__ = [
-    "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta",
-    "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon", "MuonAdamW", "NAdam",
-    "NAdamW", "NovoGrad", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "SignSGD", "Signum",
-    "SophiaG", "StableAdamW", "Yogi",
+    "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "SOAP", "AdEMAMix", "AdaBelief", "AdaBound",
+    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon",
+    "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "PSGDKron", "Prodigy", "ProximalSGD", "RAdam", "RMSprop",
+    "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "SophiaG", "SparseAdam",
+    "SparseAdamW", "StableAdamW", "Yogi",
 ]  # fmt: skip

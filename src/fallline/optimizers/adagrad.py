@@ -11,6 +11,7 @@ from fallline.core.plan import plan
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt
 from fallline.core.space import Range
+from fallline.core.sparsity import Sparse
 from fallline.core.state import make_state
 from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, epsilon, learning_rate, space, weight_decay
@@ -120,9 +121,9 @@ class Adagrad(Optimizer):
             state["sum"].share_memory_()
         self._dispatches = ()
 
-    def takes_sparse(self, group: Mapping[str, Any]) -> bool:
+    def takes_sparse(self, group: Mapping[str, Any]) -> Sparse | None:
         """Take sparse gradients unless weight decay makes every step dense, as torch does."""
-        return not group["weight_decay"]
+        return super().takes_sparse(group) or (None if group["weight_decay"] else "dense")
 
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:

@@ -135,9 +135,9 @@ class DAdaptAdam(Optimizer):
             params,
             dict(
                 lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
-                use_bias_correction=int(use_bias_correction), d0=d0,
-                growth_rate=min(growth_rate, float_info.max), maximize=maximize, foreach=foreach,
-                capturable=capturable, differentiable=differentiable,
+                use_bias_correction=use_bias_correction, d0=d0,
+                growth_rate=float_info.max if growth_rate == inf else growth_rate, maximize=maximize,
+                foreach=foreach, capturable=capturable, differentiable=differentiable,
             ),
             **extra,
         )  # fmt: skip

@@ -176,9 +176,9 @@ class Prodigy(Optimizer):
             params,
             dict(
                 lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
-                use_bias_correction=int(use_bias_correction), safeguard_warmup=int(safeguard_warmup), d0=d0,
-                d_coef=d_coef, growth_rate=min(growth_rate, float_info.max), maximize=maximize,
-                foreach=foreach, capturable=capturable, differentiable=differentiable,
+                use_bias_correction=use_bias_correction, safeguard_warmup=safeguard_warmup, d0=d0,
+                d_coef=d_coef, growth_rate=float_info.max if growth_rate == inf else growth_rate,
+                maximize=maximize, foreach=foreach, capturable=capturable, differentiable=differentiable,
             ),
             **extra,
         )  # fmt: skip

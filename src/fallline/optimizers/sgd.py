@@ -9,6 +9,7 @@ from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import where
+from fallline.core.sparsity import Sparse
 from fallline.core.transform import Transform, transform
 from fallline.optimizers.settings import (
     MAXIMIZE,
@@ -137,9 +138,9 @@ class SGD(Optimizer):
                 "Nesterov momentum requires a momentum and zero dampening; set momentum=0.9, dampening=0"
             )
 
-    def takes_sparse(self, group: Mapping[str, Any]) -> bool:
+    def takes_sparse(self, group: Mapping[str, Any]) -> Sparse | None:
         """Take sparse gradients unless weight decay makes every step dense, as torch does."""
-        return not group["weight_decay"]
+        return super().takes_sparse(group) or (None if group["weight_decay"] else "dense")
 
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:

@@ -24,7 +24,8 @@ def page(findings: Sequence[Finding], title: str = "What we measured") -> str:
     if len(findings) == 1:
         return document(findings[0].question, _section(findings[0], "h1"))
     items = "".join(
-        f'<dt><a href="#{f.name}">{escape(f.question)}</a></dt><dd>{prose(f.answer)}</dd>' for f in findings
+        f'<dt><a href="#{escape(f.name)}">{escape(f.question)}</a></dt><dd>{prose(f.answer)}</dd>'
+        for f in findings
     )
     head = f'<header><h1>{escape(title)}</h1></header><dl class="answers">{items}</dl>'
     return document(title, head + "".join(_section(finding, "h2") for finding in findings))
@@ -32,12 +33,13 @@ def page(findings: Sequence[Finding], title: str = "What we measured") -> str:
 
 def _section(finding: Finding, heading: str) -> str:
     sentences = "".join(f"<li>{prose(sentence)}</li>" for sentence in finding.sentences)
+    name = escape(finding.name)
     return (
-        f'<section id="{finding.name}"><p class="task">{prose(finding.scale)}</p>'
+        f'<section id="{name}"><p class="task">{prose(finding.scale)}</p>'
         f'<{heading}>{escape(finding.question)}</{heading}><p class="lead">{prose(finding.answer)}</p>'
         f'<ul class="findings">{sentences}</ul>'
         + "".join(map(_table, finding.tables))
-        + "".join(_figure(f"{finding.name}-{i}", figure) for i, figure in enumerate(finding.figures))
+        + "".join(_figure(f"{name}-{i}", figure) for i, figure in enumerate(finding.figures))
         + _caveats(finding)
         + _facts(finding)
         + "</section>"

@@ -8,6 +8,7 @@ from typing import Any
 from fallline.core.errors import CheckpointMismatch, UnknownNameError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
+from fallline.core.sparsity import Sparse
 from fallline.core.transform import Transform
 
 #: The key of a group that names the rule of its parameters.
@@ -87,9 +88,13 @@ class Routed(Optimizer):
         if RULE in group:
             self.maker(group).check_together(group)
 
-    def takes_sparse(self, group: Mapping[str, Any]) -> bool:
-        """Tell whether the group's optimizer takes sparse gradients."""
+    def takes_sparse(self, group: Mapping[str, Any]) -> Sparse | None:
+        """What becomes of sparse gradients in the group's optimizer."""
         return self.maker(group).takes_sparse(group)
+
+    def refuses_dense(self, group: Mapping[str, Any]) -> str | None:
+        """What the group's optimizer refuses."""
+        return self.maker(group).refuses_dense(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; ``rule`` names its optimizer, and what it does not set is as in that rule's first."""

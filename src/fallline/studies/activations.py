@@ -24,8 +24,10 @@ def answer(lab: Lab) -> Finding:
     """Compare the activation functions, AdamW's learning rate tuned anew for each; then in 30 layers."""
     levels, known = QUICK_LEVELS if lab.quick else tuple(ACTIVATIONS), lab.task.name == STUDY.task
     wide, deep = map(with_activations, (lab.task, deep_narrow.make_task() if known else lab.task))
-    wanted = {"activation": levels}
-    comparison = lab.compare("activations", ["adamw"], task=wide, scientific=wanted, share=0.6)
+    wanted, twice = {"activation": levels}, known and not lab.quick
+    comparison = lab.compare(
+        "activations", ["adamw"], task=wide, scientific=wanted, share=0.6 if twice else 1.0
+    )
     norms = {name: depth.norms_by_layer(deep, {"activation": name}, lab.seed) for name in levels}
     finding = found(
         STUDY, comparison, lab.task, answer=f"With its own learning rate each, {leader(comparison)}.",
@@ -33,7 +35,7 @@ def answer(lab: Lab) -> Finding:
     )  # fmt: skip
     said = [sentence(comparison, "activation=sigmoid", "activation=relu"), depth.arriving(norms, deep.name)]
     finding = replace(finding, sentences=said)
-    if lab.quick or not known:
+    if not twice:
         return finding
     shorter = replace(deep, epochs=DEEP_EPOCHS)
     wanted = {"activation": DEEP_LEVELS}

@@ -6,7 +6,7 @@ from fallline.compare.records import Comparison
 from fallline.report.finding import Finding
 from fallline.studies.lab import Lab
 from fallline.studies.measuring.clipped import by_norm, clip_norms, clip_sweep, figure, said, table
-from fallline.studies.measuring.rates import untrained_loss
+from fallline.studies.measuring.rates import BEST_OF_MANY, untrained_loss
 from fallline.studies.measuring.sweeps import shortened
 from fallline.studies.study import Study
 from fallline.studies.summary import facts, scale
@@ -15,12 +15,13 @@ from fallline.tasks.task import Task
 
 #: Norms over the median norm of the gradient, learning rates in a power of ten, and seeds.
 USUAL, QUICK, RECURRENT = ((1, 1 / 4, 1 / 16), 2, 4), ((1, 1 / 4), 1.2, 3), ((1 / 4,), 1.2, 4)
-#: Of the recurrent net's training; and of the budget for each of two tasks.
-LSTM_SHARE, SHARE = 0.2, 0.5
+#: Of the length of the recurrent net's training.
+LSTM_SHARE = 0.2
 
 CAVEATS = [
     "A range that reaches the highest rate that was tried may go on beyond it.",
     "The optimizer is SGD without momentum; others may need clipping less.",
+    BEST_OF_MANY,
 ]
 
 
@@ -30,8 +31,9 @@ def answer(lab: Lab) -> Finding:
     tasks, sizes = [task], [QUICK if lab.quick else USUAL]
     if lab.task.name == STUDY.task and not lab.quick:
         tasks, sizes = [task, shortened(load("text-lstm"), LSTM_SHARE)], [USUAL, RECURRENT]
-    made = {each.name: swept(lab, each, size) for each, size in zip(tasks, sizes, strict=True)}
-    found = {each.name: by_norm(made[each.name], untrained_loss(each.fold(0), lab.seed)) for each in tasks}
+    share = 1 / len(tasks)
+    made = {each.name: swept(lab, each, size, share) for each, size in zip(tasks, sizes, strict=True)}
+    found = {each.name: by_norm(made[each.name], untrained_loss(each, lab.seed)) for each in tasks}
     told = "; ".join(f"on {name}, {said(each)}" for name, each in found.items())
     protocol = "the same seeds at each rate and norm; intervals over seeds"
     return Finding(
@@ -43,11 +45,11 @@ def answer(lab: Lab) -> Finding:
     )  # fmt: skip
 
 
-def swept(lab: Lab, task: Task, size: tuple[Sequence[float], float, int]) -> Comparison:
+def swept(lab: Lab, task: Task, size: tuple[Sequence[float], float, int], share: float) -> Comparison:
     """Return trainings on ``task`` at norms of so many times the gradient's median."""
     factors, per_decade, seeds = size
     norms = [None, *clip_norms(task.fold(0), factors, lab.seed)]
-    return clip_sweep(lab, task.name, task, norms, per_decade, seeds, SHARE)
+    return clip_sweep(lab, task.name, task, norms, per_decade, seeds, share)
 
 
 STUDY = Study("clipping", "Does clipping the gradient widen the range of good learning rates?", answer)

@@ -111,7 +111,10 @@ def bars(
 def heat(
     grid: Sequence[Sequence[float | None]], x: Sequence[str], y: Sequence[str], titles: tuple[str, str, str]
 ) -> dict[str, Any]:
-    """Return a heat map of ``grid``, a row for each of ``y``; ``titles`` are of x, y and the colours."""
+    """Return a heat map of ``grid``, a row for each of ``y``, the first on top, as in a table.
+
+    ``titles`` are of x, y and the colours.
+    """
     trace = {
         "type": "heatmap",
         "z": [list(row) for row in grid],
@@ -123,6 +126,11 @@ def heat(
     }
     axes = {
         "xaxis": {"type": "category", "title": {"text": titles[0]}},
-        "yaxis": {"type": "category", "title": {"text": titles[1]}, "automargin": True},
+        "yaxis": {
+            "type": "category",
+            "title": {"text": titles[1]},
+            "automargin": True,
+            "autorange": "reversed",
+        },
     }
     return plot(figure_of([trace], 160 + 32 * len(y), **axes))

@@ -26,10 +26,9 @@ def answer(lab: Lab) -> Finding:
     stream = lab.compare("optimizers", optimizers, share=0.4)
     alone = without_past(lab.task)
     afresh = None if alone is None else here.compare("afresh", optimizers, task=alone, share=0.1)
-    beta2 = here.compare("beta2", ["adam"], scientific={"beta2": BETA2[:: 2 if lab.quick else 1]}, share=0.3)
-    momentum = here.compare(
-        "momentum", ["sgd"], scientific={"momentum": MOMENTUM[: 2 if lab.quick else 3]}, share=0.2
-    )
+    levels = {"beta2": BETA2[:: 2 if lab.quick else 1]}, {"momentum": MOMENTUM[: 2 if lab.quick else 3]}
+    beta2 = here.compare("beta2", ["adam"], scientific=levels[0], share=0.3)
+    momentum = here.compare("momentum", ["sgd"], scientific=levels[1], share=0.2)
     costs = None if afresh is None else past_costs(afresh, stream)
     rates = effective_rates.figure(courses(stream, lab.task), phases_of(lab.task))
     memories = memory_figure({"Adam's β₂": beta2, "SGD's momentum": momentum})

@@ -24,13 +24,12 @@ FEW, SEED = 1 / 8, 0
 def answer(lab: Lab) -> Finding:
     """Compare shares of dropout on the task, and again where few samples make overfitting worse."""
     task, shares = with_dropouts(lab.task), QUICK_SHARES if lab.quick else SHARES
-    tasks = {"all training data": task, "an eighth of the training data": fewer(task)}
+    few = fewer(task)
+    tasks = {"all training data": task, **({"an eighth of the training data": few} if few else {})}
+    wanted, part = {"dropout": shares}, 1 / len(tasks)
     made = {
-        name: lab.compare(
-            name.replace(" ", "-"), ["adamw"], task=each, scientific={"dropout": shares}, share=0.5
-        )
+        name: lab.compare(name.replace(" ", "-"), ["adamw"], task=each, scientific=wanted, share=part)
         for name, each in tasks.items()
-        if each is not None
     }
     none = f"dropout={shares[0]}"
     said = [f"with {name}, {clause(each, none, best_beside(each, none))}" for name, each in made.items()]

@@ -1,22 +1,17 @@
 """Does early stopping help, and with how much patience? Each patience on the same trainings' curves."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from fallline.compare.judgement.standings import loss_scale
-from fallline.compare.statistics.pairs import Scale
 from fallline.report.finding import Finding
 from fallline.studies.lab import Effort, Lab
-from fallline.studies.measuring.levels import difference
-from fallline.studies.measuring.stopping import Outcome, at_the_end, figures, outcome, table
+from fallline.studies.measuring.stopping import at_the_end, figures, outcome, said, table
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import found
 from fallline.tasks.task import Task
 
 #: Evaluations without a lower loss after which a training ends; trainings have 20.
 PATIENCES = (1, 2, 3, 5, 8)
-#: What counts as close to the lowest loss of the whole training.
-CLOSE = 0.05
 BIASED = (
     "A lowest validation loss was chosen by the data that it is measured on, so it is a little too low; "
     "the loss at the end is not."
@@ -48,17 +43,6 @@ def twice_as_long(task: Task) -> Task:
         name: value and 2 * value for name, value in (("epochs", task.epochs), ("max_steps", task.max_steps))
     }
     return replace(task, patience=None, **longer)
-
-
-def said(made: Mapping[int, Outcome], end: Outcome, scale: Scale) -> str:
-    """Return what the least patience that comes close to the best in hindsight does."""
-    patience = next((p for p, each in made.items() if each.excess.mean <= CLOSE), max(made))
-    excess, share = made[patience].excess, made[patience].share.mean
-    loss = f"a loss {difference(excess, scale)} than the lowest" if excess.mean else "the lowest loss"
-    return (
-        f"A patience of {patience} evaluations keeps {loss} of the whole training and makes "
-        f"{100 * share:.0f} % of its steps; the last weights have a loss {difference(end.excess, scale)}."
-    )
 
 
 STUDY = Study(

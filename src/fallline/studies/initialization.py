@@ -2,20 +2,16 @@
 
 from dataclasses import replace
 
-from fallline.compare.judgement.wording import plural
-from fallline.compare.records import Comparison
 from fallline.report.finding import Finding
-from fallline.report.summary import tuned
 from fallline.studies.lab import Effort, Lab
 from fallline.studies.measuring import depth
 from fallline.studies.measuring.levels import best_beside, sentence
-from fallline.studies.measuring.symmetry import distinct_units, trained
+from fallline.studies.measuring.symmetry import equal_units
 from fallline.studies.reading import leader
 from fallline.studies.study import Study
 from fallline.studies.summary import found
 from fallline.studies.varied import INITIALIZATIONS, UNCHANGED, with_initializations
 from fallline.tasks import deep_narrow
-from fallline.tasks.task import Task
 
 SETTING, QUICK_LEVELS = "initialization", (UNCHANGED, "zero", "large", "xavier", "he")
 #: A second comparison in a deep network: fewer levels, and trainings of a quarter of the length.
@@ -28,7 +24,10 @@ def answer(lab: Lab) -> Finding:
     levels, known = QUICK_LEVELS if lab.quick else (UNCHANGED, *INITIALIZATIONS), lab.task.name == STUDY.task
     layers = deep_narrow.make_task(initialization="default") if known else lab.task
     wide, deep = map(with_initializations, (lab.task, layers))
-    comparison = lab.compare("initializations", ["adamw"], task=wide, scientific={SETTING: levels}, share=0.6)
+    wanted, twice = {SETTING: levels}, known and not lab.quick
+    comparison = lab.compare(
+        "initializations", ["adamw"], task=wide, scientific=wanted, share=0.6 if twice else 1.0
+    )
     norms = {name: depth.norms_by_layer(deep, {SETTING: name}, lab.seed) for name in levels}
     finding = found(
         STUDY, comparison, lab.task, answer=f"With its own learning rate each, {leader(comparison)}.",
@@ -36,24 +35,13 @@ def answer(lab: Lab) -> Finding:
     )  # fmt: skip
     base = f"{SETTING}={UNCHANGED}"
     against = sentence(comparison, base, best_beside(comparison, base))
-    said = [*equal_units(lab, wide, comparison), against, depth.arriving(norms, deep.name)]
+    said = [*equal_units(comparison, wide, f"{SETTING}=zero"), against, depth.arriving(norms, deep.name)]
     finding = replace(finding, sentences=said)
-    if lab.quick or not known:
+    if not twice:
         return finding
     shorter, wanted = replace(deep, epochs=DEEP_EPOCHS), {SETTING: DEEP_LEVELS}
     in_depth = lab.compare("deep", ["adamw"], task=shorter, scientific=wanted, effort=DEEP_EFFORT, share=0.4)
     return depth.beside(finding, in_depth)
-
-
-def equal_units(lab: Lab, task: Task, comparison: Comparison) -> list[str]:
-    """Return how many hidden units differ after a training from zeros, in a sentence if there are any."""
-    settings = {SETTING: "zero", **tuned(comparison, f"{SETTING}=zero")}
-    units = distinct_units(trained(task, "adamw", settings, lab.seed))
-    if units is None:
-        return []
-    found, after = plural(units[0], "distinct set"), f"after {task.total_steps} steps"
-    equal = f"From zeros, the {units[1]} units of the first layer have {found} of weights {after}"
-    return [f"{equal}: units that begin equal have equal gradients."]
 
 
 STUDY = Study("initialization", "Which initial weights train best, and why not zero?", answer)

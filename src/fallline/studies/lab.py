@@ -1,10 +1,13 @@
 """Where a study measures: a task, a folder, an effort, and comparisons that go on where they stopped."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fallline.compare.errors import ComparisonError
+from fallline.compare.judgement.wording import last_line
 from fallline.compare.planning import prepare
 from fallline.compare.protocol.schedule import Schedule
 from fallline.compare.records import Comparison, Trial
@@ -82,13 +85,14 @@ class Lab:
 
         Raises:
             KeyboardInterrupt: Ctrl-C ended it; what is done stays in the folder.
+            ComparisonError: no training has a result.
             FalllineError: as `fallline.compare`.
         """
         size = effort or self.effort
         request = Request(
             task=task or self.task,
             optimizers=optimizers,
-            out=self.folder / label,
+            out=self.place(label),
             resume=True,
             seed=self.seed,
             workers=self.workers,
@@ -104,7 +108,15 @@ class Lab:
         comparison = run(prepared, lambda trials, schedule: self.watch(trials, schedule, prepared.trainings))
         if comparison.interrupted:
             raise KeyboardInterrupt
+        if not any(trial.status == "ok" for trial in comparison.trials):
+            why = last_line(next((t.error for t in comparison.trials if t.error), None))
+            name = prepared.plan.task
+            raise ComparisonError(f"no training on {name} has a result ({why}); check its loss and data")
         return comparison
+
+    def place(self, label: str) -> Path:
+        """Return the folder of what is called ``label``, which may be the name of a task of the user's."""
+        return self.folder / re.sub(r"[^\w.-]+", "-", label)
 
     def on(self, task: Task) -> "Lab":
         """Return the same lab with another task."""

@@ -1,13 +1,11 @@
 """Do layers want rates of their own? Frozen layers, rates that decay with depth, and one rate for all."""
 
-from fallline.compare.records import Comparison
 from fallline.core.space import Range
-from fallline.report.finding import Figure, Finding
-from fallline.studies.drawing import Axis, lines
+from fallline.report.finding import Finding
 from fallline.studies.lab import Effort, Lab
+from fallline.studies.measuring.decays import figure
 from fallline.studies.measuring.layer_rates import ALL, HEAD, UPPER, decayed, layer_count, with_layer_rates
-from fallline.studies.measuring.levels import best_beside, clause, line, mean_over, sentence
-from fallline.studies.reading import loss_axis
+from fallline.studies.measuring.levels import best_beside, clause, sentence
 from fallline.studies.study import Study
 from fallline.studies.summary import found
 
@@ -36,25 +34,8 @@ def answer(lab: Lab) -> Finding:
         lab.task,
         answer=f"On {lab.task.name}, {clause(comparison, base, best)}; {clause(comparison, base, head)}.",
         sentences=[sentence(comparison, base, f"layers={each}") for each in halves],
-        figures=[_figure(comparison, levels)],
+        figures=[figure(comparison, levels)],
     )
-
-
-def _figure(comparison: Comparison, levels: dict[float, str]) -> Figure:
-    scale = "log" if comparison.has_positive_losses else "linear"
-    finals = {gamma: comparison.finals(f"layers={level}") for gamma, level in levels.items()}
-    losses = {
-        gamma: mean_over(runs, lambda run: run.loss or 0.0, scale)
-        for gamma, runs in finals.items()
-        if runs and all(run.loss is not None for run in runs)
-    }
-    about = (
-        "A layer's learning rate over that of the layer above it: 0 trains the head alone, 1 is one rate for "
-        "all. Means with 95 % intervals, the head's rate tuned at each."
-    )
-    drawn = {"loss": line(list(losses), list(losses.values()))}
-    axes = Axis("rate of a layer over that of the next"), loss_axis(comparison, comparison.plan.judged_by)
-    return Figure("Loss over the decay of the learning rate", about, lines(drawn, *axes))
 
 
 STUDY = Study(

@@ -31,6 +31,7 @@ def answer(lab: Lab) -> Finding:
         [
             "The other settings of the optimizers stay at their defaults.",
             "The validation loss is the lowest along a training, as early stopping would keep it.",
+            rates.BEST_OF_MANY,
             "A good learning rate depends on the length of the training, the batch size and the schedule.",
         ],
         {**facts(comparison.plan), "Protocol": rates.protocol(found)},

@@ -46,7 +46,7 @@ def answer(lab: Lab) -> Finding:
         answer=f"{escape.told(shares)}; {batch_noise.told(comparison, sharp)}.",
         sentences=escape.sentences(shares),
         tables=[escape.table(shares, runs), batch_noise.table(comparison, sharp)],
-        figures=[*escape.figures(shares), batch_noise.figure(sharp)],
+        figures=[*escape.figures(shares), batch_noise.figure(comparison.plan, sharp)],
     )
 
 

@@ -143,7 +143,10 @@ def times(interval: Interval) -> str:
 
     >>> times(Interval(2.0, 1.5, 2.5)), times(Interval(2.0, 0.5, 8.0))
     ('2.00 times (95 % 1.50 to 2.50)', '2.00 times (95 % 0.500 to 8.00: no difference could be shown)')
+    >>> times(Interval(2.0))
+    '2.00 times (a single run: no difference could be shown)'
     """
-    low, high = interval.ends or (interval.mean, interval.mean)
+    low, high = interval.ends or (0.0, inf)
+    around = f"95 % {number(low)} to {number(high)}" if interval.ends else "a single run"
     doubt = ": no difference could be shown" if low <= 1 <= high else ""
-    return f"{number(interval.mean)} times (95 % {number(low)} to {number(high)}{doubt})"
+    return f"{number(interval.mean)} times ({around}{doubt})"

@@ -1,50 +1,43 @@
 """Make one study or many, each finding on disk as soon as it is found."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from fallline.compare.storage.files import check_room, write_whole
+from fallline.compare.storage.files import write_whole
 from fallline.core.errors import FalllineError
 from fallline.report.finding import Finding
 from fallline.report.findings import page
+from fallline.studies import wishes
 from fallline.studies.lab import Lab, Watch, unwatched
 from fallline.studies.study import Study, StudyError
 from fallline.tasks.load import load
+from fallline.tasks.task import Task
 
 #: The file that holds a finding, in the folder of its study.
 FINDING = "finding.json"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How studies are to be made.
+class Wish(wishes.Wish):
+    """How studies are to be made; each has a folder of its own in ``out``.
 
     Args:
-        out: the folder of all of them; each has one of its own inside.
         task: measured on in place of each study's own; None for its own.
-        quick: small sizes, for a first impression.
-        seed: where all random numbers are derived from.
-        workers: processes; None for one on each core.
         budget: seconds of wall clock for each study; None for the study's own size.
-        resume: go on in ``out``, without making again what is there.
     """
 
-    out: Path
     task: str | None = None
-    quick: bool = False
-    seed: int = 0
-    workers: int | None = None
     budget: float | None = None
-    resume: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:
         """What two runs must agree on for one to go on where the other stopped."""
-        return {"task": self.task, "quick": self.quick, "seed": self.seed, "budget": self.budget}
+        return {"task": self.task, **super().identity, "budget": self.budget}
 
 
 def make(study: Study, wish: Wish, watch: Watch = unwatched) -> Finding:
@@ -59,41 +52,33 @@ def make(study: Study, wish: Wish, watch: Watch = unwatched) -> Finding:
     """
     folder = wish.out / study.name
     file = folder / FINDING
+    wish.check(folder, StudyError)
     if file.exists():
-        return _stored(file, wish)
-    _begin(folder, wish)
+        return _stored(file)
     task = load(wish.task or study.task)
-    effort = study.quick if wish.quick else study.effort
-    lab = Lab(task, folder, effort, wish.quick, wish.seed, wish.workers, wish.budget, watch)
+    wish.begin(folder, StudyError)
     started = monotonic()
-    finding = replace(study.answer(lab), seconds=round(monotonic() - started, 1))
-    write_whole(file, json.dumps({"wish": wish.identity, **finding.to_json()}))
+    found = study.answer(_lab(study, task, wish, watch))
+    if not isinstance(found, Finding):
+        raise StudyError(f"study {study.name}: answer returned {type(found).__name__}; return a Finding")
+    finding = replace(found, seconds=round(monotonic() - started, 1))
+    write_whole(file, json.dumps(finding.to_json()))
     return finding
 
 
-def _begin(folder: Path, wish: Wish) -> None:
-    """Note in ``folder`` what was wished, and raise if something else was before."""
-    note = folder / "wish.json"
-    if not note.exists():
-        check_room(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(note, json.dumps(wish.identity))
-        return
-    _refuse_another(json.loads(note.read_text()), folder, wish)
+def _lab(study: Study, task: Task, wish: Wish, watch: Watch) -> Lab:
+    effort = study.quick if wish.quick else study.effort
+    return Lab(task, wish.out / study.name, effort, wish.quick, wish.seed, wish.workers, wish.budget, watch)
 
 
-def _stored(file: Path, wish: Wish) -> Finding:
-    data = json.loads(file.read_text())
-    _refuse_another(data.pop("wish"), file.parent, wish)
-    return Finding.from_json(data)
-
-
-def _refuse_another(before: dict[str, Any], folder: Path, wish: Wish) -> None:
-    if not wish.resume:
-        raise StudyError(f"{folder} holds a study; go on with it by --resume, or choose another --out")
-    if before != wish.identity:
-        changed = ", ".join(name for name, value in wish.identity.items() if before.get(name) != value)
-        raise StudyError(f"{folder} was made with another {changed}; choose another --out")
+def _stored(file: Path) -> Finding:
+    try:
+        return Finding.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as damage:
+        raise StudyError(
+            f"{file} is no finding as this version of fallline writes it ({damage}); "
+            "remove it to make it anew"
+        ) from None
 
 
 def make_all(
@@ -111,21 +96,37 @@ def make_all(
         wish: how.
         watch: shows how far a comparison is.
         told: is given each finding as it is made.
+
+    Raises:
+        StudyError: ``out`` holds one of the studies already, made in another way or not to be gone on with.
+        TaskError: the task cannot be loaded.
     """
-    findings = []
+    for study in studies:
+        wish.check(wish.out / study.name, StudyError)
+    if wish.task is not None:
+        load(wish.task)
+    findings, others = [], _others(studies, wish.out)
     for finding in _each(studies, wish, watch):
         findings.append(finding)
         told(finding)
-        write_whole(wish.out / "report.html", page(findings))
+        write_whole(wish.out / "report.html", page([*findings, *others]))
     return findings
 
 
-def _each(studies: Iterable[Study], wish: Wish, watch: Watch) -> Iterator[Finding]:
-    alone = len(list(studies)) == 1
+def _others(studies: Sequence[Study], folder: Path) -> list[Finding]:
+    """Return the findings in ``folder`` of other studies, which its report has, too, if they can be read."""
+    now, found = {study.name for study in studies}, []
+    for file in sorted(folder.glob(f"*/{FINDING}")):
+        with suppress(StudyError):
+            found += [] if file.parent.name in now else [_stored(file)]
+    return found
+
+
+def _each(studies: Sequence[Study], wish: Wish, watch: Watch) -> Iterator[Finding]:
     for study in studies:
         try:
             yield make(study, wish, watch)
         except FalllineError as error:
-            if alone:
+            if len(studies) == 1:
                 raise
             yield Finding(study.name, study.question, wish.task or study.task, f"not made: {error}")

@@ -62,9 +62,12 @@ def _own(name: str) -> Study:
     if not path.is_file():
         raise UnknownNameError(f"no study file {file!r}; name it as path/to/file.py:NAME")
     try:
-        found = vars(run(path)).get(variable)
+        defined = vars(run(path))
     except (Exception, SystemExit) as error:
         raise StudyError(f"study {name}: {last_line(error)}") from error
+    if variable not in defined:
+        raise StudyError(f"study {name}: the file has no {variable}; end it with {variable} = Study(...)")
+    found = defined[variable]
     if not isinstance(found, Study):
         raise StudyError(f"study {name}: {variable} is {type(found).__name__}; it must be a fallline Study")
     return found

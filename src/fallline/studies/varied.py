@@ -114,7 +114,17 @@ def with_activations(task: Task) -> Task:
 
 
 def with_initializations(task: Task) -> Task:
-    """Return ``task`` with a model whose initial weights are the setting ``initialization``."""
+    """Return ``task`` with a model whose initial weights are the setting ``initialization``.
+
+    Raises:
+        StudyError: the model has no weights to draw anew.
+    """
+    parts = (part for part in _new(task).modules() if not isinstance(part, KEPT))
+    if not any(weight.dim() > 1 for part in parts for weight in part.parameters(recurse=False)):
+        raise StudyError(
+            f"task {task.name!r}: its model has no weights of two dimensions or more to draw anew; "
+            "name a task with layers"
+        )
     return varied(task, "initialization", with_initialization, UNCHANGED)
 
 

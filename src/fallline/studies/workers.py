@@ -1,23 +1,16 @@
 """Is training on several processes faster? DDP beside one process, in turns, with the losses of each."""
 
-from dataclasses import replace
-
-import torch
-from torch import nn
-
 from fallline.compare.cost import core_share
 from fallline.compare.judgement.wording import plural
 from fallline.report.finding import Finding
 from fallline.studies.lab import Lab
-from fallline.studies.measuring.data_parallel import Size, Workload, gpus, measured, workload
+from fallline.studies.measuring.data_parallel import Size, gpus, measured
 from fallline.studies.measuring.speedup import figures, sameness, shared_cores, speedups, table, told
 from fallline.studies.measuring.timing import busy, cores, stamp
+from fallline.studies.measuring.workloads import workloads
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import scale
 from fallline.tasks.task import Task, sample_count
-
-#: How much larger the batches of the task are made, so that a step has more to compute.
-LARGER = 16
 
 
 def answer(lab: Lab) -> Finding:
@@ -26,7 +19,7 @@ def answer(lab: Lab) -> Finding:
     _refuse(lab.task, counts[-1])
     size = Size(counts, *((6, 0.1, 10) if lab.quick else (9, 0.3, 50)), lab.seed)
     free = core_share(cores())
-    curves = measured(_workloads(lab.task, lab.quick), size, lab.folder)
+    curves = measured(workloads(lab.task, lab.quick), size, lab.folder)
     found = [each for one in curves for each in speedups(one)]
     return Finding(
         STUDY.name,
@@ -47,27 +40,6 @@ def _refuse(task: Task, processes: int) -> None:
         raise StudyError("a stream has no epoch to time; name a task whose training data have a length")
     if task.batch_size < processes:
         raise StudyError(f"batches of {task.batch_size} cannot be divided by {processes}; raise batch_size")
-
-
-def _workloads(task: Task, quick: bool) -> list[Workload]:
-    large = min(LARGER * task.batch_size, sample_count(task.train) or 0)
-    sizes = dict.fromkeys([task.batch_size] if quick else [task.batch_size, large])
-    tasks = [*(replace(task, batch_size=size) for size in sizes), wide_task()]
-    return [workload(f"{each.name}, batch {each.batch_size}", each) for each in tasks]
-
-
-def wide_task() -> Task:
-    """Return a network of 1.1 million parameters on random data: a step computes much, in large batches."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(2048, 64, generator=generator)
-    targets = torch.randint(10, (2048,), generator=generator)
-    return Task(wide_network, (inputs, targets), (inputs, targets), name="wide net", batch_size=512)
-
-
-def wide_network() -> nn.Module:
-    """Return an MLP 64-1024-1024-10."""
-    widths = nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10)
-    return nn.Sequential(*widths)
 
 
 CAVEATS = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +73,8 @@ class Attack:
     steps: int
 
     def __post_init__(self):
-        if not self.epsilon > 0:
-            raise TaskError(f"epsilon must be above 0, got {self.epsilon!r}")
+        if not 0 < self.epsilon < inf:
+            raise TaskError(f"epsilon must be a finite number above 0, got {self.epsilon!r}")
         if self.steps < 1:
             raise TaskError(f"attack_steps must be at least 1, got {self.steps!r}")
 

@@ -121,7 +121,8 @@ def _even(classes: np.ndarray, count: int) -> bool:
 def _standardised(parts: dict[str, tuple], both: bool) -> dict[str, tuple]:
     train = parts["train"]
     centers = [column.mean(axis=0) for column in train]
-    widths = [np.where(column.std(axis=0) > 0, column.std(axis=0), 1.0) for column in train]
+    # Of equal values the standard deviation is a rounding error, not always 0.
+    widths = [np.where(np.ptp(part, axis=0) > 0, part.std(axis=0), 1.0) for part in train]
     return {
         name: ((x - centers[0]) / widths[0], (y - centers[1]) / widths[1] if both else y)
         for name, (x, y) in parts.items()

@@ -46,7 +46,7 @@ BUILT_IN: Mapping[str, Listed] = MappingProxyType(
             "drift", "digits in 4 phases, each with other pixels and names, judged by the last", "second"
         ),
         "transfer": Listed(
-            "transfer", "100 digits from 5 to 9 for an MLP that knows 0 to 4, layers of it frozen", "second"
+            "transfer", "100 digits from 5 to 9 for an MLP that knows 0 to 4; layers can be frozen", "second"
         ),
         "adversarial": Listed(
             "adversarial", "digits under attack (PGD), in training and when judged", "seconds"

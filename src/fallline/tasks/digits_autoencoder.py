@@ -21,7 +21,7 @@ def make_task(code: int = 8, hidden: int = 128) -> Task:
         hidden: ReLU units before and after them, at least 1; likewise.
 
     Raises:
-        TaskError: ``code`` out of range.
+        TaskError: an argument out of range.
 
     Example:
         >>> make_task().reference.text
@@ -29,6 +29,8 @@ def make_task(code: int = 8, hidden: int = 128) -> Task:
     """
     if code not in range(1, PIXELS + 1):
         raise TaskError(f"code must be 1 to {PIXELS} numbers, got {code!r}")
+    if hidden < 1:
+        raise TaskError(f"hidden must be at least 1, got {hidden!r}")
     task = digits.make_task()
     train, valid = task.train[0], task.valid[0]
     return Task(

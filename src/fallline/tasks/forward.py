@@ -1,6 +1,6 @@
 """A model on a batch: called with what the batch has, in the precision that the task wants."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from inspect import signature
@@ -63,6 +63,3 @@ def doubled(batch: Batch) -> Batch:
 
 def _double(leaf: Any) -> Any:
     return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-
-Step = Callable[[nn.Module, Batch], Tensor]

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fallline.core.errors import UnknownNameError, suggestion
+from fallline.core.errors import FalllineError, UnknownNameError, suggestion
 from fallline.core.python_file import last_line, run, split
 from fallline.tasks.catalogue import BUILT_IN, Listed
 from fallline.tasks.errors import TaskError
@@ -18,6 +18,8 @@ from fallline.tasks.task import Task, default_name
 
 #: Every worker process makes the task anew: random data and splits must come out the same in all of them.
 DATA_SEED = 0
+#: What an argument of a built-in task must be, by its annotation; of others the task says so itself.
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text in quotes"}
 
 
 def load(name: str) -> Task:
@@ -51,7 +53,27 @@ def _made(listed: Listed, arguments: dict[str, Any], name: str) -> Task:
     known = signature(make).parameters
     if unknown := next((each for each in arguments if each not in known), None):
         raise TaskError(f"task {name!r} has no argument {unknown!r}{suggestion(unknown, known)}")
-    return make(**arguments)
+    for each, value in arguments.items():
+        kind = known[each].annotation
+        if kind in KINDS and not _is_of(kind, value):
+            raise TaskError(f"{each} must be {KINDS[kind]}; got {value!r}")
+    try:
+        return make(**arguments)
+    except FalllineError:
+        raise
+    except Exception as error:  # such as numbers so large that memory does not suffice
+        raise TaskError(f"task {name!r} cannot be made: {last_line(error)}") from error
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    """Say whether ``value`` is of a kind; a whole number is a number, and what is true or false is neither.
+
+    >>> _is_of(float, 3), _is_of(int, 3.0), _is_of(int, True), _is_of(bool, True)
+    (True, False, False, True)
+    """
+    if isinstance(value, bool) or kind is bool:
+        return kind is bool and isinstance(value, bool)
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _arguments(name: str) -> dict[str, Any]:
@@ -63,10 +85,12 @@ def _arguments(name: str) -> dict[str, Any]:
     try:
         call = ast.parse(f"f({name.partition('(')[2]}", mode="eval").body
         if isinstance(call, ast.Call) and not call.args and all(each.arg for each in call.keywords):
-            return {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
-    except (SyntaxError, ValueError):
+            given = [(str(each.arg), ast.literal_eval(each.value)) for each in call.keywords]
+            if len(given) == len(dict(given)):
+                return dict(given)
+    except (SyntaxError, ValueError, MemoryError, RecursionError, TypeError):
         pass
-    raise TaskError(f"task {name!r} is not understood; write it as name(argument=number)")
+    raise TaskError(f"task {name!r} is not understood; write it as name(argument=number), each argument once")
 
 
 def _own_function(name: str) -> tuple[str, Callable[[], Task]]:

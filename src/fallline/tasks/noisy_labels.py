@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from math import log1p
+from math import log
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def make_task(share: float = 0.2) -> Task:
         train=(inputs, mislabelled(labels, share)),
         epochs=50,
         target=0.38,
-        reference=Reference(-log1p(-share), "trusting each label by the share of right ones"),
+        reference=Reference(log(1 / (1 - share)), "trusting each label by the share of right ones"),
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from fallline.backends.eager import evaluate
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
@@ -43,9 +45,9 @@ def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> li
 
 
 def _settings(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
-    places = {n: place for h in optimizer.hyperparameters for n, place in h.readers.items()}
+    places = {n: place for h in optimizer.hyperparameters_of(group) for n, place in h.readers.items()}
     values = {n: group[key] if i is None else group[key][i] for n, (key, i) in places.items()}
-    return {n: v for n, v in values.items() if not isinstance(v, (str, bool))}
+    return {n: v for n, v in values.items() if isinstance(v, (int, float, Tensor))}
 
 
 def _state(rule: Plan, settings: dict[str, float], start: float) -> dict[str, float]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fallline.core.transform import Slot, Transform, transform
+from fallline.optimizers.schedule_free import TwoModes
 from fallline.wrappers.twin import follow_schedules, take_settings, twin_of
 from fallline.wrappers.wrapper import (
     Companion,
@@ -17,6 +18,15 @@ from fallline.wrappers.wrapper import (
     refuse_released,
     refuse_wrappers,
 )
+
+
+def _refuse_modes(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an inner optimizer that would exchange its copies for their average, and not the parameters."""
+    if isinstance(optimizer, TwoModes):
+        raise ValueError(
+            f"OffloadState cannot go around {type(optimizer).__name__}, whose eval() would not reach the "
+            f"parameters; put ScheduleFree around OffloadState"
+        )
 
 
 @transform(slots=(Slot("master", "p"),))
@@ -55,7 +65,7 @@ class OffloadState(Wrapper):
 
     Raises:
         TypeError: ``optimizer`` is not an optimizer, or ``dtype`` not floating-point.
-        ValueError: an inner optimizer that is a wrapper or evaluates the loss itself.
+        ValueError: an inner optimizer that is a wrapper, evaluates the loss itself or has an eval mode.
 
     Example:
         >>> import torch, fallline
@@ -83,6 +93,7 @@ class OffloadState(Wrapper):
         refuse_released(OffloadState, optimizer)
         refuse_wrappers("OffloadState", optimizer)
         refuse_closures("OffloadState", optimizer)
+        _refuse_modes(optimizer)
         super().__init__(optimizer)
         self.device, self.dtype = torch.device(device), dtype
         self.masters = Masters(optimizer)

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,14 +9,20 @@ from torch import nn
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.transform import Slot, Transform, transform
+from fallline.optimizers.schedule_free import (
+    LR_POWER,
+    POWER,
+    TwoModes,
+    average_between,
+    iterate_share,
+    return_to_y,
+)
 from fallline.wrappers.wrapper import Companion, Wrapper, refuse_closures, refuse_released, refuse_skipping
 
 BETA = Hyperparameter(
     "beta", 0.9, "how near the gradient is taken to the average", "β", low=0, high=1, open_low=True
 )
 SHARE = Hyperparameter("share", 0.0, "share of the newest iterate in the average", "c", low=0, high=1)
-POWER = Hyperparameter("r", 0.0, "power of the step by which iterates are weighted", "r", low=0)
-LR_POWER = Hyperparameter("weight_lr_power", 2.0, "power of the learning rate by which they are", low=0)
 
 
 @transform(slots=(Slot("z", "p"),))
@@ -30,12 +35,6 @@ def exchange_y_for_z(p, z, *, beta):
 def average_and_return_to_y(p, z, *, beta, share):
     """Move the average towards the new z, let the parameter be y between both, and keep z again."""
     return p + beta * (z + share * (p - z) - p), p
-
-
-@transform(slots=(Slot("y", "p"),))
-def return_to_y(p, y):
-    """Take back what the parameter was."""
-    return y, y
 
 
 class Iterates(Companion):
@@ -78,7 +77,7 @@ class Held(Companion):
         return (return_to_y,)
 
 
-class ScheduleFree(Wrapper):
+class ScheduleFree(TwoModes, Wrapper):
     r"""Schedule-free learning: any optimizer steps z by the gradient at y, and the average x is the result.
 
     .. math::
@@ -162,8 +161,7 @@ class ScheduleFree(Wrapper):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step z with the gradient at y, then average; return the loss of ``closure``."""
-        if not self.training:
-            raise RuntimeError("the parameters hold the average x: call train() before a step")
+        self._refuse_to_step()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -188,24 +186,12 @@ class ScheduleFree(Wrapper):
     def _share(self, own: dict[str, Any], group: dict[str, Any]) -> float:
         """Count a step of a group; return the share of its iterate in the average."""
         own["steps_made"] += 1
-        own["lr_max"] = max(own["lr_max"], float(group.get("lr", 1.0)))
-        weight = own["steps_made"] ** self.r * own["lr_max"] ** self.weight_lr_power
-        own["weight_sum"] += weight
-        return weight / own["weight_sum"] if own["weight_sum"] else 0.0
-
-    def eval(self) -> ExitStack:
-        """Let the parameters be the average x; as a context manager, until the block ends."""
-        return self._switch(False)
-
-    def train(self) -> ExitStack:
-        """Let the parameters be y again, to the bit; as a context manager, until the block ends."""
-        return self._switch(True)
-
-    def _switch(self, training: bool) -> ExitStack:
-        back = ExitStack()
-        back.callback(self._turn, self.training)
-        self._turn(training)
-        return back
+        found = iterate_share.function(
+            own["weight_sum"], own["lr_max"], step=own["steps_made"], lr=float(group.get("lr", 1.0)),
+            warmup_steps=0, r=self.r, weight_lr_power=self.weight_lr_power,
+        )  # fmt: skip
+        own["weight_sum"], own["lr_max"] = found["weight_sum"], found["lr_max"]
+        return found["share"]
 
     def _turn(self, training: bool) -> None:
         if training and not self.training:
@@ -219,7 +205,7 @@ class ScheduleFree(Wrapper):
     def _show_average(self) -> None:
         for p, own in self.iterates.state.items():
             self.held.state[p]["y"] = p.detach().clone()
-            p.copy_(torch.lerp(own["z"], p, 1 / self.beta))
+            p.copy_(average_between(p, own["z"], self.beta))
 
 
 class ModeCheck:

@@ -12,6 +12,7 @@ import torch
 
 from fallline.core.errors import CheckpointMismatch
 from fallline.core.optimizer import Optimizer
+from fallline.core.sparsity import Sparse
 
 #: What torch's schedulers and scalers set on an optimizer; it belongs to this one and to no copy.
 SET_FROM_OUTSIDE = {"step", "grad_scale", "found_inf"}
@@ -26,9 +27,9 @@ class Companion(Optimizer):
         groups = [unset(group) for group in optimizer.param_groups]
         super().__init__(groups, {**defaults, "differentiable": False})  # torch adds it to what it loads
 
-    def takes_sparse(self, group: Mapping[str, Any]) -> bool:
-        """True: most rules of wrappers look at no gradient."""
-        return True
+    def takes_sparse(self, group: Mapping[str, Any]) -> Sparse:
+        """Make them dense: most rules of wrappers look at no gradient."""
+        return "dense"
 
 
 class Wrapper(torch.optim.Optimizer):

@@ -38,6 +38,7 @@ from optimizers.second.signsgd import SignSGD, Signum
 from optimizers.second.soap import SOAP
 from optimizers.second.sophia import SophiaG
 from optimizers.second.sparse_adam import SparseAdam
+from optimizers.second.sparse_adamw import SparseAdamW
 from optimizers.second.stable_adamw import StableAdamW
 from optimizers.second.yogi import Yogi
 
@@ -46,5 +47,5 @@ __all__ = [
     "AdaBound", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamMini", "AdamW", "Adamax", "Adan",
     "DAdaptAdam", "DoG", "Lion", "Muon", "NAdam", "NAdamW", "NorMuon", "NovoGrad", "PSGDKron", "Prodigy",
     "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum",
-    "SophiaG", "SparseAdam", "StableAdamW", "Yogi",
+    "SophiaG", "SparseAdam", "SparseAdamW", "StableAdamW", "Yogi",
 ]  # fmt: skip

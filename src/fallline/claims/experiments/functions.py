@@ -64,7 +64,7 @@ def tilted_wells(points: Tensor) -> Tensor:
 
 
 def rastrigin(points: Tensor) -> Tensor:
-    """Return Σ x² + 10 (1 - cos 2πx), which has many steep wells; only that at 0 is below 0.5."""
+    """Return Σ x² + 10 (1 - cos 2πx), which has a steep well near each pair of whole numbers."""
     return (points.square() + 10 * (1 - torch.cos(2 * torch.pi * points))).sum(1)
 
 
@@ -169,6 +169,8 @@ def _cells(values: Tensor) -> Cells:
 
 #: Learning rate, noise on the gradient, and the value below which a run has left the saddle of value 1/4.
 SADDLE = (0.05, 0.1, 0.1)
+#: The same for the well of value 7.96, beside which are two of 4.97.
+RASTRIGIN = (0.002, 130.0, 6.5)
 
 FUNCTIONS = (
     Experiment("divergence", "learning rates around 2/L on quadratics", divergence),
@@ -185,7 +187,7 @@ FUNCTIONS = (
     Experiment(
         "rastrigin",
         "noise in one of many steep wells",
-        partial(escape, "rastrigin", rastrigin, (1.99, 1.99), 0.002, 130.0, 0.5),
+        partial(escape, "rastrigin", rastrigin, (1.99, 1.99), *RASTRIGIN),
     ),
     Experiment(
         "saddle",

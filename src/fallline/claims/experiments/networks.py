@@ -1,14 +1,14 @@
 """Experiments that train networks: each is a comparison with the learning rate tuned for every arm."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-from fallline.claims.again import curvature, different_units, loss_on_test, zeros
+from fallline.claims.again import curvature, different_units, zeros
 from fallline.claims.entries import HERE
-from fallline.claims.experiments.experiment import Experiment, Tuned
-from fallline.claims.samples import Samples
+from fallline.claims.experiments.experiment import AlsoAtTheEnd, Experiment, Tuned
+from fallline.claims.experiments.rates import Rates
 from fallline.claims.variants import bright_digits, few_digits, mislabelled_digits, shortened, with_test
-from fallline.studies.lab import Effort, Lab
+from fallline.studies.lab import Effort
 from fallline.studies.varied import with_activations, with_dropouts, with_initializations
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
@@ -21,30 +21,11 @@ OPTIMIZERS = (
 )  # fmt: skip
 DECAYS = (
     "sgd", "momentum", "adam", "radam", "lookahead", f"{HERE}averaged_adam", f"{HERE}adam_l2",
-    f"{HERE}adam_decoupled",
+    f"{HERE}adam_decoupled", f"{HERE}adam_at_default",
 )  # fmt: skip
-AT_THE_END = "test loss at the end"
-#: Search spaces of the entries that `fallline list` does not have, and of a wide sweep.
+#: Search spaces of the entries that `fallline list` does not have.
 ADAM_RATES, SGD_RATES = {"low": 1e-4, "high": 0.3}, {"low": 1e-3, "high": 10.0}
 STRENGTHS = {"low": 1e-5, "high": 1e-2}
-WIDE = {"low": 1e-4, "high": 10.0}
-
-
-@dataclass(frozen=True)
-class AlsoAtTheEnd:
-    """A comparison with each arm also judged at its end: "sgd to the end" beside "sgd", stopped early.
-
-    Args:
-        comparison: one that looks at `AT_THE_END`.
-    """
-
-    comparison: Tuned
-
-    def __call__(self, lab: Lab) -> Samples:
-        """Return what the comparison measures in ``lab``."""
-        samples = self.comparison(lab)
-        ends = {f"{arm} to the end": cells for arm, cells in samples.values[AT_THE_END].items()}
-        return samples.having({"test loss": ends})
 
 
 def deep() -> Task:
@@ -61,6 +42,17 @@ def shallow() -> Task:
 def batches() -> Task:
     """Return digits with time for large batches, too."""
     return shortened(with_test("digits", EASY), 1.5)
+
+
+def equal_steps() -> Task:
+    """Return 200 digits with as many steps at any batch size, enough to learn them by heart."""
+    return replace(few_digits(), epochs=None, max_steps=1000)
+
+
+def small_transformer() -> Task:
+    """Return a transformer on text that is trained within a second or two."""
+    size = "width=32, layers=1, context=32, steps=300, characters=2000, target=3.7"
+    return replace(load(f"text-transformer({size})"), name="small transformer")
 
 
 def digits_with_dropout() -> Task:
@@ -92,9 +84,6 @@ PENALTIES = Tuned(
             f"{HERE}l1_proximal": {"lr": SGD_RATES, "strength": STRENGTHS},
         }
     },
-    effort=Effort(8, 2, 4),
-    looks={AT_THE_END: loss_on_test},
-    looked_at=("sgd", "momentum", "adam", "momentum_l2", "l1_proximal"),
 )
 
 
@@ -106,8 +95,9 @@ NETWORKS = (
             partial(with_test, "digits", EASY),
             OPTIMIZERS,
             space={"optimizers": {f"{HERE}averaged_adam": {"lr": ADAM_RATES}}},
+            timed=("sgd", "momentum", "nesterov", "adam", "nadam"),
             looks={"sharpness": curvature},
-            looked_at=("sgd", "adam", "lookahead"),
+            looked_at=("adam", "lookahead"),
         ),
     ),
     Experiment(
@@ -123,15 +113,19 @@ NETWORKS = (
                     f"{HERE}adam_decoupled": {"lr": ADAM_RATES, "decay": {"low": 1e-3, "high": 10.0}},
                 }
             },
-            effort=Effort(8, 2, 5),
+            timed=("sgd", "momentum", "adam"),
             looks={"sharpness": curvature},
-            looked_at=("sgd", "adam", "lookahead"),
+            looked_at=("adam", "lookahead"),
         ),
     ),
     Experiment(
         "convolutional",
         "optimizers on digits, a convolutional network",
-        Tuned(convolutional, ("sgd", "momentum", "adam"), effort=Effort(5, 2, 4)),
+        Tuned(
+            convolutional,
+            ("sgd", "momentum", "adam"),
+            timed=("sgd", "momentum", "adam"),
+        ),
     ),
     Experiment(
         "deep",
@@ -166,7 +160,12 @@ NETWORKS = (
     Experiment(
         "activations",
         "activation functions of one hidden layer",
-        Tuned(shallow, ("adam",), {"activation": ("relu", "sigmoid", "tanh", "gelu")}),
+        Tuned(
+            shallow,
+            ("adam",),
+            {"activation": ("relu", "sigmoid", "tanh", "gelu")},
+            timed=("activation=relu", "activation=sigmoid"),
+        ),
     ),
     Experiment(
         "batch size",
@@ -175,8 +174,18 @@ NETWORKS = (
             batches,
             ("momentum",),
             {"batch_size": (8, 32, 128, 1000)},
+            timed=("batch_size=8", "batch_size=32", "batch_size=128"),
+        ),
+    ),
+    Experiment(
+        "batch size, equal steps",
+        "batch sizes on 200 digits, each with as many steps",
+        Tuned(
+            equal_steps,
+            ("momentum",),
+            {"batch_size": (5, 20, 200)},
             looks={"sharpness": curvature},
-            looked_at=("batch_size=8", "batch_size=128"),
+            looked_at=("batch_size=5", "batch_size=20", "batch_size=200"),
         ),
     ),
     Experiment(
@@ -192,7 +201,11 @@ NETWORKS = (
     Experiment(
         "regularization",
         "penalties on digits with a fifth of the training labels wrong",
-        AlsoAtTheEnd(PENALTIES),
+        AlsoAtTheEnd(
+            PENALTIES,
+            run_on=("sgd", "adam"),
+            to_the_end=("sgd", "momentum", "momentum_l2", "l1_proximal"),
+        ),
     ),
     Experiment(
         "sparsity",
@@ -225,25 +238,28 @@ NETWORKS = (
         Tuned(bright_digits, ("sgd", "adam", "adamax"), {"clip": (None, 1.0)}),
     ),
     Experiment(
+        "warm-up of a transformer",
+        "warm-up with Adam, a transformer on text",
+        Tuned(small_transformer, ("adam",), {"warmup": (0.0, 0.1)}, effort=Effort(6, 1, 6)),
+    ),
+    Experiment(
         "learning rates",
-        "a sweep over five decades of the learning rate",
-        Tuned(
-            partial(with_test, "digits", EASY),
-            ("sgd", "momentum", "adagrad", "rmsprop", "adam"),
-            space={"optimizers": {"all": {"lr": WIDE}}},
-            effort=Effort(9, 1, 6),
-            quick=Effort(8, 1, 3),
-        ),
+        "a sweep over the learning rate",
+        Rates(partial(with_test, "digits", EASY), ("sgd", "momentum", "adagrad", "rmsprop", "adam")),
     ),
     Experiment(
         "width",
         "networks of 8 to 512 hidden units on 200 digits",
-        Tuned(few_digits, ("adam",), {"hidden": (8, 32, 128, 512)}),
+        AlsoAtTheEnd(
+            Tuned(few_digits, ("adam",), {"hidden": (8, 32, 128, 512)}),
+            run_on=(),
+            to_the_end=("hidden=32", "hidden=512"),
+        ),
     ),
     Experiment(
         "recurrent",
         "optimizers on text, an LSTM",
-        Tuned(recurrent, ("sgd", "momentum", "adam"), effort=Effort(5, 1, 4), quick=Effort(2, 1, 2)),
+        Tuned(recurrent, ("sgd", "momentum", "adam"), effort=Effort(5, 1, 6), quick=Effort(2, 1, 2)),
     ),
     Experiment(
         "sparse",

@@ -212,7 +212,7 @@ RULES = (
     ),
     Rule(
         "memory", lambda it: _dense(it) and _has("embedding", 0.5)(it),
-        "try sparse=True in the embeddings, with Adagrad or SGD for them (fallline.route)",
+        "try sparse=True in the embeddings, with SparseAdam, Adagrad or SGD for them (fallline.route)",
         "more than half of the parameters are embeddings, of which a batch touches few rows",
         "Duchi, Hazan & Singer 2011", "often right",
     ),

@@ -4,20 +4,25 @@ On a small model most of a pass is not arithmetic but calling it; a pass over 16
 as a pass over one. Each training keeps its own order of batches, optimizer, schedule and evaluations.
 """
 
+import random
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, mode
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from fallline.compare.memory import PROCESS_BYTES, free_memory, needed_bytes, optimizer_bytes
 from fallline.compare.records import Arm, Spec, Trial
 from fallline.compare.trials.training import Training
 from fallline.compare.trials.trial import WARM_UP, course, run_trial
+from fallline.core.python_file import last_line
 from fallline.core.space import dimension, middle
 from fallline.tasks.data import Batch, each, sample_count
 from fallline.tasks.seeding import seeded
@@ -29,8 +34,10 @@ OWN = frozenset({"clip", "schedule", "warmup", "patience"})
 #: How far gradients of a stack may be from those of single trainings, as a share of the largest: sums are
 #: made in another order.
 ROUNDING = 1e-4
-#: How many trainings may be in a stack, from which the fastest number is measured, over so many steps.
-WIDTHS, STEPS = (8, 16, 32), 12
+#: How many trainings may be in a stack, from which the fastest number is measured.
+WIDTHS = (8, 16, 32)
+#: Steps of each measurement, and the seconds after which no further one begins.
+STEPS, SECONDS = 12, 0.3
 
 
 class Loss(nn.Module):
@@ -49,7 +56,8 @@ class Stack:
     """Trainings of models of one structure, which go on together.
 
     The parameters of all models lie side by side in one tensor each, and so do their gradients; the models'
-    own parameters become parts of them, so that optimizers and evaluations need not know.
+    own parameters become parts of them, so that optimizers and evaluations need not know. One training alone
+    has an idle twin beside it: sums over a stack of one are made in another order than over two or more.
 
     Args:
         trainings: of one `structure`.
@@ -61,43 +69,60 @@ class Stack:
 
     def __init__(self, trainings: Sequence[Training]):
         self.trainings = trainings
+        models = [training.model for training in _several(trainings)]
         first = trainings[0]
         loss = Loss(first.task, first.model)
         self._losses = vmap(
             lambda tensors, batch: functional_call(loss, tensors, (batch,)), randomness="error"
         )
-        parameters = [
-            _side_by_side(same) for same in zip(*(t.model.parameters() for t in trainings), strict=True)
-        ]
-        buffers = [_side_by_side(same) for same in zip(*(t.model.buffers() for t in trainings), strict=True)]
+        parameters = [_side_by_side(same) for same in zip(*(m.parameters() for m in models), strict=True)]
+        buffers = [_side_by_side(same) for same in zip(*(m.buffers() for m in models), strict=True)]
         names = [
             f"model.{name}" for name, _ in (*first.model.named_parameters(), *first.model.named_buffers())
         ]
         self._tensors = dict(zip(names, parameters + buffers, strict=True))
-        own = zip(*(training.parameters for training in trainings), strict=True)
+        own = zip(*(model.parameters() for model in models), strict=True)
         self.gradients = [_gradients(*pair) for pair in zip(parameters, own, strict=True)]
         self._some = [gradient for gradient in self.gradients if gradient is not None]
 
-    def advance(self, steps: int) -> None:
-        """Make ``steps`` optimizer steps of every training."""
-        makes = [training.stepping.after(training.step, training.parameters) for training in self.trainings]
-        for _ in range(steps):
-            self.differentiate()
-            for make in makes:
-                make()
-            for gradient in self._some:
-                gradient.zero_()
-        for training in self.trainings:
-            training.step += steps
+    def advance(self, steps: int) -> dict[int, Exception]:
+        """Make ``steps`` optimizer steps of every training, or fewer if some optimizer cannot.
 
-    def differentiate(self) -> None:
-        """Add the gradients of the next batches' losses to ``gradients``."""
-        batches = [next(training.batches) for training in self.trainings]
-        self._losses(self._tensors, _stacked(batches)).sum().backward()
+        Returned is why, by the place of its training.
+        """
+        makes = [training.stepping.after(training.step, training.parameters) for training in self.trainings]
+        problems: dict[int, Exception] = {}
+        for _ in range(steps):
+            self.differentiate([next(training.batches) for training in self.trainings])
+            for place, make in enumerate(makes):
+                try:
+                    make()
+                except Exception as error:
+                    problems[place] = error
+            self.forget_gradients()
+            for training in self.trainings:
+                training.step += 1
+            if problems:
+                break
+        return problems
+
+    def differentiate(self, batches: list[Batch]) -> None:
+        """Add the gradients of the losses on ``batches``, one for each training, to ``gradients``."""
+        self._losses(self._tensors, _stacked(_several(batches))).sum().backward()
+
+    def forget_gradients(self) -> None:
+        """Set all gradients to zero."""
+        for gradient in self._some:
+            gradient.zero_()
+
+
+def _several(members: Sequence[Any]) -> Sequence[Any]:
+    """Return the ``members`` of a stack, or the only one twice."""
+    return members if len(members) > 1 else [*members, *members]
 
 
 def _side_by_side(same: Sequence[Tensor]) -> Tensor:
-    """Return one tensor that has all of ``same`` in it, which become parts of it."""
+    """Return one tensor that has all of ``same`` in it, which become parts of it; the last if twice."""
     joined = torch.stack([tensor.detach() for tensor in same])
     for tensor, part in zip(same, joined, strict=True):
         tensor.data = part
@@ -114,7 +139,7 @@ def _gradients(joined: Tensor, same: Sequence[Tensor]) -> Tensor | None:
     return joined.grad
 
 
-def _stacked(batches: list[Batch]) -> Batch:
+def _stacked(batches: Sequence[Batch]) -> Batch:
     if all(batch is batches[0] for batch in batches):
         return each(lambda tensor: tensor.expand(len(batches), *tensor.shape), batches[0])
     return each(lambda *tensors: torch.stack(tensors), *batches)
@@ -159,12 +184,14 @@ class _Going:
         self.spec, self.training, self.seconds = spec, training, 0.0
         self.outcome: dict[str, Any] | None = None
         self._course = course(training)
-        self.go_on()
+        self.step = next(self._course)
 
-    def go_on(self) -> None:
-        """Evaluate at the step that was asked for, and ask for the next."""
+    def go_on(self, problem: Exception | None = None) -> None:
+        """Evaluate at the step that was asked for, and ask for the next; or end with a ``problem``."""
+        if problem is None and self.training.step < self.step:  # another one had a problem on the way
+            return
         try:
-            self.step = next(self._course)
+            self.step = self._course.throw(problem) if problem else next(self._course)
         except StopIteration as ended:
             self.outcome = ended.value
 
@@ -183,12 +210,14 @@ def _together(task: Task, arms: Mapping[str, Arm], going: list[_Going], share: f
     while going:
         started = time.perf_counter()
         try:
-            stack.advance(going[0].step - going[0].training.step)
+            with _without_advice():
+                problems = stack.advance(going[0].step - going[0].training.step)
         except Exception:  # of whichever: alone, each of them shows what is its own
-            yield from (run_trial(task, arms[one.spec.arm], one.spec, share) for one in going)
+            for one in going:
+                yield from _alone(task, arms, one.spec, share, in_stack=len(going) > 1)
             return
-        for one in going:
-            one.go_on()
+        for place, one in enumerate(going):
+            one.go_on(problems.get(place))
         for one in going:
             one.seconds += (time.perf_counter() - started) / len(going)
         ended = [one for one in going if one.outcome is not None]
@@ -198,11 +227,27 @@ def _together(task: Task, arms: Mapping[str, Arm], going: list[_Going], share: f
         yield from (one.trial for one in ended)
 
 
+def _alone(task: Task, arms: Mapping[str, Arm], spec: Spec, share: float, in_stack: bool) -> Iterator[Trial]:
+    """Train once more from the start, without those it was with: in a stack of one, which changes no bit."""
+    if in_stack:
+        yield from run_stacked(task, arms, [spec], share)
+    else:
+        yield run_trial(task, arms[spec.arm], spec, share)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep quiet what torch says of operations that it makes one by one: how long that takes is measured."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
+
+
 @dataclass(frozen=True)
 class Gain:
     """What stacking gains: ``width`` trainings together take 1/``factor`` of the time of one by one.
 
-    Where trainings cannot be stacked, the width is 1 and ``problem`` says why.
+    The factor is 1 where single trainings are faster. Where they cannot be stacked, ``problem`` says why.
     """
 
     width: int = 1
@@ -217,49 +262,104 @@ def stacking_gain(task: Task, arms: Mapping[str, Arm]) -> Gain:
         >>> stacking_gain(load("digits"), {"adamw": Arm("adamw", space={})}).problem
         ''
     """
-    with one_thread(), seeded(0):
-        able = {name: arm for name, arm in arms.items() if _is_able(task, arm)}
+    with one_thread(), seeded(0), _without_advice():
+        able = able_arms(task, arms)
         for name, arm in able.items():
             if problem := _problem(task, arm):
                 return Gain(problem=f"{name}: {problem}")
-        first = next(iter(able.values()))
-        alone = _seconds(task, first, 1)
-        together = {width: _seconds(task, first, width) / width for width in WIDTHS}
-    width = min(together, key=together.__getitem__)
-    factor = alone / together[width]
-    return Gain(width, factor) if factor > 1 else Gain(problem="single trainings are faster on this model")
+        return _fastest(task, next(iter(able.values()))) if able else Gain(problem="none of them can begin")
 
 
-def _is_able(task: Task, arm: Arm) -> bool:
-    """Say whether trainings of ``arm`` can begin; why not is told by its trials."""
-    with suppress(Exception):
-        _training(task, arm, 0)
-        return True
-    return False
+def able_arms(task: Task, arms: Mapping[str, Arm]) -> dict[str, Arm]:
+    """Return the arms that can make a step, first one whose batches are as large as those of most.
+
+    Why others cannot is told by their trials.
+
+    Example:
+        >>> list(able_arms(load("digits"), {name: Arm(name) for name in ("gd", "sgd", "adam")}))
+        ['sgd', 'gd', 'adam']
+    """
+    steps: dict[str, int] = {}
+    for name, arm in arms.items():
+        with suppress(Exception):
+            training = _training(task, arm, 0)
+            training.advance(1)
+            steps[name] = training.steps_per_epoch
+    usual = mode(steps.values()) if steps else 0
+    first = [name for name in steps if steps[name] == usual][:1]
+    return {name: arms[name] for name in [*first, *steps]}
 
 
 def _problem(task: Task, arm: Arm) -> str:
-    """Return why trainings of ``arm`` cannot be stacked, or nothing."""
-    alone, *stacked = (_training(task, arm, seed) for seed in (0, 0, 1))
-    state = torch.get_rng_state()
+    """Return why trainings of ``arm`` cannot be stacked, or nothing.
+
+    Gradients of two are compared, of which one's model stands for both: before and after some steps, which an
+    optimizer may make on tensors of its own, and in which models may change what is no parameter or buffer.
+    """
+    trainings = [_training(task, arm, seed) for seed in (0, 1)]
+    state = _random_numbers()
     try:
-        stack = Stack(stacked)
-        stack.differentiate()
+        stack = Stack(trainings)
+        problem = _difference(stack)
+        stack.advance(2)
+        problem = problem or _difference(stack)
     except Exception as error:
-        return str(error).strip().split("\n")[0]
-    alone.task.loss_on(alone.model, next(alone.batches)).backward()
-    if any(parameter.requires_grad and parameter.grad is None for parameter in alone.parameters):
-        return "not every parameter has a gradient"
-    if not all(map(_close, stacked[0].parameters, alone.parameters)):
-        return "its gradients differ from those of single trainings"
-    stack.advance(2)
-    return "" if torch.equal(state, torch.get_rng_state()) else "its training draws random numbers"
+        return last_line(error).partition("\n")[0].partition(". ")[0]
+    return problem if state == _random_numbers() else "its training draws random numbers"
 
 
-def _close(stacked: Tensor, alone: Tensor) -> bool:
-    if alone.grad is None or stacked.grad is None:
-        return stacked.grad is alone.grad
-    return bool((stacked.grad - alone.grad).abs().max() <= ROUNDING * alone.grad.abs().max())
+def _difference(stack: Stack) -> str:
+    """Return what is other than in single trainings about the gradients of the next batches, or nothing."""
+    batches = [next(training.batches) for training in stack.trainings]
+    stack.differentiate(batches)
+    for training, batch in zip(stack.trainings, batches, strict=True):
+        trained = [parameter for parameter in training.parameters if parameter.requires_grad]
+        loss = training.task.loss_on(training.model, batch)
+        alone = torch.autograd.grad(loss, trained, allow_unused=True)
+        if any(gradient is None for gradient in alone):
+            return "not every parameter has a gradient"
+        if not _close([parameter.grad for parameter in trained], alone):
+            return "its gradients differ from those of single trainings"
+    stack.forget_gradients()
+    return ""
+
+
+def _close(stacked: Sequence[Tensor | None], alone: Sequence[Tensor]) -> bool:
+    """Say whether the gradients of one training are equal up to rounding; those that overflow say nothing."""
+    largest = max(gradient.abs().max() for gradient in alone)
+    return all(
+        one is not None and bool((one - other).abs().max() <= ROUNDING * largest)
+        for one, other in zip(stacked, alone, strict=True)
+    ) or not bool(largest.isfinite())
+
+
+def _random_numbers() -> tuple[Any, ...]:
+    """Return where the random numbers of torch, numpy and `random` are."""
+    _, keys, *place = np.random.get_state()
+    return torch.get_rng_state().tolist(), np.asarray(keys).tolist(), place, random.getstate()
+
+
+def _fastest(task: Task, arm: Arm) -> Gain:
+    """Return the number of trainings that gains most; where steps are long, larger ones are not tried."""
+    each, free = _bytes(task, arm), free_memory()
+    if WIDTHS[0] * each > free:
+        needs = f"{WIDTHS[0] * each / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+        return Gain(problem=f"{WIDTHS[0]} trainings together need {needs}")
+    alone, gain = _seconds(task, arm, 1), Gain(WIDTHS[0])
+    for width in WIDTHS:
+        if width * each > free:
+            break
+        together = _seconds(task, arm, width)
+        gain = max(gain, Gain(width, width * alone / together), key=lambda one: one.factor)
+        if together * STEPS > SECONDS:
+            break
+    return gain
+
+
+def _bytes(task: Task, arm: Arm) -> int:
+    """Return the bytes that each training of a stack takes."""
+    training = _training(task, arm, 0)
+    return max(0, needed_bytes(training, task) - PROCESS_BYTES) + optimizer_bytes(training.optimizer)
 
 
 def _training(task: Task, arm: Arm, seed: int) -> Training:
@@ -269,13 +369,17 @@ def _training(task: Task, arm: Arm, seed: int) -> Training:
 
 
 def _seconds(task: Task, arm: Arm, width: int) -> float:
-    """Return the seconds of a step of ``width`` trainings of ``arm``, together if more than one."""
+    """Return the seconds that a step of ``width`` trainings of ``arm``, together if more than one, computes.
+
+    Of the processor's time, so that other programs do not make either seem faster.
+    """
     trainings = [_training(task, arm, seed) for seed in range(width)]
     going = Stack(trainings) if width > 1 else trainings[0]
-    going.advance(WARM_UP)
-    seen = []
-    for _ in range(STEPS):
-        started = time.perf_counter()
+    seen: list[float] = []
+    while len(seen) < WARM_UP + STEPS and sum(seen[WARM_UP:]) < SECONDS:
+        for training in trainings:
+            training.step = 0  # a schedule may end before so many steps
+        started = time.process_time()
         going.advance(1)
-        seen.append(time.perf_counter() - started)
-    return median(seen)
+        seen.append(time.process_time() - started)
+    return median(seen[WARM_UP:])

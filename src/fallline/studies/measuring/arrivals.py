@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from math import inf, log, log10
+from operator import attrgetter
 from statistics import median
 from time import thread_time
 from typing import Any
@@ -44,9 +45,10 @@ def arrivals(lab: Lab, task: Task, sizes: Sequence[int], effort: Effort) -> Arri
     Every study has rates of its own, evenly spaced over the range of the optimizer.
     """
     tune = partial(_tuning, task=task, sizes=sizes, studies=effort.studies)
-    tried = sweep(lab, "tuning", [OPTIMIZER], tune, task=task, share=0.8).trials
+    each = partial(sweep, lab, optimizers=[OPTIMIZER], task=task)
+    tried = each("tuning", choose=tune, share=0.8, repeat=attrgetter("study")).trials
     made = partial(_finals, tried=tried, target=task.target, effort=effort)
-    finals = sweep(lab, "finals", [OPTIMIZER], made, task=task, share=0.2).trials
+    finals = each("finals", choose=made, share=0.2, repeat=attrgetter("study", "seed")).trials
     return {size: [t for t in finals if t.spec.settings["batch_size"] == size] for size in sizes}
 
 
@@ -184,4 +186,4 @@ def facts(lab: Lab) -> dict[str, str]:
     again = f"{plural(lab.effort.seeds, 'fresh seed')}, in each of {plural(lab.effort.studies, 'study')}"
     tuned = f"{OPTIMIZER} at about {count} learning rates for each batch size"
     protocol = f"{tuned}; the first at the target again on {again}"
-    return {**plan_facts(read(lab.folder / "finals").plan), "Protocol": protocol}
+    return {**plan_facts(read(lab.place("finals")).plan), "Protocol": protocol}

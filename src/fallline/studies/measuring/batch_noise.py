@@ -4,22 +4,20 @@ from collections.abc import Mapping
 
 from fallline.compare.judgement.standings import final_losses
 from fallline.compare.judgement.wording import number
-from fallline.compare.records import Comparison, Spec
+from fallline.compare.records import Comparison, Plan, Trial
 from fallline.compare.statistics.pairs import Interval
-from fallline.compare.trials.training import Training
 from fallline.report.finding import Figure, Table
 from fallline.report.terminal import span
 from fallline.studies.drawing import bars
 from fallline.studies.lab import Lab
+from fallline.studies.measuring.again import made_again
 from fallline.studies.measuring.sharpness import sharpness
 from fallline.studies.measuring.sweeps import shortened
 from fallline.studies.reading import averaged, leader, ratio, times
 from fallline.studies.study import StudyError
-from fallline.studies.summary import level
+from fallline.studies.summary import level, spoken
 from fallline.tasks.batches import in_order
-from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task, sample_count
-from fallline.tasks.threads import one_thread
 
 #: The Hessian is that of the training loss on so many samples.
 SAMPLES = 1024
@@ -39,21 +37,23 @@ def measured(lab: Lab) -> tuple[Comparison, Task]:
 
 
 def sharpnesses(comparison: Comparison, task: Task) -> Sharpnesses:
-    """Return the sharpness of each final run, which is trained again to where it ended."""
-    return {
+    """Return the sharpness of each final run, which is trained again to where it ended.
+
+    Arms without a finished run are left out.
+    """
+    found = {
         arm: {
-            (trial.spec.study, trial.spec.seed): _sharpness(comparison, task, trial.spec)
+            (trial.spec.study, trial.spec.seed): _sharpness(comparison, task, trial)
             for trial in comparison.finals(arm)
             if trial.status == "ok"
         }
         for arm in comparison.plan.arms
     }
+    return {arm: cells for arm, cells in found.items() if cells}
 
 
-def _sharpness(comparison: Comparison, task: Task, spec: Spec) -> float:
-    with one_thread(), seeded(spec.seed):
-        training = Training(task, comparison.plan.arms[spec.arm], spec, comparison.plan.share)
-        training.advance(training.evaluate_at[-1])
+def _sharpness(comparison: Comparison, task: Task, trial: Trial) -> float:
+    with made_again(comparison, task, trial.spec, trial.steps) as training:
         return sharpness(training.task, training.model, next(in_order(training.task.train, SAMPLES)))
 
 
@@ -89,9 +89,9 @@ def _mean(cells: Mapping[tuple[int, int], float]) -> Interval:
     return averaged(cells, "log" if min(cells.values(), default=0.0) > 0 else "linear")
 
 
-def figure(sharp: Sharpnesses) -> Figure:
+def figure(plan: Plan, sharp: Sharpnesses) -> Figure:
     """Return the sharpness of each batch size."""
-    means = {arm: _mean(cells) for arm, cells in sharp.items()}
+    means = {spoken(arm, plan): _mean(cells) for arm, cells in sharp.items()}
     ends = {arm: mean.ends for arm, mean in means.items() if mean.ends}
     drawn = bars({arm: mean.mean for arm, mean in means.items()}, "largest eigenvalue of the Hessian", ends)
     return Figure("Sharpness where SGD ends", "Mean with 95 % interval.", drawn)

@@ -27,8 +27,8 @@ def _by_unit(runs: Sequence[Trial], alone: bool) -> dict[int, float]:
     return {unit: mean(map(log, found)) for unit, found in losses.items() if None not in found}  # pyright: ignore[reportArgumentType]
 
 
-def unpaired(first: Collection[float], second: Collection[float]) -> Interval:
-    r"""Return the mean of ``second`` less that of ``first``, with Welch's interval of 95 %.
+def unpaired(first: Collection[float], second: Collection[float], confidence: float = 0.95) -> Interval:
+    r"""Return the mean of ``second`` less that of ``first``, with Welch's interval.
 
     .. math:: \bar b - \bar a \pm t_\nu \sqrt{s_a^2 / n_a + s_b^2 / n_b}
 
@@ -46,7 +46,7 @@ def unpaired(first: Collection[float], second: Collection[float]) -> Interval:
     difference = mean(second) - mean(first)
     if min(len(first), len(second)) < 2:
         return Interval(difference)
-    ends = stats.ttest_ind(list(second), list(first), equal_var=False).confidence_interval()
+    ends = stats.ttest_ind(list(second), list(first), equal_var=False).confidence_interval(confidence)
     return Interval(difference, float(ends.low), float(ends.high))
 
 

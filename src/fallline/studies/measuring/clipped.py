@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from math import inf
+from operator import attrgetter
 from statistics import median
 
 from torch.nn.utils import get_total_norm
@@ -16,6 +17,7 @@ from fallline.compare.protocol.seeds import training_seed
 from fallline.compare.records import Arm, Comparison, Spec, Trial
 from fallline.compare.statistics.pairs import Interval, Scale, mean_interval
 from fallline.compare.statistics.sensitivity import loss_reached
+from fallline.compare.trials.rehearsal import rehearse
 from fallline.compare.trials.training import Training
 from fallline.core.registry import find
 from fallline.core.space import middle
@@ -23,7 +25,15 @@ from fallline.report.finding import Figure, Table
 from fallline.studies.drawing import lines
 from fallline.studies.lab import Lab
 from fallline.studies.measuring.levels import line
-from fallline.studies.measuring.rates import GOOD, RATE, good_decades, grid, has_diverged, untrained_loss
+from fallline.studies.measuring.rates import (
+    GOOD,
+    RATE,
+    good_decades,
+    grid,
+    has_diverged,
+    limit,
+    untrained_loss,
+)
 from fallline.studies.measuring.sweeps import sweep
 from fallline.studies.reading import estimate, loss_axis
 from fallline.studies.study import StudyError
@@ -43,8 +53,10 @@ def clip_norms(task: Task, factors: Sequence[float], seed: int) -> list[float]:
     rates, or as many powers of ten below as it takes not to diverge.
 
     Raises:
+        ComparisonError: the task cannot be trained.
         StudyError: every learning rate diverges.
     """
+    rehearse(task, {OPTIMIZER: Arm(OPTIMIZER)})
     untrained, rate = untrained_loss(task, seed), middle(find(OPTIMIZER).space)["lr"]
     for power in range(LOWER):
         norms, loss = _trained(task, rate / 10**power, seed)
@@ -86,7 +98,7 @@ def clip_sweep(
 ) -> Comparison:
     """Return trainings at evenly spaced learning rates, at each norm; None is for no clipping."""
     choose = partial(_specs, norms=norms, per_decade=per_decade, seeds=seeds)
-    return sweep(lab, label, [OPTIMIZER], choose, task=task, share=share)
+    return sweep(lab, label, [OPTIMIZER], choose, task=task, share=share, repeat=attrgetter("seed"))
 
 
 def _specs(prepared: Prepared, norms: Sequence[float | None], per_decade: float, seeds: int) -> list[Spec]:
@@ -121,6 +133,11 @@ class Clipped:
         """Their mean over seeds."""
         found = mean_interval(list(self.widths.values()))
         return found if found.ends is None else replace(found, low=max(0.0, found.ends[0]))
+
+    @property
+    def reaches_the_end(self) -> bool:
+        """Whether the highest rate that was tried is still good with some seed: the range may go on."""
+        return any(at[max(at)] <= limit(min(at.values())) for at in self.losses.values())
 
     @property
     def lowest(self) -> Interval:
@@ -171,9 +188,10 @@ def said(found: Mapping[float | None, Clipped]) -> str:
     change = f"{wider.mean:+.2f} (95 % interval for all norms {low:+.2f} to {high:+.2f}{shown})".replace(
         "-", "−"
     )
+    ended = ", at least, as it reaches the highest rate that was tried" if found[norm].reaches_the_end else ""
     return (
         f"clipping to a norm of {number(norm)} changes the range of good learning rates from "
-        f"{number(without.mean)} decades by {change}"
+        f"{number(without.mean)} decades by {change}{ended}"
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fallline.compare.judgement.wording import number
+from fallline.compare.judgement.wording import listing, number
 from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval, mean_interval
 from fallline.report.finding import Figure, Finding
@@ -56,9 +56,12 @@ def figure(norms: Mapping[str, Sequence[Interval]], what: str) -> Figure:
         for name, layers in norms.items()
         if reach(layers)
     }
+    absent = [name for name in norms if name not in drawn]
+    left_out = f" Left out, as nothing arrives: {listing(absent)}." if absent else ""
     about = (
         "Norm of the gradient of each layer's weights over the last layer's, before any training, for "
         f"each {what}: geometric mean of {MODELS} models, with 95 % interval. To the left is the way back."
+        f"{left_out}"
     )
     y = Axis("norm, relative to the last layer's", log=True)
     return Figure("What arrives of the gradient in each layer", about, lines(drawn, Axis("layer"), y))
@@ -75,8 +78,8 @@ def relative(layers: Sequence[Interval]) -> list[Interval]:
 
 
 def reach(layers: Sequence[Interval]) -> float:
-    """Return the norm in the first layer over that in the last."""
-    return layers[0].mean / layers[-1].mean if layers[-1].mean else 0.0
+    """Return the norm in the first layer over that in the last; 0 if nothing arrives, or there are none."""
+    return layers[0].mean / layers[-1].mean if layers and layers[-1].mean else 0.0
 
 
 def arriving(norms: Mapping[str, Sequence[Interval]], name: str) -> str:

@@ -33,16 +33,16 @@ def courses(comparison: Comparison, task: Task) -> dict[str, Course]:
     """Return the course of each adaptive arm, trained as it was tuned in the first study."""
     chosen = {arm: comparison.finals(arm, 0) for arm in ADAPTIVE if arm in comparison.plan.arms}
     return {
-        arm: course(task, comparison.plan.arms[arm], runs[0].spec)
+        arm: course(task, comparison.plan.arms[arm], runs[0].spec, comparison.plan.share)
         for arm, runs in chosen.items()
         if runs and runs[0].status == "ok"
     }
 
 
-def course(task: Task, arm: Arm, spec: Spec) -> Course:
-    """Return how the effective rate goes on in one training."""
+def course(task: Task, arm: Arm, spec: Spec, share: float = 1.0) -> Course:
+    """Return how the effective rate goes on in one training of a ``share`` of the task's length."""
     with one_thread(), seeded(spec.seed):
-        training = Training(task, arm, spec)
+        training = Training(task, arm, spec, share)
         last = training.evaluate_at[-1]
         steps = sorted({max(1, round(last * i / POINTS)) for i in range(1, POINTS + 1)})
         rates = []

@@ -42,12 +42,18 @@ class Landscape:
     fades: bool = False
 
     def shares(self, runs: int, seed: int) -> dict[float, Interval]:
-        """Return the share of ``runs`` that got out at each noise, with Wilson's interval."""
+        """Return the share of ``runs`` that got out at each noise, with Wilson's interval.
+
+        Without noise all runs are one and the same, and their share has no interval.
+        """
         noise = torch.tensor(self.noises).double().repeat_interleave(runs)
         value = function(self.task).value
         points = wander(value, self.start, noise, self.rate, self.steps, seed, self.fades)
         out = self.is_out(points).view(len(self.noises), runs).sum(dim=1).tolist()
-        return {sigma: share(count, runs) for sigma, count in zip(self.noises, out, strict=True)}
+        return {
+            sigma: share(count, runs) if sigma else Interval(count / runs)
+            for sigma, count in zip(self.noises, out, strict=True)
+        }
 
 
 def function(name: str) -> Function:
@@ -133,13 +139,15 @@ def table(shares: Shares, runs: int) -> Table:
         for title, of in shares.items()
         for place, (noise, interval) in enumerate(of.items())
     ]
-    note = f"Noise: standard deviation on each part of the gradient. {runs} runs each, Wilson's intervals."
+    note = (
+        f"Noise: standard deviation on each part of the gradient. {runs} runs each, Wilson's intervals; "
+        "without noise all runs are the same."
+    )
     return Table(["runs end", "noise", "%", "95 %"], body, "Where runs end on functions", note)
 
 
 def _ends(interval: Interval) -> str:
-    low, high = interval.ends or (0.0, 1.0)
-    return f"{100 * low:.1f}–{100 * high:.1f}"
+    return "–".join(f"{100 * end:.1f}" for end in interval.ends or ())
 
 
 def figures(shares: Shares) -> list[Figure]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fallline.compare.judgement.wording import number
 from fallline.compare.records import Comparison
@@ -31,12 +32,13 @@ class Interplay:
     """The mean loss of the plain optimizers over that of the adaptive ones, on each of two tasks.
 
     ``advantages`` has the ratio by the task's name; ``change`` is the second ratio over the first, and
-    ``agreement`` Spearman's correlation of the order of all optimizers.
+    ``agreement`` Spearman's correlation of the order of all ``optimizers``, so many.
     """
 
     advantages: dict[str, Interval]
     change: Interval
     agreement: float
+    optimizers: int
 
     @property
     def is_shown(self) -> bool:
@@ -52,7 +54,7 @@ def interplay(dense: Comparison, sparse: Comparison) -> Interplay | None:
     ratios = {
         each.plan.task: as_ratio(mean_interval(logs)) for each, logs in ((dense, first), (sparse, second))
     }
-    return Interplay(ratios, as_ratio(unpaired(first, second)), _agreement(dense, sparse))
+    return Interplay(ratios, as_ratio(unpaired(first, second)), *_agreement(dense, sparse))
 
 
 def _advantages(comparison: Comparison) -> list[float]:
@@ -65,13 +67,15 @@ def _apart(logs: Mapping[int, float], others: Mapping[int, float]) -> list[float
     return [logs[unit] - others[unit] for unit in logs if unit in others]
 
 
-def _agreement(dense: Comparison, sparse: Comparison) -> float:
+def _agreement(dense: Comparison, sparse: Comparison) -> tuple[float, int]:
+    """Return how far two tasks agree on the order of the optimizers, and of how many."""
     from scipy.stats import spearmanr
 
     both = [relative(each) for each in (dense, sparse)]
     arms = [arm for arm in both[0] if arm in both[1]]
     means = [[each[arm].mean for arm in arms] for each in both]
-    return float(spearmanr(means[0], means[1]).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+    agreement: Any = spearmanr(means[0], means[1])
+    return float(agreement.statistic), len(arms)
 
 
 def relative(comparison: Comparison) -> dict[str, Interval]:
@@ -94,7 +98,8 @@ def told(found: Interplay) -> str:
 def orders(changes: Sequence[Interplay]) -> list[str]:
     """Return how far tasks agree on the order of all optimizers, as a sentence if there is any."""
     said = [f"{number(each.agreement)} with {next(iter(each.advantages))}" for each in changes]
-    return [f"Spearman's correlation of the order of all optimizers: {', '.join(said)}."] if said else []
+    order = f"the order of all {changes[0].optimizers} optimizers" if changes else ""
+    return [f"Spearman's correlation of {order}: {', '.join(said)}."] if said else []
 
 
 def _times(ratio: Interval) -> str:

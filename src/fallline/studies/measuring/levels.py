@@ -110,21 +110,27 @@ def best_beside(comparison: Comparison, base: str) -> str:
     return next(place.arm for place in judge(comparison).places if place.arm != base)
 
 
-def main_effect(comparison: Comparison, pairs: Sequence[tuple[str, str]]) -> tuple[Interval, str]:
+def main_effect(comparison: Comparison, pairs: Sequence[tuple[str, str]]) -> tuple[Interval, str] | None:
     """Return what the second arm of each pair adds to the loss of the first on average, and that in words.
 
-    ``pairs`` differ in one setting, each at another level of the rest.
+    ``pairs`` differ in one setting, each at another level of the rest; those without results are left out.
+    None if there are not two repeats that all others share.
     """
     of = judged(comparison)
     known = [[of.repeats[arm] for arm in pair] for pair in pairs if set(pair) <= of.repeats.keys()]
+    if len({study for study, _ in _shared([cells for pair in known for cells in pair])}) < 2:
+        return None
     first, second = (_mean_cells(cells) for cells in zip(*known, strict=True))
     effect = difference_interval(first, second)
     return effect, difference(effect, of.scale)
 
 
+def _shared(cells: Sequence[Cells]) -> set[tuple[int, int]]:
+    return set.intersection(*map(set, cells)) if cells else set()
+
+
 def _mean_cells(cells: Sequence[Cells]) -> Cells:
-    shared = set.intersection(*(set(each) for each in cells))
-    return {cell: sum(each[cell] for each in cells) / len(cells) for cell in shared}
+    return {cell: sum(each[cell] for each in cells) / len(cells) for cell in _shared(cells)}
 
 
 def mean_over(runs: Sequence[Trial], value: Callable[[Trial], float], scale: Scale) -> Interval:

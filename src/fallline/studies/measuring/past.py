@@ -6,6 +6,7 @@ from statistics import mean
 
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from fallline.compare.judgement.standings import LEVEL
 from fallline.compare.judgement.wording import ends, number
 from fallline.compare.records import Comparison
 from fallline.compare.statistics.pairs import Interval
@@ -93,7 +94,10 @@ class PastCosts:
              span(*ratio.ends) if ratio.ends else None]
             for arm, ratio in self.ratios.items()
         ]  # fmt: skip
-        note = "Afresh: the last phase alone, for as many steps, from new weights; the rate tuned for it."
+        note = (
+            "Afresh: the last phase alone, for as many steps, from new weights; the rate tuned for it. 95 %: "
+            "for all optimizers together."
+        )
         return Table(
             ["optimizer", "afresh", "after drift", "ratio", "95 %"], rows, "What the past costs", note
         )
@@ -102,7 +106,8 @@ class PastCosts:
     def figure(self) -> Figure:
         """The ratios as bars."""
         about = (
-            "The loss after the drift over that of starting afresh on the last phase, with 95 % intervals."
+            "The loss after the drift over that of starting afresh on the last phase, with intervals of 95 % "
+            "that hold for all of them together."
         )
         values = {arm: ratio.mean for arm, ratio in self.ratios.items()}
         intervals = {arm: ratio.ends for arm, ratio in self.ratios.items() if ratio.ends}
@@ -110,9 +115,14 @@ class PastCosts:
 
 
 def past_costs(afresh: Comparison, stream: Comparison) -> PastCosts | None:
-    """Return what the earlier phases cost each optimizer with results on both; None if there is none."""
+    """Return what the earlier phases cost each optimizer with results on both; None if there is none.
+
+    The intervals hold for all of them together, by Bonferroni's correction, as the largest is looked for.
+    """
     logs = {arm: (log_losses(afresh, [arm]), log_losses(stream, [arm])) for arm in stream.plan.arms}
-    ratios = {arm: as_ratio(unpaired(a.values(), b.values())) for arm, (a, b) in logs.items() if a and b}
+    known = {arm: (a.values(), b.values()) for arm, (a, b) in logs.items() if a and b}
+    confidence = 1 - LEVEL / max(1, len(known))
+    ratios = {arm: as_ratio(unpaired(*both, confidence)) for arm, both in known.items()}
     ordered = dict(sorted(ratios.items(), key=lambda item: item[1].mean))
     return PastCosts(ordered, afresh, stream) if ordered else None
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from math import inf, log10
+from math import inf, isfinite, log10
+from operator import attrgetter
 from statistics import mean
 from typing import Any
 
@@ -23,6 +24,7 @@ from fallline.studies.drawing import Axis, Line, lines
 from fallline.studies.lab import Lab
 from fallline.studies.measuring.sweeps import sweep
 from fallline.studies.reading import estimate
+from fallline.studies.study import StudyError
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
 
@@ -31,6 +33,7 @@ BEYOND = 0.5
 #: A loss is good if it is at most this share above the lowest.
 GOOD = 0.5
 RATE = Axis("learning rate", log=True)
+BEST_OF_MANY = "The loss at the best rate is the lowest of many, and so a little too low by chance."
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Response:
 def rate_sweep(lab: Lab, task: Task, optimizers: Iterable[str], per_decade: float, seeds: int) -> Comparison:
     """Return trainings at evenly spaced rates over each optimizer's published range and a little more."""
     names = list(optimizers)
-    return sweep(lab, "rates", names, partial(_specs, per_decade=per_decade, seeds=seeds), task=task)
+    choose = partial(_specs, per_decade=per_decade, seeds=seeds)
+    return sweep(lab, "rates", names, choose, task=task, repeat=attrgetter("seed"))
 
 
 def _specs(prepared: Prepared, per_decade: float, seeds: int) -> list[Spec]:
@@ -90,9 +94,18 @@ def responses(comparison: Comparison, untrained: float) -> dict[str, Response]:
 
 
 def untrained_loss(task: Task, seed: int) -> float:
-    """Return the validation loss of a model that was not trained."""
+    """Return the validation loss of a model that was not trained.
+
+    Raises:
+        StudyError: it is infinite or not a number.
+    """
     with seeded(seed):
-        return task.evaluated(task.new_model(), task.valid)[0]
+        loss = task.evaluated(task.new_model(), task.fold(0).valid)[0]
+    if not isfinite(loss):
+        raise StudyError(
+            f"task {task.name!r}: the loss of an untrained model is {loss}; check its loss and data"
+        )
+    return loss
 
 
 def has_diverged(trial: Trial, untrained: float) -> bool:
@@ -140,17 +153,26 @@ def good_decades(losses: Mapping[float, float], scale: Scale) -> float:
     best = min(tried, key=lambda rate: losses[rate])
     if losses[best] == inf:
         return 0.0
-    limit = losses[best] + GOOD * abs(losses[best])
+    highest = limit(losses[best])
     above = [rate for rate in tried if rate >= best]
     below = [rate for rate in reversed(tried) if rate <= best]
-    return sum(_stretch([(log10(r), losses[r]) for r in side], limit, scale) for side in (above, below))
+    return sum(_stretch([(log10(r), losses[r]) for r in side], highest, scale) for side in (above, below))
 
 
-def _stretch(points: list[tuple[float, float]], limit: float, scale: Scale) -> float:
-    """Return how far one may go from the first of the points until the loss is above ``limit``."""
+def limit(lowest: float) -> float:
+    """Return the highest loss that is good, given the lowest: none is if that is infinite.
+
+    >>> limit(2.0), limit(-2.0)
+    (3.0, -1.0)
+    """
+    return lowest + GOOD * abs(lowest) if lowest < inf else -inf
+
+
+def _stretch(points: list[tuple[float, float]], highest: float, scale: Scale) -> float:
+    """Return how far one may go from the first of the points until the loss is above ``highest``."""
     for (here, low), (there, high) in pairwise(points):
-        if high > limit:
-            start, end, stop = (on_scale(scale, loss) for loss in (low, high, limit))
+        if high > highest:
+            start, end, stop = (on_scale(scale, loss) for loss in (low, high, highest))
             share = (stop - start) / (end - start)
             return abs(here + share * (there - here) - points[0][0])
     return abs(points[-1][0] - points[0][0])

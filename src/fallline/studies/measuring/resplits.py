@@ -141,6 +141,16 @@ def _relative(losses: np.ndarray) -> np.ndarray:
     return flat.std(axis=1, ddof=1) / np.abs(flat.mean(axis=1))
 
 
+def gain(splits: Splits) -> Interval:
+    """Return how many times less the mean over folds varies than a single hold-out."""
+    return redrawn(
+        lambda kept: float(
+            np.mean(_relative(splits.losses[:, kept])) / np.mean(_relative(splits.folded[:, kept]))
+        ),
+        splits.shuffles,
+    )
+
+
 def same_best(losses: np.ndarray) -> Interval:
     """Return how often estimates from two shuffles name the same best optimizer."""
     best = losses.argmin(axis=0)
@@ -165,7 +175,8 @@ def _agreement(of: Callable[[int, int], float], shuffles: int) -> Interval:
 def redrawn(statistic: Callable[[Sequence[int]], float], count: int) -> Interval:
     """Return a statistic of ``count`` independent repeats, with the interval of drawing them again.
 
-    Draws of a single repeat, which say nothing of how they differ, are left out.
+    Draws of a single repeat, which say nothing of how they differ, are left out. Where all draws agree there
+    is no interval: it would be of no width, and no repeats are so many.
 
     >>> interval = redrawn(lambda kept: sum(kept) / len(kept), 100)
     >>> interval.mean, 5 < interval.high - interval.mean < 6  # 1.96 times 28.9 / √100 is 5.7
@@ -175,5 +186,5 @@ def redrawn(statistic: Callable[[Sequence[int]], float], count: int) -> Interval
     """
     draws = np.random.default_rng(0).integers(count, size=(DRAWS, count)).tolist()
     values = [statistic(kept) for kept in draws if len(set(kept)) > 1]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(statistic(range(count)), float(low), float(high))
+    mean, (low, high) = statistic(range(count)), np.quantile(values, [0.025, 0.975])
+    return Interval(mean) if low == high else Interval(mean, float(low), float(high))

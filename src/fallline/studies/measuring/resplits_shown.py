@@ -6,8 +6,8 @@ from fallline.compare.statistics.pairs import Interval
 from fallline.report.finding import Figure, Table
 from fallline.studies.drawing import bars
 from fallline.studies.measuring.coverage import Coverage
-from fallline.studies.measuring.resplits import FOLDS, Splits, same_best, same_order, spread
-from fallline.studies.reading import percent
+from fallline.studies.measuring.resplits import FOLDS, Splits, gain, same_best, same_order, spread
+from fallline.studies.reading import percent, times
 
 CAVEATS = [
     "The shuffles divide one and the same data: other data of the same kind would differ more.",
@@ -32,10 +32,9 @@ def told(task: str, splits: Splits, covered: Sequence[Coverage]) -> str:
 
 def sentences(splits: Splits, covered: Sequence[Coverage]) -> list[str]:
     """Return how much folds gain beside what independent ones would, and how often intervals are right."""
-    gain = spread(splits.losses).mean / spread(splits.folded).mean
     return [
-        f"The mean of {FOLDS} folds varies {gain:.3g} times less than one hold-out; that of {FOLDS} "
-        f"independent ones would vary {FOLDS**0.5:.3g} times less.",
+        f"One hold-out varies as much as {times(gain(splits))} the mean of {FOLDS} folds; "
+        f"of {FOLDS} independent ones it would be {FOLDS**0.5:.3g} times.",
         *(
             f"With {each.scheme} the naive 95 % interval of a difference holds the truth in "
             f"{percent(each.naive)}, Nadeau and Bengio's, {each.wider:.3g} times as wide, in "
@@ -58,14 +57,14 @@ def table(splits: Splits) -> Table:
     ]
     note = (
         "Spread: standard deviation over divisions, as a share of the mean. Same: of two estimates from "
-        "different shuffles. Intervals by drawing shuffles again."
+        "different shuffles. Intervals by drawing shuffles again; none where all of them agree."
     )
     return Table(["", ONE, "95 %", ALL, "95 %"], body, note=note)
 
 
 def _cells(share: Interval) -> list[str]:
-    low, high = share.ends or (0.0, 1.0)
-    return [f"{100 * share.mean:.1f}", f"{100 * low:.1f}–{100 * high:.1f}"]
+    ends = [f"{100 * end:.1f}" for end in share.ends or ()]
+    return [f"{100 * share.mean:.1f}", "–".join(ends)]
 
 
 def coverage_table(covered: Sequence[Coverage]) -> Table:

@@ -1,7 +1,7 @@
 """What patience would have done to a training that was made to the end, read off its curve."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import log
 
 from fallline.compare.judgement.wording import number
@@ -11,6 +11,9 @@ from fallline.report.finding import Figure, Table
 from fallline.studies.drawing import Axis, lines
 from fallline.studies.measuring.levels import difference, line, mean_over
 from fallline.studies.reading import loss_axis
+
+#: What counts as close to the lowest loss of the whole training.
+CLOSE = 0.05
 
 
 def stop(curve: Curve, patience: int | None) -> int:
@@ -53,9 +56,7 @@ def outcome(runs: Sequence[Trial], patience: int | None, scale: Scale) -> Outcom
     """Return the `Outcome` of a patience, in evaluations; of None that of stopping nowhere."""
     return Outcome(
         mean_over(runs, lambda run: kept(run.curve, patience), scale),
-        mean_over(
-            runs, lambda run: gap(kept(run.curve, patience), min(run.curve.valid_loss), scale), "linear"
-        ),
+        _excess(runs, lambda run: kept(run.curve, patience), scale),
         mean_over(runs, lambda run: run.curve.step[stop(run.curve, patience)] / run.curve.step[-1], "linear"),
     )
 
@@ -64,16 +65,31 @@ def at_the_end(runs: Sequence[Trial], scale: Scale) -> Outcome:
     """Return the `Outcome` of keeping the last weights, whatever was before."""
     return Outcome(
         mean_over(runs, lambda run: run.curve.valid_loss[-1], scale),
-        mean_over(
-            runs, lambda run: gap(run.curve.valid_loss[-1], min(run.curve.valid_loss), scale), "linear"
-        ),
+        _excess(runs, lambda run: run.curve.valid_loss[-1], scale),
         Interval(1.0, 1.0, 1.0),
     )
+
+
+def _excess(runs: Sequence[Trial], loss: Callable[[Trial], float], scale: Scale) -> Interval:
+    """Return how far a loss lies above the lowest of its training on average: never below it."""
+    found = mean_over(runs, lambda run: gap(loss(run), min(run.curve.valid_loss), scale), "linear")
+    return found if found.ends is None else replace(found, low=max(0.0, found.ends[0]))
 
 
 def gap(loss: float, lowest: float, scale: Scale) -> float:
     """Return how far ``loss`` lies above ``lowest``: on the scale "log" the logarithm of their ratio."""
     return log(loss / lowest) if scale == "log" else loss - lowest
+
+
+def said(made: Mapping[int, Outcome], end: Outcome, scale: Scale) -> str:
+    """Return what the least patience that comes close to the best in hindsight does."""
+    patience = next((p for p, each in made.items() if each.excess.mean <= CLOSE), max(made))
+    excess, share = made[patience].excess, made[patience].share.mean
+    loss = f"a loss {difference(excess, scale)} than the lowest" if excess.mean else "the lowest loss"
+    return (
+        f"A patience of {patience} evaluations keeps {loss} of the whole training and makes "
+        f"{100 * share:.0f} % of its steps; the last weights have a loss {difference(end.excess, scale)}."
+    )
 
 
 def table(made: Mapping[int, Outcome], end: Outcome, scale: Scale) -> Table:

@@ -1,7 +1,9 @@
 """Trainings at settings that a study chooses itself: recorded and gone on with as a comparison's."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from time import monotonic
 from typing import Any
 
@@ -13,6 +15,7 @@ from fallline.compare.records import Comparison, Spec
 from fallline.compare.request import Request
 from fallline.compare.storage.lock import only_driver
 from fallline.studies.lab import Lab
+from fallline.studies.study import StudyError
 from fallline.tasks.task import Task
 
 #: Returns the trainings to run, given a comparison that is planned; those that matter most first.
@@ -29,11 +32,12 @@ def sweep(
     space: Mapping[str, Any] | None = None,
     trials: int = 1,
     share: float = 1.0,
+    repeat: Callable[[Spec], Any] = attrgetter("key"),
 ) -> Comparison:
     """Return the trainings that ``choose`` names, in the folder ``label``; what is done is not run again.
 
     Nothing is tuned: every training is one that ``choose`` asked for. With a budget, those that do not fit
-    are left out.
+    are left out, and so is a ``repeat`` of which not all fit.
 
     Arguments:
         lab: where it is measured.
@@ -44,14 +48,16 @@ def sweep(
         space: of the arms, as of `fallline.compare`.
         trials: how many configurations of each arm; from 10 on the arms have their whole space.
         share: of the budget, where a study makes several measurements.
+        repeat: of which repeat a training is a part; each is one by itself unless given.
 
     Raises:
+        StudyError: the budget is too small for a single repeat.
         FalllineError: as `fallline.compare`.
     """
     request = Request(
         task=task or lab.task,
         optimizers=optimizers,
-        out=lab.folder / label,
+        out=lab.place(label),
         resume=True,
         seed=lab.seed,
         workers=lab.workers,
@@ -62,8 +68,17 @@ def sweep(
     )
     prepared = prepare(request)
     deadline = None if lab.budget is None else monotonic() + share * lab.budget
-    _run(lab, prepared, list(choose(prepared)), deadline)
-    return prepared.store.comparison()
+    specs = list(choose(prepared))
+    _run(lab, prepared, specs, deadline)
+    return _whole(prepared.store.comparison(), Counter(map(repeat, specs)), repeat)
+
+
+def _whole(comparison: Comparison, wanted: Counter[Any], repeat: Callable[[Spec], Any]) -> Comparison:
+    made = Counter(repeat(trial.spec) for trial in comparison.trials)
+    kept = [trial for trial in comparison.trials if made[key := repeat(trial.spec)] == wanted[key]]
+    if not kept:
+        raise StudyError("the budget is too small for a first result; give more time, or none with --quick")
+    return replace(comparison, trials=kept)
 
 
 def _run(lab: Lab, prepared: Prepared, specs: Sequence[Spec], deadline: float | None) -> None:

@@ -1,32 +1,29 @@
 """How many hidden units differ: units that begin equal have equal gradients, and stay equal."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from fallline.compare.records import Arm, Spec
-from fallline.compare.trials.training import Training
+from fallline.compare.judgement.wording import plural
+from fallline.compare.records import Comparison
+from fallline.studies.measuring.again import made_again
 from fallline.studies.varied import KEPT
-from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
-from fallline.tasks.threads import one_thread
 
 
-def trained(task: Task, optimizer: str, settings: Mapping[str, Any], seed: int) -> nn.Module:
-    """Return a model after a whole training.
-
-    Arguments:
-        task: what is trained.
-        optimizer: its name.
-        settings: of the optimizer and the model.
-        seed: of the initial weights and the batches.
-    """
-    with one_thread(), seeded(seed):
-        training = Training(task, Arm(optimizer), Spec(optimizer, "final", 0, seed, dict(settings)))
-        training.advance(training.evaluate_at[-1])
-    return training.model
+def equal_units(comparison: Comparison, task: Task, arm: str) -> list[str]:
+    """Return how many hidden units differ after a training of ``arm`` from zeros, in a sentence if any do."""
+    runs = [run for run in comparison.finals(arm) if run.status == "ok"]
+    if not runs:
+        return []
+    with made_again(comparison, task, runs[0].spec, runs[0].steps) as training:
+        units = distinct_units(training.model)
+    if units is None:
+        return []
+    found, after = plural(units[0], "distinct set"), f"after {runs[0].steps} steps"
+    equal = f"From zeros, the {units[1]} units of the first layer have {found} of weights {after}"
+    if units[0] == 1:
+        return [f"{equal}: units that begin equal have equal gradients."]
+    return [f"{equal}: something in the model, such as dropout, tells units apart that begin equal."]
 
 
 def distinct_units(model: nn.Module) -> tuple[int, int] | None:

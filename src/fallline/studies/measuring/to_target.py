@@ -1,5 +1,7 @@
 """What batch sizes come to on the way to the target: in words, a table and figures."""
 
+from math import inf
+
 import numpy as np
 
 from fallline.compare.judgement.wording import ends, listing, number, setting
@@ -29,7 +31,7 @@ def _epochs(found: Measured) -> str:
     """Return how many times the epochs of the smallest batches the largest need, as part of a sentence."""
     small, *_, large = found.steps
     times = ratio(*(_scaled(found.steps[size], size) for size in (small, large)))
-    low, high = times.ends or (times.mean, times.mean)
+    low, high = times.ends or (0.0, inf)
     if low <= 1 <= high:
         return f"and {_with_interval(times)} times the epochs, which is no difference that could be shown"
     return f"{'but' if low > 1 else 'and'} {_with_interval(times)} times the epochs"
