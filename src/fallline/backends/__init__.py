@@ -1,4 +1,4 @@
-"""Ways to execute a plan: ``gpu`` (Triton), ``cpu`` (Numba) and ``eager`` (torch operations), the last two also by rows."""
+"""Ways to execute a plan: ``gpu`` (Triton), ``cpu`` (Numba), ``eager`` (torch operations); and by rows."""
 
 from functools import cache
 
