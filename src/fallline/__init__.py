@@ -16,6 +16,7 @@ from fallline.core.transform import Slot, per_tensor, transform
 from fallline.optimizers import (
     ADOPT,
     ASGD,
+    CAME,
     FTRL,
     LAMB,
     LARS,
@@ -25,9 +26,11 @@ from fallline.optimizers import (
     AdaBelief,
     AdaBound,
     Adadelta,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
+    AdamMini,
     AdamW,
     Adan,
     AdEMAMix,
@@ -38,6 +41,7 @@ from fallline.optimizers import (
     MuonAdamW,
     NAdam,
     NAdamW,
+    NorMuon,
     NovoGrad,
     Prodigy,
     ProximalSGD,
@@ -81,15 +85,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADOPT", "ASGD", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SOAP", "SWA",
-    "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax",
-    "Adan", "Choice", "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease", "Hyperparameter", "Lion",
-    "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "OffloadState", "Optimizer", "PSGDKron",
-    "Polyak", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree",
-    "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot", "SophiaG", "SparseAdam",
-    "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain",
-    "follow_parameters", "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor",
-    "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
+    "ADOPT", "ASGD", "CAME", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SOAP", "SWA",
+    "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamMini",
+    "AdamW", "Adamax", "Adan", "Choice", "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease",
+    "Hyperparameter", "Lion", "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NorMuon", "NovoGrad",
+    "OffloadState", "Optimizer", "PSGDKron", "Polyak", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Range",
+    "Route", "Rprop", "ScheduleFree", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum",
+    "Slot", "SophiaG", "SparseAdam", "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain",
+    "compare", "explain", "follow_parameters", "functional", "gradients", "layerwise_decay", "load",
+    "penalties", "per_tensor", "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

@@ -68,4 +68,12 @@ FREE = [
 WHOLE = [
     (fallline.Muon, {}),
     (fallline.Muon, {"lr": 0.1, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"}),
+    (fallline.NorMuon, {}),
+    (fallline.NorMuon, {"lr": 0.1, "beta2": 0.8, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.1}),
+    (fallline.Adafactor, {}),
+    (fallline.Adafactor, {"lr": 0.1, "eps": (1e-3, 0.1), "d": 1.5, "weight_decay": 0.1, "maximize": True}),
+    (fallline.CAME, {}),
+    (fallline.CAME, {"lr": 0.01, "betas": (0.8, 0.9, 0.95), "clip_threshold": 0.5, "weight_decay": 0.1}),
+    (fallline.AdamMini, {}),
+    (fallline.AdamMini, {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1, "maximize": True}),
 ]

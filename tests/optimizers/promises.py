@@ -39,6 +39,9 @@ PROMISES: dict[str, dict[str, Any]] = {
     },  # 0 / 0 where the first average of squares is 0
     "DoG": {"scale_invariant": {"eps": 0.0, "weight_decay": 0.0}},
     "MuonAdamW": {"shapes": ((3, 5), (6, 4), (7,), (1,), (33, 20))},  # of matrices the inner one is Muon's
+    "NorMuon": {"scale_invariant": {"eps": 0.0}},
+    "AdamMini": {"scale_invariant": {"eps": 0.0, "weight_decay": 0.0}},
+    "Adafactor": {"scale_invariant": {"eps": (0.0, 1e-3)}},
     "Muon": {"scale_invariant": {"eps": 0.0}, "shapes": ((3, 5), (20, 33), (6, 6))},  # as torch's takes
 }
 

@@ -21,6 +21,7 @@ def probe(g: np.ndarray, t: int) -> np.ndarray:
 
 #: Settings of the second implementation that fallline has not: its docstrings say with whom it agrees.
 CHOSEN: dict[str, dict[str, Any]] = {
+    "AdamMini": {"blocks": ("row", "tensor")},  # what parameters without names are divided into
     "AdEMAMix": {"offset": 1e-8},  # the authors' code; the paper has no offset
     "FTRL": {"from_start": True},  # the paper begins at weights of zero
     "MARS": {"optimize_1d": True},  # the authors leave vectors to AdamW

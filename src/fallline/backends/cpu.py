@@ -165,15 +165,18 @@ class Job:
             row: dict(zip(names, values.tolist(), strict=True))
             for row, values in zip(self._used_rows, self._settings, strict=True)
         }
-        rounding = torch.finfo(self._batch.params[0].dtype).eps
+        rounding, reads, outputs = torch.finfo(self._batch.params[0].dtype).eps, t.reads, t.outputs
+        columns = self._table.columns(one.takes)
+        seen = [(name, columns[name]) for name in {*t.inputs, *outputs}]
         members = []
         for i, (row, place) in enumerate(zip(self._batch.rows, self._batch.indices, strict=True)):
             known = {FRESH: float(self._batch.fresh[i]), PLACE: place, ROUNDING: rounding}
-            step = {STEP: self._step_of(i)} if STEP in t.reads else {}
-            members.append(whole.Member(self._table.operands(i, one.takes), {**by_row[row], **known, **step}))
+            step = {STEP: self._step_of(i)} if STEP in reads else {}
+            operands = {name: column[i] for name, column in seen}
+            members.append(whole.Member(operands, {**by_row[row], **known, **step}))
         with torch.no_grad():
-            for i, results in enumerate(whole.apply(t, members)):
-                for name, value in zip(t.outputs, results, strict=True):
+            for i, results in whole.apply(t, members):
+                for name, value in zip(outputs, results, strict=True):
                     self._table.put(name, i, value)
 
     def _step_of(self, i: int) -> float:

@@ -13,6 +13,9 @@ from fallline.backends.cpu_kernel import LEFT, Signature
 from fallline.core.backend import Batch
 from fallline.core.transform import GAIN, GRAD, G, P
 
+#: The row of addresses in which updates that were left for a later pass are entered.
+_UPDATES = list(LEFT).index(G) - len(LEFT)
+
 address, _bytes = Tensor.data_ptr, attrgetter("nbytes")
 
 
@@ -33,18 +36,22 @@ class Table:
         }
         self._operands = {n: list(map(self._in_order, xs, self._layouts)) for n, xs in self._operands.items()}
         self._grads: Sequence[Tensor] = ()
-        self._left = {n: self._room(dtypes.compute) for n in batch.plan.left}
+        self._compute = dtypes.compute
+        self._updates: dict[int, Tensor] = {}
+        handed = {G: self._updates} if batch.plan.handed_over else {}
+        self._left = {n: handed[n] if n in handed else self._room() for n in batch.plan.left}
         scalars = [[state[slot.name] for state in batch.states] for slot in batch.plan.scalar_slots]
         sizes = [p.numel() * (2 if p.is_complex() else 1) for p in batch.params]
         self.offsets = np.cumsum([0, *sizes], dtype=np.int64)
         nowhere = [0] * len(batch.params)
         params, *state = [list(map(address, column)) for column in (*self._operands.values(), *scalars)]
-        left = [list(map(address, self._left[n])) if n in self._left else nowhere for n in LEFT]
+        rooms = {n: xs for n, xs in self._left.items() if isinstance(xs, list)}
+        left = [list(map(address, rooms[n])) if n in rooms else nowhere for n in LEFT]
         self.addresses = np.array([params, nowhere, *state, *left], np.int64)
         self._grad_addresses: list[int] = []
 
-    def _room(self, dtype: torch.dtype) -> list[Tensor]:
-        return [torch.empty_like(x, dtype=dtype) for x in self._layouts]
+    def _room(self) -> list[Tensor]:
+        return [torch.empty_like(x, dtype=self._compute) for x in self._layouts]
 
     @property
     def elements(self) -> int:
@@ -66,21 +73,35 @@ class Table:
         self._grads = grads
 
     def release(self) -> None:
-        """Let go of the gradients."""
+        """Let go of the gradients, and of updates that were handed over."""
         self._grads = ()
+        self._updates.clear()
 
-    def operands(self, i: int, takes: Sequence[str]) -> dict[str, Any]:
-        """Return what a rule on whole tensors sees of tensor ``i``."""
-        own = {name: column[i] for name, column in self._operands.items()}
-        grad = {G: self._grads[i], GRAD: self._grads[i]} if self._grads else {}
-        shaped = {slot.name: self._batch.states[i].get(slot.name) for slot in self._batch.plan.shaped_slots}
-        return {GAIN: 1.0, **grad, **own, **shaped, **{name: self._left[name][i] for name in takes}}
+    def columns(self, takes: Sequence[str]) -> dict[str, Any]:
+        """Return what a rule on whole tensors sees: by name, a value for each tensor."""
+        grads = {G: self._grads, GRAD: self._grads}
+        states, slots = self._batch.states, self._batch.plan.shaped_slots
+        shaped = {slot.name: [state.get(slot.name) for state in states] for slot in slots}
+        left = {name: self._left[name] for name in takes}
+        return {GAIN: [1.0] * len(states), **grads, **self._operands, **shaped, **left}
 
     def put(self, name: str, i: int, value: Tensor | None) -> None:
         """Store a result for tensor ``i``, None where it has no such slot."""
+        if value is None:
+            return
+        if name == G and self._batch.plan.handed_over:
+            self._hand_over(i, value)
+            return
         kept = self._left if name == G else self._operands
-        if value is not None:
-            (kept[name][i] if name in kept else self._batch.states[i][name]).copy_(value)
+        (kept[name][i] if name in kept else self._batch.states[i][name]).copy_(value)
+
+    def _hand_over(self, i: int, value: Tensor) -> None:
+        """Let later passes read an update where it is, if it lies as its parameter does."""
+        layout = self._layouts[i]
+        fits = value.dtype == self._compute and _same_order(value, layout)
+        update = value if fits else torch.empty_like(layout, dtype=self._compute).copy_(value)
+        self._updates[i] = update
+        self.addresses[_UPDATES, i] = address(update)
 
     def stage(self) -> None:
         """Copy what does not lie in order to where it does."""

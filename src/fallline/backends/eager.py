@@ -47,12 +47,12 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
         values = {**values, **{slot.name: got[slot.name] for slot in once.slots if one.last}}
     for place, t in enumerate(one.transforms):
         summands |= _summands(one, place, values, known)
-        came, scalars = values, {**known, **given.get(t.per_tensor, {})}
+        arrived, scalars = values, {**known, **given.get(t.per_tensor, {})}
         values = _apply(t, values, scalars)
         if t is negate:
             values[GRAD] = values[G]
         if gained and t.target == G:
-            values[GAIN] = values[GAIN] * _gain(t, {**values, G: came[G]}, scalars)
+            values[GAIN] = values[GAIN] * _gain(t, {**values, G: arrived[G]}, scalars)
     summands |= _summands(one, len(one.transforms), values, known)
     return {**before, **summands} if one.sums else values
 
@@ -80,7 +80,7 @@ def _gain(t: Transform, values: Mapping[str, Any], scalars: Mapping[str, Any]) -
 
 
 def _apply_whole(t: Transform, values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    (results,) = apply(t, [Member(values, dict(settings))])
+    ((_, results),) = apply(t, [Member(values, dict(settings))])
     return {**values, **dict(zip(t.outputs, results, strict=True))}
 
 
@@ -191,9 +191,9 @@ class _Member:
 
     def _keep_apart(self) -> None:
         """Copy what a rule gives to one operand and came as another: that may be overwritten before."""
-        came = {id(x): name for name, x in self._came.items()}
+        origins = {id(x): name for name, x in self._came.items()}
         self._values = {
-            name: x.clone() if isinstance(x, Tensor) and came.get(id(x), name) != name else x
+            name: x.clone() if isinstance(x, Tensor) and origins.get(id(x), name) != name else x
             for name, x in self._values.items()
         }
 

@@ -117,14 +117,14 @@ class _Lowering:
     def transform(self, t: Transform) -> None:
         """Append the statements of one transform's rule."""
         amplifies = self._gain_is_read and t.target == G
-        came = self._keep_update() if amplifies and _gain_reads_update(t) else G
+        arrived = self._keep_update() if amplifies and _gain_reads_update(t) else G
         body = self._body(t.rule, t, {n: n for n in t.inputs}, kept=t.outputs)
         values = body.run()
         if len(values) != len(t.outputs):
             raise RuleError(f"{t.name} must return {', '.join(t.outputs)}; it returns {len(values)} values")
         self._set(t.outputs, [body.element(v) for v in values])
         if amplifies:
-            self._amplify(t, came)
+            self._amplify(t, arrived)
 
     def keep_gradient(self) -> None:
         """Give the gradient its own name where anything looks at it after it has been changed."""
@@ -150,15 +150,15 @@ class _Lowering:
 
     def _keep_update(self) -> str:
         """Keep the update as it is before a transform changes it; return its name."""
-        name = self.fresh("came")
+        name = self.fresh("arrived")
         self.out.element.append(f"{name} = {G}")
         return name
 
-    def _amplify(self, t: Transform, came: str) -> None:
-        """Multiply the gain by that of ``t``, to which the update came under the name ``came``."""
+    def _amplify(self, t: Transform, arrived: str) -> None:
+        """Multiply the gain by that of ``t``, to which the update came under the name ``arrived``."""
         gain, is_scalar = self._gain
         if callable(t.gain):
-            body = self._body(t.gain, t, {n: came if n == G else n for n in positional(t.gain)})
+            body = self._body(t.gain, t, {n: arrived if n == G else n for n in positional(t.gain)})
             (value,) = body.run()
             factor, factor_is_scalar = body.value(value)
         else:

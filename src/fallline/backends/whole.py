@@ -1,7 +1,7 @@
 """Transforms of whole tensors: torch operations on stacks of tensors of one shape."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,10 @@ from fallline.core.transform import PLACE, Transform
 
 #: Tensors of more elements than this are worked on alone: stacking would copy more than it saves.
 STACKED = 1 << 16
+#: Elements of a stack: enough for all threads, and few enough for what is made of them to stay in cache.
+STACK = 1 << 18
+#: What needs no widening to be computed with.
+_WIDE = (torch.float32, torch.float64)
 
 
 @dataclass
@@ -23,9 +27,8 @@ class Member:
     settings: dict[str, Any]
 
 
-def apply(t: Transform, members: Sequence[Member]) -> list[tuple[Tensor | None, ...]]:
-    """Return what the rule makes of each member's operands: its target, then its slots."""
-    results: list[tuple[Tensor | None, ...]] = [()] * len(members)
+def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[Tensor | None, ...]]]:
+    """Yield the number of each member, stack by stack, with what the rule makes of it: target, then slots."""
     for places in _stacks(t, members):
         settings = members[places[0]].settings
         stacks = [_stack([members[i].operands[n] for i in places]) for n in t.inputs]
@@ -33,16 +36,14 @@ def apply(t: Transform, members: Sequence[Member]) -> list[tuple[Tensor | None, 
         made = out if isinstance(out, tuple) else (out,)
         _refuse_other_shapes(t, made, members[places[0]].operands, len(places))
         columns = ([None] * len(places) if x is None else x.unbind() for x in made)
-        for i, values in zip(places, zip(*columns, strict=True), strict=True):
-            results[i] = values
-    return results
+        yield from zip(places, zip(*columns, strict=True), strict=True)
 
 
 def _refuse_other_shapes(
-    t: Transform, made: tuple[Tensor | None, ...], came: Mapping[str, Any], count: int
+    t: Transform, made: tuple[Tensor | None, ...], arrived: Mapping[str, Any], count: int
 ) -> None:
     shapes = [None if x is None else tuple(x.shape) for x in made]
-    wanted = [None if came[n] is None else (count, *came[n].shape) for n in t.outputs]
+    wanted = [None if arrived[n] is None else (count, *arrived[n].shape) for n in t.outputs]
     if shapes != wanted:
         raise RuleError(
             f"{t.name} must return {', '.join(t.outputs)} of the shapes {wanted} that came; "
@@ -53,12 +54,19 @@ def _refuse_other_shapes(
 def _stacks(t: Transform, members: Sequence[Member]) -> list[list[int]]:
     """Return which members are worked on together: small ones of equal shape, layout and settings."""
     stacks: dict[Any, list[int]] = defaultdict(list)
+    reads = t.reads
     for i, member in enumerate(members):
         x = member.operands[t.target]
-        alone = x.numel() > STACKED or PLACE in t.reads
-        settings = tuple(member.settings[n] for n in t.reads)
+        alone = x.numel() > STACKED or PLACE in reads
+        settings = tuple([member.settings[n] for n in reads])
         stacks[i if alone else (x.shape, x.dtype, x.device, settings)].append(i)
-    return list(stacks.values())
+    return [part for alike in stacks.values() for part in _parts(alike, members[alike[0]].operands[t.target])]
+
+
+def _parts(alike: list[int], x: Tensor) -> Iterator[list[int]]:
+    """Yield as many members at a time, each like ``x``, as fit into a stack."""
+    count = max(1, STACK // max(x.numel(), 1))
+    yield from (alike[i : i + count] for i in range(0, len(alike), count))
 
 
 def _stack(tensors: list[Any]) -> Any:
@@ -66,4 +74,4 @@ def _stack(tensors: list[Any]) -> Any:
     if not isinstance(tensors[0], Tensor):
         return tensors[0]
     stack = torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-    return stack.to(torch.promote_types(stack.dtype, torch.float32))
+    return stack if stack.dtype in _WIDE else stack.float()

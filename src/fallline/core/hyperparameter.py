@@ -16,7 +16,8 @@ class Hyperparameter:
     ``low`` and ``high`` bound the allowed values; each end is allowed unless ``open_low`` / ``open_high``.
     ``complaint`` is how the error for a bad value starts: torch's own words, so that a search finds them.
     A tuple such as ``betas`` has ``parts``, one record for each scalar that the rule reads. ``read_as`` is
-    the name that rules have for it, if not its own.
+    the name that rules have for it, if not its own. A setting whose default is None may be None: the rule
+    decides.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Hyperparameter:
         """Raise ValueError, TypeError or IndexError, as torch does, when ``value`` is not allowed."""
         if self.parts:
             self._check_parts(value)
+        elif value is None and self.default is None:
+            return
         elif isinstance(self.default, bool):
             if not isinstance(value, (bool, int)):
                 raise TypeError(f"Invalid {self.name} value: {value!r}; use True or False")

@@ -137,6 +137,12 @@ class Plan:
         return tuple(n for n in (G, GAIN, GRAD) if n in taken)
 
     @cached_property
+    def handed_over(self) -> bool:
+        """Whether only rules on whole tensors leave the update, so that it needs no room to be copied to."""
+        passes = [one for one in self.passes if isinstance(one, ElementPass)]
+        return G in self.left and not any(G in one.leaves for one in passes)
+
+    @cached_property
     def counts_steps(self) -> bool:
         """Whether any formula reads the number of the step."""
         return any(STEP in keywords(f) for t in self.transforms for f in t.functions)

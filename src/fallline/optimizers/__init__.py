@@ -33,6 +33,10 @@ from fallline.optimizers.lars import LARS
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.novograd import NovoGrad
 from fallline.optimizers.muon import Muon
+from fallline.optimizers.normuon import NorMuon
+from fallline.optimizers.adafactor import Adafactor
+from fallline.optimizers.came import CAME
+from fallline.optimizers.adam_mini import AdamMini
 from fallline.optimizers.prodigy import Prodigy
 from fallline.optimizers.dadapt_adam import DAdaptAdam
 from fallline.optimizers.dog import DoG
@@ -45,9 +49,9 @@ from fallline.optimizers.sparse_adam import SparseAdam
 from fallline.optimizers.sparse_adamw import SparseAdamW
 
 __all__ = [
-    "ADOPT", "ASGD", "FTRL", "LAMB", "LARS", "MARS", "SGD", "SOAP", "AdEMAMix", "AdaBelief", "AdaBound",
-    "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "DoG", "Lion", "Muon",
-    "MuonAdamW", "NAdam", "NAdamW", "NovoGrad", "PSGDKron", "Prodigy", "ProximalSGD", "RAdam", "RMSprop",
-    "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "SophiaG", "SparseAdam",
-    "SparseAdamW", "StableAdamW", "Yogi",
+    "ADOPT", "ASGD", "CAME", "FTRL", "LAMB", "LARS", "MARS", "SGD", "SOAP", "AdEMAMix", "AdaBelief",
+    "AdaBound", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamMini", "AdamW", "Adamax", "Adan",
+    "DAdaptAdam", "DoG", "Lion", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NorMuon", "NovoGrad", "PSGDKron",
+    "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo",
+    "SignSGD", "Signum", "SophiaG", "SparseAdam", "SparseAdamW", "StableAdamW", "Yogi",
 ]  # fmt: skip

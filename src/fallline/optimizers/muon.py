@@ -40,12 +40,17 @@ def newton_schulz(x: Tensor, a: float, b: float, c: float, eps: float, steps: in
     return (y if wide else y.mT).to(x.dtype)
 
 
+def aspect(x: Tensor) -> float:
+    """Return the root of rows over columns of matrices, at least 1."""
+    return max(1.0, x.shape[-2] / max(x.shape[-1], 1)) ** 0.5
+
+
 @transform(whole=True)
 def orthogonalize(g, *, ns_a, ns_b, ns_c, eps, ns_steps):
     """Make the matrix orthogonal, and scale it by the root of rows over columns if there are more rows."""
     x = matrices(g)
     y = newton_schulz(x, ns_a, ns_b, ns_c, eps, ns_steps)
-    return (y * max(1.0, x.shape[-2] / max(x.shape[-1], 1)) ** 0.5).reshape(g.shape)
+    return (y * aspect(x)).reshape(g.shape)
 
 
 @transform(whole=True)
