@@ -1,7 +1,10 @@
-"""A step of every optimizer beyond the classic nine, beside the time its bytes need and beside its peers."""
+"""A step of every optimizer, beside the time that its bytes need and beside its public implementations."""
 
+import json
 import math
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +17,8 @@ from fallline.core.dispatch import Dispatch
 
 #: Rounds of a shape: the slowest peers need a second for a step of the largest.
 ROUNDS = 5
+#: What the page of optimizers shows: on the largest shape, or on matrices.
+SPEEDS = Path(__file__).parents[1] / "docs" / "speeds.json"
 #: What decomposes whole matrices is timed on smaller ones: on the large shapes its peers need minutes.
 MATRICES = {"Muon", "SOAP", "Shampoo", "PSGDKron", "NorMuon"}
 
@@ -22,25 +27,33 @@ def main() -> None:
     """Print a table for each shape: ours, its share of the bytes-moved floor, and peers' time over ours."""
     shapes = {name: SHAPES[name] for name in (*LARGE, "1000 x 256")}
     names = [name for name in PEERS if name not in MATRICES]
-    ratios = [value for shape, each in shapes.items() for value in _table(shape, each, names)]
-    ratios += _table("64 x 128x128", [(128, 128)] * 64, sorted(MATRICES))
+    tables = {shape: _table(shape, each, names) for shape, each in shapes.items()}
+    tables["64 x 128x128"] = _table("64 x 128x128", [(128, 128)] * 64, sorted(MATRICES))
+    ratios = [best["ratio"] for table in tables.values() for best in table.values()]
     mean = math.exp(sum(map(math.log, ratios)) / max(len(ratios), 1))
-    print(f"\nbest peer / fallline: geometric mean {mean:.2f}, lowest {min(ratios, default=0):.2f}")
+    print(
+        f"\nbest peer / fallline: geometric mean {mean:.2f} of {len(ratios)}, "
+        f"lowest {min(ratios, default=0):.2f}"
+    )
     if MISSING:
         print(f"not installed, so not measured: {', '.join(sorted(MISSING))}")
+    else:
+        told = tables[LARGE[0]] | tables["64 x 128x128"]
+        SPEEDS.write_text(json.dumps(told, indent=1) + "\n")
 
 
-def _table(shape: str, shapes: list[Shape], names: list[str]) -> list[float]:
-    """Print the rows of one shape; return for each optimizer with a peer the best peer's time over ours."""
+def _table(shape: str, shapes: list[Shape], names: list[str]) -> dict[str, dict[str, Any]]:
+    """Print the rows of one shape; return for each optimizer its fastest peer, and its time over ours."""
     print(f"\n{shape}, {torch.get_num_threads()} threads")
     print("| optimizer | ms | of the floor | peers / fallline |\n|---|---|---|---|")
-    best = []
+    best = {}
     for name in names:
         if hasattr(fallline, name):
             seconds, floor = _measured(name, shapes)
             ours, stream = seconds.pop("ours"), seconds.pop("stream")
             rivals = sorted((ratio(each, ours), peer) for peer, each in seconds.items())
-            best += [value for value, _ in rivals[:1]]
+            if rivals:
+                best[name] = {"peer": rivals[0][1], "ratio": round(rivals[0][0], 2)}
             share = f"{floor * ratio(stream, ours):.2f}" if floor else ""
             told = ", ".join(f"{peer} {value:.2f}" for value, peer in rivals)
             print(f"| {name} | {median(ours) * 1e3:.3f} | {share} | {told} |", flush=True)

@@ -1,7 +1,7 @@
 """Public implementations of optimizers, where they are installed: one step of each, as a function of nothing.
 
 They are no dependency of fallline: install them beside it (`pip install -c constraints.txt pytorch_optimizer
-torch-optimi torch_optimizer schedulefree optax`). What is not there is left out, and said.
+torch-optimi torch_optimizer schedulefree adam-mini optax`). What is not there is left out, and said.
 """
 
 import importlib
@@ -13,6 +13,8 @@ from torch import Tensor
 
 Step = Callable[[], object]
 LR = 1e-6
+#: Optimizers of which torch has a fused kernel for CPUs.
+FUSED = {"SGD", "Adagrad", "Adam", "AdamW"}
 
 
 def steps(name: str, params: Sequence[Tensor]) -> dict[str, Step]:
@@ -30,14 +32,26 @@ def _torch(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
     make = getattr(importlib.import_module("torch.optim"), named)
     if named == "Muon":
         return {"torch": make(params, lr=LR).step}
-    return {f"torch {how}": make(params, lr=LR, foreach=how == "foreach").step for how in ("loop", "foreach")}
+    ways = {"loop": {"foreach": False}, "foreach": {"foreach": True}}
+    if named in FUSED:
+        ways["fused"] = {"fused": True}
+    return {f"torch {way}": make(params, lr=LR, **flags).step for way, flags in ways.items()}
 
 
 def _class_of(
     package: str, label: str, named: str, params: Sequence[Tensor], **settings: Any
 ) -> dict[str, Step]:
-    make = getattr(importlib.import_module(package), named)
-    return {label: make(params, lr=LR, **settings).step}
+    optimizer = getattr(importlib.import_module(package), named)(params, lr=LR, **settings)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    return {label: optimizer.step}
+
+
+def _adam_mini(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
+    """The authors' goes by names: these are hidden layers' matrices, and norms."""
+    make = getattr(importlib.import_module("adam_mini"), named)
+    layers = [(f"{'mlp' if p.dim() == 2 else 'norm'}.{i}.weight", p) for i, p in enumerate(params)]
+    return {"adam_mini": make(layers, lr=LR, verbose=False).step}
 
 
 def _optax(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
@@ -71,6 +85,7 @@ KINDS: dict[str, Callable[[str, Sequence[Tensor]], dict[str, Step]]] = {
     "optimi": partial(_class_of, "optimi", "optimi", foreach=True),
     "torch_optimizer": partial(_class_of, "torch_optimizer", "torch_optimizer"),
     "schedulefree": partial(_class_of, "schedulefree", "schedulefree", foreach=True),
+    "adam_mini": _adam_mini,
     "optax": _optax,
 }
 
@@ -85,6 +100,15 @@ def _named(pytorch_optimizer: str = "", optax: str = "", **others: str) -> dict[
 
 #: The public implementations of each optimizer: the package, and the name there.
 PEERS = {
+    "SGD": _named(torch="SGD", optax="sgd", optimi="SGD"),
+    "Adagrad": _named(torch="Adagrad", optax="adagrad"),
+    "RMSprop": _named(torch="RMSprop", optax="rmsprop"),
+    "Adadelta": _named(torch="Adadelta", optax="adadelta"),
+    "Adam": _named(torch="Adam", optax="adam", optimi="Adam"),
+    "AdamW": _named(torch="AdamW", optax="adamw", optimi="AdamW"),
+    "Adamax": _named(torch="Adamax", optax="adamax"),
+    "NAdam": _named(torch="NAdam", optax="nadam"),
+    "RAdam": _named(torch="RAdam", optax="radam", optimi="RAdam"),
     "ASGD": _named(torch="ASGD"),
     "Rprop": _named(torch="Rprop", optax="rprop"),
     "Adafactor": _named("AdaFactor", torch="Adafactor"),
@@ -108,7 +132,7 @@ PEERS = {
     "DAdaptAdam": _named("DAdaptAdam", "dadapt_adamw"),
     "DoG": _named("", "dog"),
     "CAME": _named("CAME"),
-    "AdamMini": _named("AdamMini"),
+    "AdamMini": _named(adam_mini="Adam_mini"),
     "SOAP": _named("SOAP"),
     "Shampoo": _named("ScalableShampoo"),
     "PSGDKron": _named("Kron"),
