@@ -2,7 +2,19 @@
 
 import sys
 
-from benches import around, bandwidth, gpu, library, overhead, sparse, startup, steps, tuning, verdicts
+from benches import (
+    around,
+    bandwidth,
+    gpu,
+    library,
+    overhead,
+    precision,
+    sparse,
+    startup,
+    steps,
+    tuning,
+    verdicts,
+)  # fmt: skip
 from benches.timing import stamp
 
 ALL = {
@@ -10,6 +22,7 @@ ALL = {
     "bandwidth": bandwidth.main,
     "library": library.main,
     "gpu": gpu.main,
+    "precision": precision.main,
     "around": around.main,
     "sparse": sparse.main,
     "startup": startup.main,

@@ -10,6 +10,7 @@ from fallline.core.chain import chain
 from fallline.core.explain import explain, show_kernel
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
+from fallline.core.precision import Precision
 from fallline.core.registry import Entry, register
 from fallline.core.space import Choice, Range
 from fallline.core.transform import Slot, per_tensor, transform
@@ -86,14 +87,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ADOPT", "ASGD", "CAME", "EMA", "FTRL", "LAMB", "LARS", "LBFGS", "MARS", "SAM", "SGD", "SOAP", "SWA",
-    "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamMini",
-    "AdamW", "Adamax", "Adan", "Choice", "DAdaptAdam", "DoG", "Entry", "Frozen", "GradientRelease",
-    "Hyperparameter", "Lion", "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW", "NorMuon", "NovoGrad",
-    "OffloadState", "Optimizer", "PSGDKron", "Polyak", "Prodigy", "ProximalSGD", "RAdam", "RMSprop", "Range",
-    "Route", "Rprop", "ScheduleFree", "ScheduleFreeAdamW", "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum",
-    "Slot", "SophiaG", "SparseAdam", "SparseAdamW", "StableAdamW", "Task", "Yogi", "averaged", "chain",
-    "compare", "explain", "follow_parameters", "functional", "gradients", "layerwise_decay", "load",
-    "penalties", "per_tensor", "prox", "register", "route", "save", "schedules", "show_kernel", "transform",
+    "Accumulate", "AdEMAMix", "AdaBelief", "AdaBound", "Adadelta", "Adafactor", "Adagrad", "Adam",
+    "AdamMini", "AdamW", "Adamax", "Adan", "Choice", "DAdaptAdam", "DoG", "Entry", "Frozen",
+    "GradientRelease", "Hyperparameter", "Lion", "Lookahead", "Muon", "MuonAdamW", "NAdam", "NAdamW",
+    "NorMuon", "NovoGrad", "OffloadState", "Optimizer", "PSGDKron", "Polyak", "Precision", "Prodigy",
+    "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "ScheduleFreeAdamW",
+    "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot", "SophiaG", "SparseAdam", "SparseAdamW",
+    "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters",
+    "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register",
+    "route", "save", "schedules", "show_kernel", "transform",
 ]  # fmt: skip
 
 

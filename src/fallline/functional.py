@@ -16,6 +16,7 @@ from fallline.backends.eager import evaluate
 from fallline.core.errors import UnknownOptionError, suggestion
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
+from fallline.core.precision import AS_TORCH, precision_of
 from fallline.core.schedule import follows
 from fallline.core.state import scalar_dtype
 from fallline.core.timetable import STEPS
@@ -192,6 +193,8 @@ def _recipe(rule: Rule, settings: Mapping[str, Any]) -> _Recipe:
     group = {**made.param_groups[0], **plain} if made is rule else made.param_groups[0]
     if made is rule:
         _check(made, group, plain)
+    if precision_of(group) != AS_TORCH:
+        raise ValueError("a pure function rounds nothing, and keeps state in full; leave precision out")
     if STEPS in group or any(follows(value) for value in group.values()):
         raise ValueError(
             "a schedule has no steps to follow in a pure function; give an optimizer's class, and the value "

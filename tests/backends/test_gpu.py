@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fallline.backends.cpu_access import Signature
 from fallline.backends.gpu_kernel import BLOCK, CHUNK, TENSORS, generate
 from fallline.backends.gpu_launch import load
-from fallline.backends.operands import Signature
+from fallline.core.formats import Plain
 from fallline.core.plan import plan
 from optimizers.cases import CASES, IDS
 
@@ -40,7 +41,8 @@ def assembly(cls, settings, dtype):
     rule = plan(optimizer.transforms(optimizer.param_groups[0]))
     scalars = (torch.float32,) * len(rule.scalar_slots)
     for one in rule.passes:
-        dtypes = Signature(dtype, dtype, (dtype,) * len(rule.slots), scalars)
+        names = ("p", *(slot.name for slot in rule.slots))
+        dtypes = Signature(tuple((name, Plain(dtype)) for name in names), dtype, scalars)
         module, numbers = load(generate(rule, one, dtypes)), POINTER[dtypes.compute]
         yield compiled(
             module.once,

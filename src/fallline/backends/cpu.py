@@ -9,14 +9,16 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fallline.backends import kernel_cache, whole
-from fallline.backends.cpu_kernel import ELEMENT, Signature, generate, traffic
+from fallline.backends.cpu_access import ELEMENT, Signature, stream, traffic, writes_params
+from fallline.backends.cpu_kernel import generate
 from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
-from fallline.backends.formula import program
-from fallline.core import source
+from fallline.core import rounding, source
 from fallline.core.backend import Batch, Prepared, Sums
+from fallline.core.formats import Format, Plain
 from fallline.core.plan import ElementPass, Pass, WholePass
-from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, P
+from fallline.core.rounding import Noise
+from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -61,18 +63,17 @@ class Cpu:
             for one in batch.plan.passes
         )
 
-    def traffic(self, batch: Batch, one: Pass) -> tuple[int, int] | None:
+    def traffic(self, batch: Batch, one: Pass) -> tuple[float, float] | None:
         """Return the bytes read and written per element."""
         return traffic(batch.plan, one, signature(batch)) if isinstance(one, ElementPass) else None
 
 
 def signature(batch: Batch) -> Signature:
-    """Return the dtypes of a batch's operands."""
+    """Return how a batch's operands are stored."""
     p, state = batch.params[0], batch.states[0]
     return Signature(
-        _real_dtype(p),
+        tuple((name, _real(kept_as)) for name, kept_as in batch.formats.items()),
         _real_dtype(p if p.grad is None else p.grad),
-        tuple(_real_dtype(state[slot.name]) for slot in batch.plan.slots),
         tuple(state[slot.name].dtype for slot in batch.plan.scalar_slots),
     )
 
@@ -81,8 +82,9 @@ class Job:
     """A batch laid out for its kernels, and how far the present step has got in its passes."""
 
     def __init__(self, batch: Batch):
-        dtypes = signature(batch)
+        self._dtypes = dtypes = signature(batch)
         self._batch, self._watch, self._table = batch, Watch(batch), Table(batch, dtypes)
+        self._bases = np.array([rounding.base(batch.precision.seed, i) for i in batch.indices], np.int64)
         self._used_rows = sorted(set(batch.rows))
         self._settings = np.zeros((len(self._used_rows), len(batch.plan.settings)))
         self._sums = np.zeros((len(batch.params), len(batch.plan.sums)))
@@ -91,13 +93,15 @@ class Job:
         self._in_order = False
         self._next = self._taken = 0
         self._stages = [self._stage(one, dtypes) for one in batch.plan.passes]
-        self._writes = any(map(_writes_params, batch.plan.passes))
+        self._writes = any(map(writes_params, batch.plan.passes))
 
     def _stage(self, one: Pass, dtypes: Signature) -> Any:
         if isinstance(one, WholePass):
             return one
         arrays = {
             "offsets": self._table.offsets,
+            "sizes": self._table.sizes,
+            "bases": self._bases,
             "addresses": self._table.addresses,
             "rows": np.array([self._used_rows.index(r) for r in self._batch.rows], np.int64),
             "settings": self._settings,
@@ -176,8 +180,17 @@ class Job:
             members.append(whole.Member(operands, {**by_row[row], **known, **step}))
         with torch.no_grad():
             for i, results in whole.apply(t, members):
+                noise = self._noise(i)
                 for name, value in zip(outputs, results, strict=True):
-                    self._table.put(name, i, value)
+                    self._table.put(name, i, value, noise, self._stream(one, name))
+
+    def _noise(self, i: int) -> Noise | None:
+        """Return the random bits of this step for tensor ``i``."""
+        random = self._batch.precision.is_random
+        return Noise(int(self._bases[i]), int(self._step_of(i))) if random else None
+
+    def _stream(self, one: WholePass, name: str) -> int:
+        return stream(self._batch.plan, one, self._dtypes, name) if name in self._batch.formats else 0
 
     def _step_of(self, i: int) -> float:
         """Return the number of this step for tensor ``i``: its counter, one more until that was advanced."""
@@ -186,11 +199,9 @@ class Job:
         return 0.0 if counter is None else float(counter) + (not counted)
 
 
-def _writes_params(one: Pass) -> bool:
-    if isinstance(one, WholePass):
-        return one.transform.target == P
-    return not one.sums and P in program(one).assigned
-
-
 def _real_dtype(x: Tensor) -> torch.dtype:
     return _REAL.get(x.dtype, x.dtype)
+
+
+def _real(kept_as: Format) -> Format:
+    return Plain(_REAL[kept_as.dtype]) if isinstance(kept_as, Plain) and kept_as.dtype in _REAL else kept_as

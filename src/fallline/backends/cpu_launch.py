@@ -25,6 +25,7 @@ class Launch:
         self.each = each
         tensors = len(arrays["offsets"]) - 1
         self._kernel, self._arrays = kernel, dict(arrays)
+        self._arrays["keys"] = np.zeros(tensors, np.int64)
         self._arrays["numbers"] = np.zeros((tensors, len(program(each).numbers)))
         self._fields = np.zeros(len(FIELDS), np.int64)
         self._counter = self._fields[FIELDS.index("counter") :]

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fallline.backends.cpu_kernel import LEFT, Signature
+from fallline.backends.cpu_access import LEFT, Signature, rows
 from fallline.core.backend import Batch
-from fallline.core.transform import GAIN, GRAD, G, P
-
-#: The row of addresses in which updates that were left for a later pass are entered.
-_UPDATES = list(LEFT).index(G) - len(LEFT)
+from fallline.core.formats import Codes, Format, Plain
+from fallline.core.rounding import Noise
+from fallline.core.state import parts_of
+from fallline.core.transform import GAIN, GRAD, G
 
 address, _bytes = Tensor.data_ptr, attrgetter("nbytes")
 
@@ -28,27 +28,31 @@ class Table:
 
     def __init__(self, batch: Batch, dtypes: Signature):
         self._batch = batch
-        self._layouts = [_dense_like(p) for p in batch.params]
+        self._layouts = [_dense_like(p, dtypes.is_random) for p in batch.params]
         self._simple = all(p.is_contiguous() and not p.is_complex() for p in batch.params)
         self._staged: list[tuple[Tensor, Tensor]] = []
-        self._operands = {P: batch.params} | {
-            slot.name: [state[slot.name] for state in batch.states] for slot in batch.plan.slots
-        }
-        self._operands = {n: list(map(self._in_order, xs, self._layouts)) for n, xs in self._operands.items()}
+        self._parts = {name: self._columns(name, kept_as) for name, kept_as in batch.formats.items()}
         self._grads: Sequence[Tensor] = ()
         self._compute = dtypes.compute
         self._updates: dict[int, Tensor] = {}
         handed = {G: self._updates} if batch.plan.handed_over else {}
         self._left = {n: handed[n] if n in handed else self._room() for n in batch.plan.left}
-        scalars = [[state[slot.name] for state in batch.states] for slot in batch.plan.scalar_slots]
-        sizes = [p.numel() * (2 if p.is_complex() else 1) for p in batch.params]
-        self.offsets = np.cumsum([0, *sizes], dtype=np.int64)
-        nowhere = [0] * len(batch.params)
-        params, *state = [list(map(address, column)) for column in (*self._operands.values(), *scalars)]
+        counts = [p.numel() * (2 if p.is_complex() else 1) for p in batch.params]
+        self.sizes = np.array(counts, np.int64)
+        self.offsets = np.cumsum([0, *(-(-n // dtypes.block) * dtypes.block for n in counts)], dtype=np.int64)
+        self._handed = rows(batch.plan, dtypes.beside)[LEFT[G]]
+        self.addresses = np.array(self._rows(), np.int64)
+        self._grad_addresses: list[int] = []
+
+    def _rows(self) -> list[list[int]]:
+        """Return the addresses row by row, in the order of `cpu_access.rows`."""
+        nowhere, slots = [0] * len(self._batch.params), self._batch.plan.scalar_slots
+        scalars = [[state[slot.name] for state in self._batch.states] for slot in slots]
+        first, beside = zip(*((each[0], each[1:]) for each in self._parts.values()), strict=True)
+        params, *state = [list(map(address, column)) for column in (*first, *scalars)]
         rooms = {n: xs for n, xs in self._left.items() if isinstance(xs, list)}
         left = [list(map(address, rooms[n])) if n in rooms else nowhere for n in LEFT]
-        self.addresses = np.array([params, nowhere, *state, *left], np.int64)
-        self._grad_addresses: list[int] = []
+        return [params, nowhere, *state, *left, *(list(map(address, x)) for each in beside for x in each)]
 
     def _room(self) -> list[Tensor]:
         return [torch.empty_like(x, dtype=self._compute) for x in self._layouts]
@@ -82,18 +86,21 @@ class Table:
         grads = {G: self._grads, GRAD: self._grads}
         states, slots = self._batch.states, self._batch.plan.shaped_slots
         shaped = {slot.name: [state.get(slot.name) for state in states] for slot in slots}
+        own = {name: self._read(name) for name in self._parts}
         left = {name: self._left[name] for name in takes}
-        return {GAIN: [1.0] * len(states), **grads, **self._operands, **shaped, **left}
+        return {GAIN: [1.0] * len(states), **grads, **own, **shaped, **left}
 
-    def put(self, name: str, i: int, value: Tensor | None) -> None:
+    def put(self, name: str, i: int, value: Tensor | None, noise: Noise | None, stream: int) -> None:
         """Store a result for tensor ``i``, None where it has no such slot."""
         if value is None:
             return
         if name == G and self._batch.plan.handed_over:
             self._hand_over(i, value)
-            return
-        kept = self._left if name == G else self._operands
-        (kept[name][i] if name in kept else self._batch.states[i][name]).copy_(value)
+        elif name in self._parts:
+            parts = [column[i] for column in self._parts[name]]
+            self._batch.formats[name].write(value, parts, noise, stream)
+        else:
+            (self._left[name][i] if name == G else self._batch.states[i][name]).copy_(value)
 
     def _hand_over(self, i: int, value: Tensor) -> None:
         """Let later passes read an update where it is, if it lies as its parameter does."""
@@ -101,7 +108,7 @@ class Table:
         fits = value.dtype == self._compute and _same_order(value, layout)
         update = value if fits else torch.empty_like(layout, dtype=self._compute).copy_(value)
         self._updates[i] = update
-        self.addresses[_UPDATES, i] = address(update)
+        self.addresses[self._handed, i] = address(update)
 
     def stage(self) -> None:
         """Copy what does not lie in order to where it does."""
@@ -114,6 +121,21 @@ class Table:
             with torch.no_grad():
                 for real, copy in self._staged:
                     real.copy_(copy)
+
+    def _columns(self, name: str, kept_as: Format) -> list[list[Tensor]]:
+        """Return the parts of a value for every tensor, part by part; codes are in order as they are."""
+        rows = zip(self._batch.params, self._batch.states, self._layouts, strict=True)
+        parts = [(parts_of(name, kept_as, p, state), layout) for p, state, layout in rows]
+        if not isinstance(kept_as, Codes):
+            parts = [([self._in_order(x, layout) for x in own], layout) for own, layout in parts]
+        return [list(column) for column in zip(*(own for own, _ in parts), strict=True)]
+
+    def _read(self, name: str) -> list[Any]:
+        """Return a value of every tensor as a rule on whole tensors takes it; such a rule has no codes."""
+        kept_as, columns = self._batch.formats[name], self._parts[name]
+        if isinstance(kept_as, (Plain, Codes)):
+            return columns[0]
+        return [kept_as.read(parts, tuple(parts[0].shape)) for parts in zip(*columns, strict=True)]
 
     def _in_order(self, x: Tensor, layout: Tensor) -> Tensor:
         if _same_order(x, layout):
@@ -165,9 +187,13 @@ class Watch:
         return same_size and [g.dtype for g in grads[:1]] == self._grad_dtype
 
 
-def _dense_like(p: Tensor) -> Tensor:
-    """Return ``p``, or a dense tensor of its shape if its elements have gaps between them or overlap."""
-    dense = torch.empty_like(p.detach(), memory_format=torch.preserve_format)
+def _dense_like(p: Tensor, in_order: bool) -> Tensor:
+    """Return ``p``, or a dense tensor of its shape if its elements have gaps between them or overlap.
+
+    With ``in_order`` they must lie one after the other.
+    """
+    order = torch.contiguous_format if in_order else torch.preserve_format
+    dense = torch.empty_like(p.detach(), memory_format=order)
     return p.detach() if dense.stride() == p.stride() else dense
 
 

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from fallline.backends.whole import Member, apply
-from fallline.core import source
+from fallline.core import rounding, source
 from fallline.core.backend import Batch, Prepared
-from fallline.core.plan import ElementPass, Pass, Plan, WholePass, negate
+from fallline.core.formats import Format, Plain
+from fallline.core.plan import ElementPass, Pass, WholePass, negate
+from fallline.core.rounding import Noise
+from fallline.core.state import parts_of
 from fallline.core.transform import (
     FRESH,
     GAIN,
@@ -159,7 +162,7 @@ class _Prepared:
         rows = zip(batch.params, grads or batch.params, batch.states, strict=True)
         numbers = zip(batch.rows, batch.fresh, batch.indices, strict=True)
         return [
-            _Member(batch.plan, *row, {**self._settings[group], FRESH: float(fresh), PLACE: place})
+            _Member(batch, *row, {**self._settings[group], FRESH: float(fresh), PLACE: place})
             for row, (group, fresh, place) in zip(rows, numbers, strict=True)
         ]
 
@@ -167,11 +170,12 @@ class _Prepared:
 class _Member:
     """One parameter in the course of a step: its values so far, and the numbers that its rules read."""
 
-    def __init__(self, plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any], settings: dict[str, Any]):
-        self._plan, self._p, self._state, self.settings = plan, p, state, settings
+    def __init__(self, batch: Batch, p: Tensor, g: Tensor, state: dict[str, Any], settings: dict[str, Any]):
+        plan = batch.plan
+        self._batch, self._plan, self._p, self._state, self.settings = batch, plan, p, state, settings
         self._differentiable = torch.is_grad_enabled()
         settings[ROUNDING] = torch.finfo(p.dtype).eps
-        self._values = _element_values(plan, p, g, state)
+        self._values = _element_values(batch, p, g, state)
         if self._differentiable:
             self._values["p"] = self._values["p"].clone()
         self._came = self._values
@@ -203,16 +207,38 @@ class _Member:
         for slot in self._plan.scalar_slots:
             value = self._state[STEP] + 1 if slot.name == STEP else self._values[slot.name]
             _store(self._state, slot.name, value, self._differentiable)
-        for slot in (*self._plan.slots, *self._plan.shaped_slots):
+        for slot in self._plan.shaped_slots:
             if slot.name in self._state:
                 _store(self._state, slot.name, self._values[slot.name], self._differentiable)
-        p = self._values["p"]
-        self._p.copy_(torch.view_as_complex(p) if self._p.is_complex() else p)
+        for stream, (name, kept_as) in enumerate(self._batch.formats.items()):
+            self._write(name, kept_as, stream)
+
+    def _write(self, name: str, kept_as: Format, stream: int) -> None:
+        value = self._values[name]
+        if not isinstance(kept_as, Plain) or kept_as.random:
+            kept_as.write(value, parts_of(name, kept_as, self._p, self._state), self._noise(), stream)
+        elif name == P:
+            self._p.copy_(torch.view_as_complex(value) if self._p.is_complex() else value)
+        else:
+            _store(self._state, name, value, self._differentiable)
+
+    def _noise(self) -> Noise | None:
+        """Return the random bits of this step, which has been counted."""
+        precision, place = self._batch.precision, self.settings[PLACE]
+        if not precision.is_random:
+            return None
+        return Noise(rounding.base(precision.seed, place), int(self._state[STEP]))
 
 
-def _element_values(plan: Plan, p: Tensor, g: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+def _element_values(batch: Batch, p: Tensor, g: Tensor, state: dict[str, Any]) -> dict[str, Any]:
     """Return parameter, gradient and slots as real tensors of the dtype to compute in; None for no slot."""
-    stored = {"p": p, **{slot.name: state[slot.name] for slot in plan.slots}}
+    plan = batch.plan
+    stored = {
+        name: state.get(name, p)
+        if isinstance(kept_as, Plain)
+        else kept_as.read(parts_of(name, kept_as, p, state), tuple(p.shape))
+        for name, kept_as in batch.formats.items()
+    }
     if plan.uses_grad:
         stored["g"] = g if g.layout == torch.strided else g.to_dense()
     dtype = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from fallline.backends.cpu import Cpu, Job, signature
+from fallline.backends.cpu_access import rows
 from fallline.backends.gpu_kernel import TYPES, generate
 from fallline.backends.gpu_launch import Launch, load
-from fallline.backends.operands import rows
 from fallline.core import source
 from fallline.core.backend import Batch, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass
+from fallline.core.precision import AS_TORCH, Precision, precision_of
 
 
 @cache
@@ -45,6 +46,8 @@ class Gpu(Cpu):
             return "it has not run on hardware yet, so ask for it: fused=True"
         if group.get("capturable"):
             return "capturable=True"
+        if precision_of(group) not in (AS_TORCH, Precision("fp32")):
+            return str(precision_of(group))
         reason = missing() or self.refuses_tensor(group, param)
         return reason or (None if param.dtype in TYPES else f"{param.dtype} has no format")
 

@@ -6,8 +6,8 @@ from textwrap import indent
 
 import torch
 
+from fallline.backends.cpu_access import Operand, Signature, operands, rows
 from fallline.backends.formula import program
-from fallline.backends.operands import Signature, operands, rows
 from fallline.core.plan import ElementPass, Plan
 from fallline.core.transform import FRESH, STEP
 
@@ -110,7 +110,7 @@ def _elements(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str
     numbers = [f"{n} = tl.load(_numbers + _t * {width} + {i})" for i, n in enumerate(code.numbers)]
     addresses = []
     for o in dict.fromkeys((*loads, *stores)):
-        at = f"tl.load(_addresses + {o.row} * _tensors + _t).to(tl.pointer_type({TYPES[o.dtype]}))"
+        at = f"tl.load(_addresses + {o.rows[0]} * _tensors + _t).to(tl.pointer_type({_type(o)}))"
         addresses.append(f"_at_{o.name} = {at}")
         addresses.append(f"if _ALIGNED:\n    _at_{o.name} = tl.multiple_of(_at_{o.name}, 16)")
     bodies = {}
@@ -118,7 +118,7 @@ def _elements(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str
         other = mask and f"{mask}, other=0.0"
         body = [f"{o.name} = tl.load(_at_{o.name} + _k{other}).to({compute})" for o in loads]
         body += [_triton(line, dtypes.compute == torch.float64) for line in code.element]
-        body += [f"tl.store(_at_{o.name} + _k, {o.name}.to({TYPES[o.dtype]}){mask})" for o in stores]
+        body += [f"tl.store(_at_{o.name} + _k, {o.name}.to({_type(o)}){mask})" for o in stores]
         for n in sums:
             summand = f"tl.where(_mask, {n}, 0.0)" if mask else n
             body.append(f"_total_{n} += {summand}.to(tl.float64)")
@@ -128,6 +128,11 @@ def _elements(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str
     after = [f"tl.store({at} + {i}, tl.sum(_total_{n}))" for i, n in enumerate(sums)]
     fixed = {"numbers": numbers, "addresses": addresses, "before": before, "after": after}
     return {**{name: _block(lines, 1) for name, lines in fixed.items()}, **bodies}
+
+
+def _type(operand: Operand) -> str:
+    """Return the type of an operand in memory; others than plain numbers are refused before."""
+    return TYPES[operand.kept_as.dtypes[0]]
 
 
 def _load(name: str, at: str, mask: str) -> str:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fallline.backends.compiler import Kernel, compile_object, host
+from fallline.core import formats, rounding
 
 
 def folder() -> Path:
@@ -71,7 +72,8 @@ def _keep(path: Path, text: str, machine_code: bytes) -> None:
 
 def _identity(text: str) -> str:
     """Return a hash of everything that the machine code depends on."""
-    foundation = [Path(__file__).with_name(f"{name}.py").read_text() for name in ("primitives", "compiler")]
+    own = [Path(__file__).with_name(f"{name}.py") for name in ("primitives", "narrow", "compiler")]
+    foundation = [path.read_text() for path in (*own, *(Path(str(m.__file__)) for m in (formats, rounding)))]
     depends = "\0".join((text, *foundation, version("numba"), host()))
     return hashlib.sha256(depends.encode()).hexdigest()[:20]
 

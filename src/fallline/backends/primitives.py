@@ -50,7 +50,7 @@ def _widen_bf16(builder, bits):
     return builder.bitcast(builder.shl(builder.zext(bits, _I32), _I32(16)), _FLOAT)
 
 
-def _narrow_bf16(builder, value):
+def narrow_bf16(builder, value):
     """Round to nearest, ties to even; NaN stays a quiet NaN."""
     bits = builder.bitcast(value, _I32)
     odd = builder.and_(builder.lshr(bits, _I32(16)), _I32(1))
@@ -87,7 +87,7 @@ store_i64 = _storer(types.int64, _I64, _same)
 store_f32 = _storer(types.float32, _FLOAT, _same)
 store_f64 = _storer(types.float64, _DOUBLE, _same)
 store_f16 = _storer(types.float32, _HALF, _to_half)
-store_bf16 = _storer(types.float32, _I16, _narrow_bf16)
+store_bf16 = _storer(types.float32, _I16, narrow_bf16)
 store_f64_as_f32 = _storer(types.float64, _FLOAT, _double_to_float)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from fallline.backends.cpu_kernel import ELEMENT, WIDENED
+from fallline.backends.cpu_access import ELEMENT, WIDENED
 
 #: The fields of a job, in order. The gradient has ``entries``, whose rows are ``indices`` below ``limit`` and
 #: whose values, ``width`` numbers each, begin ``stride`` bytes apart. There is room in ``places`` for every
@@ -31,7 +31,7 @@ from fallline.backends import primitives as _io
 def _add(_n, _a, _b, _to):
     """Add up two rows."""
     for _k in _range(_n):
-        _io.{store}(_to, _k, _io.{load}(_a, _k) + _io.{load}(_b, _k))
+        {store}(_to, _k, {load}(_a, _k) + {load}(_b, _k))
 
 
 def _once(_job):

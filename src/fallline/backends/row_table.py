@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fallline.backends.compiler import Kernel
-from fallline.backends.cpu_kernel import rows
+from fallline.backends.cpu_access import rows
 from fallline.backends.cpu_launch import Launch
 from fallline.backends.row_kernel import BY_PLACE, BY_ROW, FIELDS, LISTED
 from fallline.core.plan import ElementPass, Plan

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from fallline.core.formats import Format
 from fallline.core.plan import Pass, Plan
+from fallline.core.precision import AS_TORCH, Precision
 
 #: Sums by tensor: here, or on the device that took them.
 Sums = np.ndarray | Tensor
@@ -15,16 +17,19 @@ Sums = np.ndarray | Tensor
 
 @dataclass
 class Batch:
-    """Parameters that share a plan, a backend and dtypes, in the order of the parameter groups.
+    """Parameters that share a plan, a backend, dtypes and formats, in the order of the parameter groups.
 
     ``rows[i]`` is the parameter group of parameter ``i`` and ``indices[i]`` its place among all parameters;
     ``fresh[i]`` tells whether the state of a rule that asks was made for the coming step. ``states[i]`` is
     the optimizer's own state dict of parameter ``i``. ``differentiable`` asks that autograd can follow,
-    ``by_rows`` that only those rows are looked at that the parameters' sparse gradients touch.
+    ``by_rows`` that only those rows are looked at that the parameters' sparse gradients touch. ``formats``
+    tells how the parameter, ``p``, and each slot are stored.
     """
 
     plan: Plan
     differentiable: bool = False
+    precision: Precision = AS_TORCH
+    formats: Mapping[str, Format] = field(default_factory=dict)
     params: list[Tensor] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -78,7 +83,7 @@ class Backend(Protocol):
         """Return the batch ready to step."""
         ...
 
-    def traffic(self, batch: Batch, one: Pass) -> tuple[int, int] | None:
+    def traffic(self, batch: Batch, one: Pass) -> tuple[float, float] | None:
         """Return the bytes that a pass reads and writes per element, or None where that is not one number."""
         ...
 

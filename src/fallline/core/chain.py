@@ -8,6 +8,7 @@ from fallline.core.errors import RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import plan
+from fallline.core.precision import PRECISION, Precision
 from fallline.core.transform import Transform, bare, settings_of
 
 
@@ -20,6 +21,7 @@ class ChainedOptimizer(Optimizer):
         transforms: tuple[Transform, ...],
         settings: dict[str, Any],
         skip_nonfinite: bool = False,
+        precision: Precision | None = None,
         **flags: Any,
     ):
         self.chain = transforms
@@ -27,7 +29,7 @@ class ChainedOptimizer(Optimizer):
         plain = {n: Hyperparameter(n, v, f"setting {n} of the chain") for n, v in settings.items()}
         self.hyperparameters = tuple({**plain, **records}.values())
         defaults = {"maximize": False, "foreach": None, "differentiable": False, "fused": None, **flags}
-        super().__init__(params, {**settings, **defaults}, skip_nonfinite=skip_nonfinite)
+        super().__init__(params, {**settings, **defaults}, skip_nonfinite=skip_nonfinite, precision=precision)
 
     def rules(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:  # type: ignore[override]
         """The transforms as chained."""
@@ -53,7 +55,7 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
     Returns:
         ``make(params, **settings)``: settings given there override those of the transforms, and are the keys
         of the parameter groups; ``maximize``, ``foreach``, ``fused``, ``differentiable`` are as in torch,
-        ``skip_nonfinite`` as in `Optimizer`.
+        ``skip_nonfinite`` and ``precision`` as in `Optimizer`.
 
     Raises:
         RuleError: two transforms share a state name or disagree about a setting, or a setting has no value.
@@ -73,7 +75,7 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
     links = tuple(map(bare, transforms))
     plan(links)
     defaults = settings_of(transforms)
-    options = {"maximize", "foreach", "differentiable", "fused", "skip_nonfinite"}
+    options = {"maximize", "foreach", "differentiable", "fused", "skip_nonfinite", PRECISION}
 
     def make(params: Any, **settings: Any) -> ChainedOptimizer:
         for name in settings:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fallline.core.errors import CheckpointMismatch
 from fallline.core.plan import plan
+from fallline.core.precision import PRECISION
+from fallline.core.state import bare, coded, fits
 from fallline.core.timetable import STATES
 from fallline.core.transform import STEP
 
@@ -33,10 +35,11 @@ class Saved(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The state that there may be of a parameter: the shape of each key, and the keys always there."""
+    """The state there may be of a parameter: each key's shape, keys always there, narrow formats."""
 
     shapes: dict[str, torch.Size]
     always: set[str]
+    coded: dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 class Report:
@@ -233,8 +236,8 @@ def _settings(optimizer: "Optimizer", i: int, origins: list[Settings], report: R
     own = _without_params(optimizer.param_groups[i])
     if not origins:
         return own
-    settings = _without_params(origins[0])
-    for other in map(_without_params, origins[1:]):
+    settings, *others = [_in_precision_of(own, _without_params(origin)) for origin in origins]
+    for other in others:
         for key in [k for k, value in settings.items() if k in own and not _same(value, other.get(k))]:
             report.add(
                 f"parameters of group {i} were saved in groups that disagree",
@@ -256,6 +259,12 @@ def _settings(optimizer: "Optimizer", i: int, origins: list[Settings], report: R
 
 def _without_params(group: Settings) -> Settings:
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+
+
+def _in_precision_of(own: Settings, saved: Settings) -> Settings:
+    """Return saved settings, but for the precision, which is that of the optimizer: state is converted."""
+    kept = {PRECISION: own[PRECISION]} if PRECISION in own else {}
+    return {key: value for key, value in saved.items() if key != PRECISION} | kept
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -300,6 +309,7 @@ def _kept(optimizer: "Optimizer", group: Settings) -> Callable[[torch.Size], Kep
     """
     switches = [h for h in optimizer.hyperparameters_of(group) if isinstance(h.default, (bool, int, float))]
     values = {h.name: (False, True) if isinstance(h.default, bool) else (0.0, 0.5) for h in switches}
+    group = {**group, PRECISION: None}
     variants = [*({**group, name: value} for name, pair in values.items() for value in pair), group]
     plans = [plan(optimizer.transforms(each)) for each in variants]
 
@@ -307,7 +317,8 @@ def _kept(optimizer: "Optimizer", group: Settings) -> Callable[[torch.Size], Kep
     def kept(shape: torch.Size) -> Kept:
         shapes = [each.shapes(tuple(shape)) for each in plans]
         every = {STEP: torch.Size()} | {n: torch.Size(s) for each in shapes for n, s in each.items()}
-        return Kept(every, set.intersection(*map(set, shapes)))
+        codes = {key: found for each in plans for key, found in coded(each, tuple(shape)).items()}
+        return Kept(every, set.intersection(*map(set, shapes)), codes)
 
     return kept
 
@@ -318,21 +329,25 @@ def _faults(name: str, entry: Mapping[str, Any], kept: Kept, p: Tensor) -> Itera
     for key, value in held.items():
         if key in CONVERTERS:
             yield f"{key} is of another package; convert the state dict with {CONVERTERS[key]}"
+        elif key in kept.coded:
+            yield from _misfits(key, value, *kept.coded[key], p=p)
         elif key not in kept.shapes:
             keys = ", ".join(sorted(kept.shapes))
             yield f"state {key!r} is none of {name}'s ({keys}); it was saved by another optimizer"
         else:
-            yield from _misfits(key, value, kept.shapes[key], p)
+            yield from _misfits(key, value, kept.shapes[key], p=p)
 
 
 def _gaps(name: str, entry: Mapping[str, Any], kept: Kept) -> Iterator[str]:
     """Yield what the saved state lacks; the rest of it is right, and what is missing starts anew."""
-    held = {key for key, value in entry.items() if value is not None}
+    held = {each for key, value in entry.items() if value is not None for each in (key, bare(key))}
     for key in sorted(kept.always - held) if held else ():
         yield f"state lacks {key!r}, which {name} needs"
 
 
-def _misfits(key: str, value: Any, wanted: torch.Size, p: Tensor) -> Iterator[str]:
+def _misfits(
+    key: str, value: Any, wanted: tuple[int, ...], coded_as: torch.dtype | None = None, *, p: Tensor
+) -> Iterator[str]:
     if not isinstance(value, Tensor):
         if wanted or isinstance(value, bool) or not isinstance(value, (int, float)):
             yield f"state {key!r} is a {type(value).__name__}, not a tensor"
@@ -340,7 +355,7 @@ def _misfits(key: str, value: Any, wanted: torch.Size, p: Tensor) -> Iterator[st
         yield f"state {key!r} is quantized; convert the state dict with fallline.checkpoints.from_torchao"
     elif value.shape != wanted:
         yield f"state {key!r} has shape {tuple(value.shape)}, not {tuple(wanted)}"
-    elif value.is_complex() > p.is_complex() or not (value.is_floating_point() or value.is_complex()):
+    elif not fits(value, p, coded_as):
         yield f"state {key!r} is {value.dtype}, which does not fit a parameter of {p.dtype}"
 
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from fallline.core.backend import Backend, Batch, Prepared, Sums, choose
 from fallline.core.errors import RuleError
 from fallline.core.plan import Plan, plan
+from fallline.core.precision import AS_TORCH, PRECISION, precision_of
 from fallline.core.reduction import Taken, refuse_unaligned, totals, vetoed
-from fallline.core.refusals import refuse, refuse_beyond_elements, refuse_mismatch
+from fallline.core.refusals import refuse, refuse_beyond_elements, refuse_mismatch, refuse_precision
 from fallline.core.sparsity import by_rows
-from fallline.core.state import STEPS_PER_DISPATCH, make_state
+from fallline.core.state import STEPS_PER_DISPATCH, forget, formats_of, make_state
 from fallline.core.transform import Sum
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Dispatch:
             job.prepared.release()
         for p, state, made in self._new:
             for name in made:
-                del state[name]
+                forget(state, name)
                 self._steps_left = 0
             if made and not state:
                 del optimizer.state[p]
@@ -185,6 +186,7 @@ def _kinds(optimizer: "Optimizer") -> list[Any]:
             group.get("fused"),
             group.get("differentiable"),
             group.get("capturable"),
+            group.get(PRECISION),
         )
         for group in optimizer.param_groups
     ]
@@ -199,19 +201,25 @@ def _batches(
         rule = plan(optimizer.transforms(group))
         refuse(optimizer, group, p)
         refuse_beyond_elements(rule, group, p)
+        refuse_precision(rule, group, p)
         refuse_mismatch(rule, optimizer.state.get(p, {}), p)
     news: list[New] = []
     batches: dict[Any, tuple[Backend, Batch]] = {}
     for row, index, p in stepped:
         group = optimizer.param_groups[row]
-        rule = plan(optimizer.transforms(group))
-        state = _state_of(optimizer, rule, p) if keep else dict(optimizer.state.get(p, {}))
+        rule, precision = plan(optimizer.transforms(group)), precision_of(group)
+        state = _state_of(optimizer, rule, group, p) if keep else dict(optimizer.state.get(p, {}))
         made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
         sparse = by_rows(optimizer, group, rule, p)
         backend, _ = choose(group, p, sparse)
         differentiable = bool(group.get("differentiable"))
-        key = (rule, backend.name, differentiable, p.device, *_dtypes(rule, state, p))
-        _, batch = batches.setdefault(key, (backend, Batch(rule, differentiable, by_rows=sparse)))
+        formats = formats_of(rule, precision, p, state)
+        numbers = [state[slot.name].dtype for slot in rule.scalar_slots]
+        grad = p if p.grad is None else p.grad
+        key = (rule, backend.name, differentiable, p.device, precision, p.dtype, grad.dtype)
+        key = (*key, *formats.values(), *numbers)
+        batch = Batch(rule, differentiable, precision, formats, by_rows=sparse)
+        _, batch = batches.setdefault(key, (backend, batch))
         batch.add(p, state, row, index, fresh=not rule.fresh_slots.isdisjoint(made))
         news.append((p, state, made))
     return list(batches.values()), news
@@ -228,11 +236,7 @@ def _stepped(optimizer: "Optimizer", has_grad: list[bool]) -> Iterator[tuple[int
             index += 1
 
 
-def _dtypes(rule: Plan, state: dict[str, Any], p: Tensor) -> list[torch.dtype]:
-    grad = p if p.grad is None else p.grad
-    return [p.dtype, grad.dtype] + [state[slot.name].dtype for slot in (*rule.slots, *rule.scalar_slots)]
-
-
-def _state_of(optimizer: "Optimizer", rule: Plan, p: Tensor) -> dict[str, Any]:
+def _state_of(optimizer: "Optimizer", rule: Plan, group: dict[str, Any], p: Tensor) -> dict[str, Any]:
     """Return the state dict of ``p``; a rule without state leaves no entry, as in torch."""
-    return optimizer.state[p] if rule.stateful else optimizer.state.get(p, {})
+    keeps = rule.stateful or precision_of(group) != AS_TORCH
+    return optimizer.state[p] if keeps else optimizer.state.get(p, {})

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from fallline.core import formats
 from fallline.core.backend import Backend, Batch, choose
 from fallline.core.dispatch import Dispatch
 from fallline.core.optimizer import Optimizer
@@ -37,12 +38,13 @@ def show_kernel(optimizer: Optimizer) -> str:
 
 def bytes_moved(optimizer: Optimizer) -> int:
     """Return the bytes that the kernels of one step read and write, every parameter having a gradient."""
-    return sum(
+    moved = sum(
         sum(backend.traffic(batch, one) or ()) * _elements(batch)
         for part in _parts(optimizer)
         for backend, batch in Dispatch.of_all(part)
         for one in batch.plan.passes
     )
+    return round(moved)
 
 
 def _elements(batch: Batch) -> int:
@@ -87,14 +89,15 @@ def _describe(group: dict[str, Any], backend: Backend, batch: Batch) -> list[str
     for i, one in enumerate(batch.plan.passes, 1):
         lines.append(f"    pass {i}, {_kind(one)}: {', '.join(_names(one.transforms)) or 'the gradient'}")
         moved = backend.traffic(batch, one)
-        lines += [f"      reads {moved[0]}, writes {moved[1]} bytes per element"] if moved else []
+        lines += [f"      reads {moved[0]:.4g}, writes {moved[1]:.4g} bytes per element"] if moved else []
     return [*lines, f"    keeps {_state_bytes(batch):.4g} bytes of state per element"]
 
 
 def _state_bytes(batch: Batch) -> float:
     """Return the bytes of state over the elements of the parameters; numbers per tensor do not count."""
-    names = [slot.name for slot in (*batch.plan.slots, *batch.plan.shaped_slots)]
-    held = sum(state[n].nbytes for state in batch.states for n in names if n in state)
+    keys = [key for name, kept_as in batch.formats.items() for key in formats.keys(name, kept_as)]
+    keys += [slot.name for slot in batch.plan.shaped_slots]
+    held = sum(state[key].nbytes for state in batch.states for key in keys if key in state)
     return held / max(sum(p.numel() for p in batch.params), 1)
 
 

@@ -16,6 +16,12 @@ from fallline.core.dispatch import Dispatch, Outcome
 from fallline.core.errors import NotSettled, RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.plan import negate, plan
+from fallline.core.precision import (
+    PRECISION,
+    Precision,
+    check_precision,
+    counting,
+)
 from fallline.core.schedule import at
 from fallline.core.sparsity import Sparse, leaves_the_rest_alone
 from fallline.core.timetable import STATES, STEPS, Timetable
@@ -32,7 +38,7 @@ SKIPPED = "skipped_steps"
 #: Keys that belong in a parameter group whatever the optimizer: torch's own and its schedulers'.
 COMMON_KEYS = {
     "params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
-    "swa_lr", STEPS, SKIPPED,
+    "swa_lr", STEPS, SKIPPED, PRECISION,
 }  # fmt: skip
 
 
@@ -42,6 +48,7 @@ class Extra(TypedDict, total=False):
     before: Sequence[Transform]
     after: Sequence[Transform]
     skip_nonfinite: bool
+    precision: Precision | None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -55,6 +62,7 @@ class Optimizer(torch.optim.Optimizer):
             fused with the rules where they are elementwise; their settings are keys of the groups.
         skip_nonfinite: leave out a step, with parameters and state untouched, in which any gradient is
             infinite or NaN; `skipped_steps` counts them, and the log names the parameter.
+        precision: how state and parameters are stored (`Precision`); it may differ between groups.
 
     Raises:
         RuleError: the transforms do not fit together.
@@ -87,9 +95,11 @@ class Optimizer(torch.optim.Optimizer):
         before: Sequence[Transform] = (),
         after: Sequence[Transform] = (),
         skip_nonfinite: bool = False,
+        precision: Precision | None = None,
     ):
         self._add_transforms(before, after, skip_nonfinite, set(defaults))
-        self.defaults = {**defaults, **self._added}
+        own = {} if precision is None else {PRECISION: precision}
+        self.defaults = {**defaults, **self._added, **own}
         self._timetable = Timetable()
         self._check(_settled(self.defaults, 0))
         super().__init__(params, self.defaults)
@@ -113,7 +123,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def transforms(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Return the whole chain for a parameter group: its `rules`, uphill if it maximizes."""
-        rules = (*self.before, *self.rules(group), *self.after)
+        rules = (*self.before, *self.rules(group), *self.after, *counting(group))
         return (negate, *rules) if group.get("maximize") else rules
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -183,6 +193,8 @@ class Optimizer(torch.optim.Optimizer):
         self._timetable.fit(self.param_groups)
         for group, states in zip(packed["param_groups"], self._timetable.states(), strict=True):
             group.update({STATES: states} if states else {})
+            if group.get(PRECISION) is not None:
+                group[PRECISION] = group[PRECISION].packed()
         return packed
 
     def __getstate__(self) -> dict[str, Any]:
@@ -279,6 +291,7 @@ class Optimizer(torch.optim.Optimizer):
         for h in self.hyperparameters_of(group):
             if h.name in group:
                 h.check(group[h.name])
+        check_precision(group)
         self.check_together({**_settled(self.defaults, 0), **group})
 
     def check_together(self, group: Mapping[str, Any]) -> None:

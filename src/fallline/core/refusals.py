@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from fallline.core.plan import Plan, WholePass
+from fallline.core.precision import AS_TORCH, precision_of
+from fallline.core.state import coded, fits
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer
@@ -28,6 +30,8 @@ def _refuse_layout(optimizer: "Optimizer", group: dict[str, Any], layout: torch.
     name, dense_is_refused = type(optimizer).__name__, optimizer.refuses_dense(group)
     if dense_is_refused and layout != torch.sparse_coo:
         raise RuntimeError(f"{name} does not support dense gradients, {dense_is_refused}")
+    if dense_is_refused and precision_of(group) != AS_TORCH:
+        raise RuntimeError(f"{name} steps rows, whose state is kept as torch keeps it; leave precision out")
     if layout != torch.strided and not optimizer.takes_sparse(group):
         raise RuntimeError(
             f"{name} does not support sparse gradients (got {layout}) with these settings; "
@@ -46,10 +50,38 @@ def refuse_beyond_elements(rule: Plan, group: dict[str, Any], p: Tensor) -> None
         )
 
 
+def refuse_precision(rule: Plan, group: dict[str, Any], p: Tensor) -> None:
+    """Refuse a precision that the parameter or the rule cannot have."""
+    precision = precision_of(group)
+    if precision == AS_TORCH:
+        return
+    if p.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise RuntimeError(
+            f"a parameter of {p.dtype} has no precision but its own; put it into a group with precision=None"
+        )
+    if group.get("differentiable"):
+        raise RuntimeError("precision does not go with differentiable=True: rounding has no derivative")
+    if precision.params and p.dtype == torch.float32:
+        raise RuntimeError(
+            f"params={precision.params!r} is for parameters of bfloat16 or float16, and one is float32, "
+            f"which loses nothing; put it into a group with precision=Precision(state={precision.state!r})"
+        )
+    if precision.params == "master" and p.dtype != torch.bfloat16:
+        raise RuntimeError(f"params='master' splits bfloat16 parameters; for {p.dtype} use params='kahan'")
+    coarse = [t.name for t in rule.transforms if t.whole and any(s.shape is None for s in t.slots)]
+    if precision.state in ("8bit", "4bit") and coarse:
+        raise RuntimeError(
+            f"{coarse[0]} works on whole tensors, whose state has no {precision.state} format; "
+            f"use precision=Precision(state='bf16')"
+        )
+
+
 def refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
     """Refuse a gradient or state that does not fit its parameter: a kernel would read beyond it."""
     wanted = {name: torch.Size(shape) for name, shape in rule.shapes(tuple(p.shape)).items()}
     wanted |= {"gradient": p.shape}
+    codes = coded(rule, tuple(p.shape)) if state.keys() - wanted.keys() else {}
+    wanted |= {name: torch.Size(shape) for name, (shape, _) in codes.items()}
     for name, x in {**state, "gradient": p.grad}.items():
         if name not in wanted or x is None:
             continue
@@ -59,7 +91,7 @@ def refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
                 f"{tuple(p.shape)} needs; after changing a parameter's shape call zero_grad() and delete "
                 f"optimizer.state[parameter]"
             )
-        if x.is_complex() > p.is_complex() or not (x.is_floating_point() or x.is_complex()):
+        if not fits(x, p, *codes.get(name, ())[1:]):
             raise RuntimeError(f"{name} is {x.dtype}, which does not fit a parameter of {p.dtype}")
         if x.device != p.device and not (name != "gradient" and x.dim() == 0 and x.is_cpu):
             raise RuntimeError(f"{name} is on {x.device} and its parameter on {p.device}; move it there")

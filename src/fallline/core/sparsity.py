@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fallline.core.plan import Plan
+from fallline.core.precision import AS_TORCH, precision_of
 from fallline.core.transform import FRESH, GAIN, GRAD, G, P, keywords
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _GENERIC = 0.6180339887
 def by_rows(optimizer: "Optimizer", group: dict[str, Any], rule: Plan, p: Tensor) -> bool:
     """Tell whether only the rows of ``p`` are to be stepped that its gradient touches."""
     sparse = p.grad is not None and p.grad.layout == torch.sparse_coo
-    if not sparse or not rule.uses_grad or group.get("differentiable"):
+    if not sparse or not rule.uses_grad or group.get("differentiable") or precision_of(group) != AS_TORCH:
         return False
     return optimizer.takes_sparse(group) == "rows"
 

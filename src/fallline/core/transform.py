@@ -35,12 +35,15 @@ class Slot:
     ``initial`` is the starting value, the name of the hyperparameter that holds it, or ``"p"``: a copy of
     the parameter. ``shape`` gives from the parameter's shape that of the slot, or None where a tensor has no
     such slot and the rule gets None; only rules on whole tensors keep such state, in float32 at least.
-    State per tensor that is ``exact`` is kept in float64, not in torch's default dtype.
+    ``nonnegative`` says that no value is below zero, as of averages of squares: a narrow format then keeps
+    small ones apart from zero instead of a sign. State per tensor that is ``exact`` is kept in float64, not
+    in torch's default dtype.
     """
 
     name: str
     initial: float | str = 0.0
     shape: Callable[[Shape], Shape | None] | None = None
+    nonnegative: bool = False
     exact: bool = False
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt
-from fallline.core.transform import Transform, transform
+from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.adam import bias_corrections, with_decoupled_decay
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 
@@ -17,7 +17,11 @@ def _inverse_deviation(exp_avg_var, *, eps, bias2):
     return 1 / (sqrt(exp_avg_var / bias2) + eps)
 
 
-@transform(slots=("exp_avg", "exp_avg_var"), per_tensor=bias_corrections, gain=_inverse_deviation)
+@transform(
+    slots=("exp_avg", Slot("exp_avg_var", nonnegative=True)),
+    per_tensor=bias_corrections,
+    gain=_inverse_deviation,
+)
 def scale_by_adabelief(g, exp_avg, exp_avg_var, *, beta1=0.9, beta2=0.999, eps=1e-16, bias1, bias2):
     """Divide the average of gradients by the root of the average squared distance from it."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

@@ -10,7 +10,7 @@ from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt
 from fallline.core.schedule import at
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.decay import coupled_decay
@@ -32,7 +32,9 @@ def _bounded_rate(exp_avg_sq, *, step, beta1, eps, correction, lowest, highest):
     return rate * (1 - beta1**step)
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=closing_bounds, gain=_bounded_rate)
+@transform(
+    slots=("exp_avg", Slot("exp_avg_sq", nonnegative=True)), per_tensor=closing_bounds, gain=_bounded_rate
+)
 def scale_by_adabound(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, correction, lowest, highest):
     """Multiply the average of gradients by Adam's rate of each element, between two bounds."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

@@ -10,7 +10,7 @@ from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
 from fallline.core.space import Range
-from fallline.core.transform import Transform, transform
+from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.rmsprop import count
 from fallline.optimizers.settings import MAXIMIZE, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
@@ -26,7 +26,11 @@ def _ratio(g, square_avg, acc_delta, *, rho, eps):
     return sqrt((acc_delta + rho * eps) / maximum(from_last, _TINY))
 
 
-@transform(slots=("square_avg", "acc_delta"), per_tensor=count, gain=_ratio)
+@transform(
+    slots=(Slot("square_avg", nonnegative=True), Slot("acc_delta", nonnegative=True)),
+    per_tensor=count,
+    gain=_ratio,
+)
 def scale_by_adadelta(g, square_avg, acc_delta, *, rho, eps):
     """Multiply by the root mean square of past updates over that of gradients."""
     square_avg = rho * square_avg + (1 - rho) * (g * g)

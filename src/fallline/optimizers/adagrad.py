@@ -29,7 +29,9 @@ def _rate_over_root(sum, *, eps, rate):
 
 
 @transform(
-    slots=(Slot("sum", "initial_accumulator_value"),), per_tensor=decayed_learning_rate, gain=_rate_over_root
+    slots=(Slot("sum", "initial_accumulator_value", nonnegative=True),),
+    per_tensor=decayed_learning_rate,
+    gain=_rate_over_root,
 )
 def scale_by_root_sum_of_squares(g, sum, *, eps, rate):
     """Divide by the root of the sum of squares so far, and multiply by the learning rate."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import (
     DECOUPLED,
     MAXIMIZE,
@@ -37,7 +37,10 @@ def _inverse_root_of_maximum(max_exp_avg_sq, *, eps, bias2):
     return 1 / (sqrt(max_exp_avg_sq / bias2) + eps)
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=bias_corrections, gain=_inverse_root)
+SQUARES = Slot("exp_avg_sq", nonnegative=True)
+
+
+@transform(slots=("exp_avg", SQUARES), per_tensor=bias_corrections, gain=_inverse_root)
 def scale_by_adam(g, exp_avg, exp_avg_sq, *, beta1=0.9, beta2=0.999, eps=1e-8, bias1, bias2):
     """Divide the average of gradients by the root of the average of their squares."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g
@@ -46,7 +49,7 @@ def scale_by_adam(g, exp_avg, exp_avg_sq, *, beta1=0.9, beta2=0.999, eps=1e-8, b
 
 
 @transform(
-    slots=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+    slots=("exp_avg", SQUARES, Slot("max_exp_avg_sq", nonnegative=True)),
     per_tensor=bias_corrections,
     gain=_inverse_root_of_maximum,
 )

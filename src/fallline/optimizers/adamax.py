@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.decay import coupled_decay
@@ -24,7 +24,11 @@ def _inverse_maximum(exp_inf):
     return 1 / exp_inf
 
 
-@transform(slots=("exp_avg", "exp_inf"), per_tensor=first_bias_correction, gain=_inverse_maximum)
+@transform(
+    slots=("exp_avg", Slot("exp_inf", nonnegative=True)),
+    per_tensor=first_bias_correction,
+    gain=_inverse_maximum,
+)
 def scale_by_adamax(g, exp_avg, exp_inf, *, beta1, beta2, eps, bias1):
     """Divide the average of gradients by the decaying maximum of their sizes."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt, where
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.adam import with_decoupled_decay
 from fallline.optimizers.settings import (
     MAXIMIZE,
@@ -32,7 +32,7 @@ def _inverse_root(exp_avg_sq, *, eps, bias3):
 
 
 @transform(
-    slots=("exp_avg", "exp_avg_diff", "exp_avg_sq", "pre_grad"),
+    slots=("exp_avg", "exp_avg_diff", Slot("exp_avg_sq", nonnegative=True), "pre_grad"),
     per_tensor=three_bias_corrections,
     gain=_inverse_root,
 )

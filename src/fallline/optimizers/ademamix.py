@@ -9,7 +9,7 @@ from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import log, maximum, minimum, sqrt, where
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.adam import with_decoupled_decay
 from fallline.optimizers.settings import MAXIMIZE, decay_rates, epsilon, learning_rate, space, weight_decay
 
@@ -38,7 +38,9 @@ def _weights_over_root(exp_avg_sq, *, eps, bias2, slow_weight):
 
 
 @transform(
-    slots=("exp_avg_fast", "exp_avg_slow", "exp_avg_sq"), per_tensor=slow_average, gain=_weights_over_root
+    slots=("exp_avg_fast", "exp_avg_slow", Slot("exp_avg_sq", nonnegative=True)),
+    per_tensor=slow_average,
+    gain=_weights_over_root,
 )
 def scale_by_ademamix(
     g, exp_avg_fast, exp_avg_slow, exp_avg_sq, *, beta1=0.9, beta2=0.999, beta3=0.9999, alpha=2.0,

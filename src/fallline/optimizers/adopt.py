@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt, where
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, flag, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.decay import coupled_decay
@@ -24,7 +24,9 @@ def _inverse_root(exp_avg_sq, *, eps):
     return 1 / maximum(sqrt(exp_avg_sq), eps)
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=growing_limit, gain=_inverse_root)
+@transform(
+    slots=("exp_avg", Slot("exp_avg_sq", nonnegative=True)), per_tensor=growing_limit, gain=_inverse_root
+)
 def scale_by_adopt(g, exp_avg, exp_avg_sq, *, beta1=0.9, beta2=0.9999, eps=1e-6, step, limit):
     """Average gradients over the root of the second moment before them, limited in size."""
     normalized = g / maximum(sqrt(exp_avg_sq), eps)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt, where
-from fallline.core.transform import Transform, per_tensor, summed, transform
+from fallline.core.transform import Slot, Transform, per_tensor, summed, transform
 from fallline.optimizers.prodigy import BIAS_CORRECTION, D0, GROWTH_RATE
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.penalties.decay import coupled_decay
@@ -46,7 +46,9 @@ def adapted_distance(
 
 
 @transform(
-    slots=("exp_avg", "exp_avg_sq", "s"), sums=(agreement, slow_average_size), per_tensor=adapted_distance
+    slots=("exp_avg", Slot("exp_avg_sq", nonnegative=True), "s"),
+    sums=(agreement, slow_average_size),
+    per_tensor=adapted_distance,
 )
 def scale_by_dadapt_adam(g, exp_avg, exp_avg_sq, s, *, beta1, beta2, eps, rate, unit, slow_rate):
     """Take the step of Adam with the estimated distance as its learning rate."""

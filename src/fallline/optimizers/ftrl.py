@@ -10,11 +10,11 @@ from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sign, sqrt, where
 from fallline.core.space import Range
-from fallline.core.transform import Transform, transform
+from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.settings import MAXIMIZE, space
 
 
-@transform(slots=("z", "n"))
+@transform(slots=("z", Slot("n", nonnegative=True)))
 def scale_by_ftrl(g, p, z, n, *, lr, beta, lambda_1, lambda_2, fresh):
     """Go to where the sum of all linearised losses, proximal terms and penalties is least."""
     before = where(fresh > 0, -(beta / lr) * p, z)

@@ -9,7 +9,7 @@ from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import single, sqrt
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.adam import with_decay
 from fallline.optimizers.settings import (
     DECOUPLED,
@@ -40,7 +40,11 @@ def _weights_over_root(exp_avg_sq, *, step, beta1, eps, of_gradient, of_average,
     return (of_gradient + of_average * (1 - beta1**step)) / (sqrt(exp_avg_sq / bias2) + eps)
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=nesterov_weights, gain=_weights_over_root)
+@transform(
+    slots=("exp_avg", Slot("exp_avg_sq", nonnegative=True)),
+    per_tensor=nesterov_weights,
+    gain=_weights_over_root,
+)
 def scale_by_nadam(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, of_gradient, of_average, bias2):
     """Divide the average of gradients, looked one step ahead, by the root of the average of squares."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

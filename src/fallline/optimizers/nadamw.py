@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt
-from fallline.core.transform import Transform, transform
+from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.adam import bias_corrections, with_decoupled_decay
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 
@@ -17,7 +17,11 @@ def _lookahead_over_root(exp_avg_sq, *, step, beta1, eps, bias1, bias2):
     return (1 - beta1 ** (step + 1)) / bias1 / (sqrt(exp_avg_sq / bias2) + eps)
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=bias_corrections, gain=_lookahead_over_root)
+@transform(
+    slots=("exp_avg", Slot("exp_avg_sq", nonnegative=True)),
+    per_tensor=bias_corrections,
+    gain=_lookahead_over_root,
+)
 def scale_by_nesterov_adam(g, exp_avg, exp_avg_sq, *, beta1=0.9, beta2=0.999, eps=1e-8, bias1, bias2):
     """Divide the average that the same gradient would make once more by the root of that of squares."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

@@ -71,7 +71,7 @@ def estimated_distance(
 
 
 @transform(
-    slots=("exp_avg", "exp_avg_sq", "s", Slot("p0", "p")),
+    slots=("exp_avg", Slot("exp_avg_sq", nonnegative=True), "s", Slot("p0", "p")),
     sums=(descent, slow_size),
     per_tensor=estimated_distance,
 )

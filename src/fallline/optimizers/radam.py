@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt, where
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.adam import with_decay
 from fallline.optimizers.settings import (
     DECOUPLED,
@@ -38,7 +38,11 @@ def _rectified_inverse_root(exp_avg_sq, *, eps, rect):
     return where(rect > 0, rect / (sqrt(exp_avg_sq) + eps), 1.0)
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=rectification, gain=_rectified_inverse_root)
+@transform(
+    slots=("exp_avg", Slot("exp_avg_sq", nonnegative=True)),
+    per_tensor=rectification,
+    gain=_rectified_inverse_root,
+)
 def scale_by_radam(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, bias1, rect):
     """Scale as Adam does, rectified; by the average of gradients alone while its variance is unknown."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

@@ -10,7 +10,7 @@ from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
 from fallline.core.space import Range
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import (
     MAXIMIZE,
     check_velocity,
@@ -35,7 +35,7 @@ def _inverse_root(square_avg, *, eps):
     return 1 / (sqrt(square_avg) + eps)
 
 
-@transform(slots=("square_avg",), per_tensor=count, gain=_inverse_root)
+@transform(slots=(Slot("square_avg", nonnegative=True),), per_tensor=count, gain=_inverse_root)
 def scale_by_rms(g, square_avg, *, alpha, eps):
     """Divide by the root of the average of squares."""
     square_avg = alpha * square_avg + (1 - alpha) * (g * g)
@@ -46,7 +46,9 @@ def _inverse_deviation(square_avg, grad_avg, *, eps):
     return 1 / (sqrt(maximum(square_avg - grad_avg * grad_avg, 0.0)) + eps)
 
 
-@transform(slots=("square_avg", "grad_avg"), per_tensor=count, gain=_inverse_deviation)
+@transform(
+    slots=(Slot("square_avg", nonnegative=True), "grad_avg"), per_tensor=count, gain=_inverse_deviation
+)
 def scale_by_stddev(g, square_avg, grad_avg, *, alpha, eps):
     """Divide by the running standard deviation; rounding cannot make the variance negative."""
     square_avg = alpha * square_avg + (1 - alpha) * (g * g)

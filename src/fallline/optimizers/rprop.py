@@ -9,7 +9,7 @@ from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sign, where
-from fallline.core.transform import Transform, transform
+from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.rmsprop import count
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space
 
@@ -31,7 +31,7 @@ _STEP_SIZES = Hyperparameter(
 )  # fmt: skip
 
 
-@transform(slots=("prev", "step_size"), per_tensor=count)
+@transform(slots=("prev", Slot("step_size", nonnegative=True)), per_tensor=count)
 def scale_by_rprop(g, prev, step_size, *, lr, eta_minus, eta_plus, smallest, largest, fresh):
     """Step by the element's own size against the sign of the gradient; not at all where it has changed."""
     size = step_size + fresh * lr

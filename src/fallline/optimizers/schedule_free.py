@@ -51,7 +51,7 @@ def average_iterates_ahead(g, p, z, *, beta1, rate, share):
     return share * (p - z) + rate * (1 - beta1 * (1 - share)) * g, z - rate * g
 
 
-@transform(slots=("exp_avg_sq",), per_tensor=bias_corrections)
+@transform(slots=(Slot("exp_avg_sq", nonnegative=True),), per_tensor=bias_corrections)
 def scale_by_second_moment(g, exp_avg_sq, *, beta2, eps, bias2):
     """Divide by the root of the average of squares, corrected for its bias."""
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g)

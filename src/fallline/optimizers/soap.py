@@ -32,7 +32,7 @@ def slots(limit: int) -> tuple[Slot, ...]:
     rows, columns = (partial(side, axis, limit) for axis in (0, 1))
     return (
         Slot("exp_avg"),
-        Slot("exp_avg_sq"),
+        Slot("exp_avg_sq", nonnegative=True),
         Slot("gram_rows", shape=rows),
         Slot("gram_columns", shape=columns),
         Slot("basis_rows", shape=rows),

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.precision import counting
 from fallline.core.scalar import maximum, minimum
-from fallline.core.transform import Transform, transform
+from fallline.core.transform import Slot, Transform, transform
 from fallline.optimizers.adam import with_decoupled_decay
 from fallline.optimizers.settings import MAXIMIZE, decay_rates, learning_rate, weight_decay
 
@@ -16,14 +17,17 @@ from fallline.optimizers.settings import MAXIMIZE, decay_rates, learning_rate, w
 _TINY = 1e-15
 
 
-@transform(slots=("exp_avg", "hessian"))
+HESSIAN = Slot("hessian", nonnegative=True)
+
+
+@transform(slots=("exp_avg", HESSIAN))
 def scale_by_sophia(g, exp_avg, hessian, *, beta1=0.965, rho=0.04, bs=5120):
     """Divide the average of gradients by the curvature, and limit each element to 1."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g
     return maximum(minimum(exp_avg / (rho * bs * hessian + _TINY), 1.0), -1.0), exp_avg, hessian
 
 
-@transform(slots=("hessian",))
+@transform(slots=(HESSIAN,))
 def track_hessian(p, g, hessian, *, beta2):
     """Average the squares of an estimator's gradients; the parameter stays as it is."""
     return p, beta2 * hessian + (1 - beta2) * (g * g)
@@ -117,7 +121,8 @@ class SophiaG(Optimizer):
 
     def transforms(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:
         """Return the whole chain for a parameter group; while the curvature is estimated, that alone."""
-        return (track_hessian,) if self._estimates else super().transforms(group)
+        estimation = (track_hessian, *counting(group))
+        return estimation if self._estimates else super().transforms(group)
 
     def step(self, closure: Callable[[], Any] | None = None, bs: int | None = None) -> Any:
         """Update every parameter that has a gradient, from now on with ``bs`` if it is given."""

@@ -12,7 +12,7 @@ from fallline.core.plan import plan
 from fallline.core.scalar import sqrt
 from fallline.core.schedule import follows
 from fallline.core.sparsity import Sparse, leaves_the_rest_alone
-from fallline.core.transform import STEP, Transform, per_tensor, transform
+from fallline.core.transform import STEP, Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate
 
 
@@ -22,7 +22,7 @@ def corrected_learning_rate(*, step, lr, beta1, beta2):
     return dict(rate=lr * sqrt(1 - beta2**step) / (1 - beta1**step))
 
 
-@transform(slots=("exp_avg", "exp_avg_sq"), per_tensor=corrected_learning_rate)
+@transform(slots=("exp_avg", Slot("exp_avg_sq", nonnegative=True)), per_tensor=corrected_learning_rate)
 def scale_by_sparse_adam(g, exp_avg, exp_avg_sq, *, beta1, beta2, eps, rate):
     """Divide the averages by the root of that of squares, which is not corrected before eps is added."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

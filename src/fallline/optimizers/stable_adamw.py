@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
-from fallline.core.transform import Transform, per_tensor, summed, transform
+from fallline.core.transform import Slot, Transform, per_tensor, summed, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 
@@ -41,7 +41,7 @@ def _share_over_root(exp_avg_sq, *, eps, bias2, share):
 
 
 @transform(
-    slots=("exp_avg", "exp_avg_sq"),
+    slots=("exp_avg", Slot("exp_avg_sq", nonnegative=True)),
     sums=(excess_square_sum, measured_elements),
     per_tensor=stabilized,
     gain=_share_over_root,

@@ -21,7 +21,7 @@ def _inverse_root(exp_avg_sq, *, eps, bias2):
 
 
 @transform(
-    slots=("exp_avg", Slot("exp_avg_sq", "initial_accumulator")),
+    slots=("exp_avg", Slot("exp_avg_sq", "initial_accumulator", nonnegative=True)),
     per_tensor=bias_corrections,
     gain=_inverse_root,
 )

@@ -1,4 +1,7 @@
-"""What weights lose that are stored in bfloat16: the share of their movement that survives rounding."""
+"""What weights lose that are stored in bfloat16: the share of their movement that survives rounding.
+
+So it is with each way to round that `Precision` has.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fallline.compare.statistics.pairs import Interval, mean_interval
+from fallline.core.precision import Params, Precision
 from fallline.core.registry import find
 from fallline.report.finding import Figure
 from fallline.studies.drawing import Axis, lines
@@ -21,16 +25,19 @@ from fallline.tasks.threads import one_thread
 STEPS = 200
 
 
-def movements_kept(task: Task, rates: Sequence[float], seeds: int, seed: int) -> dict[float, Interval]:
+def movements_kept(
+    task: Task, rates: Sequence[float], seeds: int, seed: int, params: Params | None = None
+) -> dict[float, Interval]:
     """Return `kept` at each learning rate: the mean over ``seeds``, with its interval."""
     plain = replace(task, precision="float32")
     with one_thread():
         return {
-            rate: mean_interval([kept(plain, rate, derived(seed, i)) for i in range(seeds)]) for rate in rates
+            rate: mean_interval([kept(plain, rate, derived(seed, i), params) for i in range(seeds)])
+            for rate in rates
         }
 
 
-def kept(task: Task, rate: float, seed: int) -> float:
+def kept(task: Task, rate: float, seed: int, params: Params | None = None) -> float:
     r"""Return the share of AdamW's movement that is left where weights are stored in bfloat16.
 
     .. math:: \frac{\langle \Delta_{16}, \Delta_{32} \rangle}{\lVert \Delta_{32} \rVert^2}
@@ -43,25 +50,29 @@ def kept(task: Task, rate: float, seed: int) -> float:
         task: whose model and data, in float32.
         rate: the learning rate.
         seed: of initial weights and batches.
+        params: how the stored weights are rounded, as in `Precision`; None to the nearest.
 
     Example:
         >>> from fallline.tasks import load
         >>> kept(load("digits"), 1e-6, seed=0) < 0.01 < kept(load("digits"), 1e-2, seed=0)
         True
     """
-    (before, whole), (_, rounded) = (moved(task, rate, seed, d) for d in (torch.float32, torch.bfloat16))
+    before, whole = moved(task, rate, seed, torch.float32)
+    _, rounded = moved(task, rate, seed, torch.bfloat16, Precision(params=params, seed=seed))
     whole, rounded = whole - before, rounded - before
     return (rounded @ whole / (whole @ whole)).item()
 
 
-def moved(task: Task, rate: float, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def moved(
+    task: Task, rate: float, seed: int, dtype: torch.dtype, precision: Precision | None = None
+) -> tuple[Tensor, Tensor]:
     """Return all weights before and after the steps of AdamW, stored as ``dtype``."""
     with seeded(seed):
         model = task.new_model()
         weights = [each for each in model.parameters() if each.requires_grad]
         stored = [nn.Parameter(each.detach().bfloat16().to(dtype)) for each in weights]
         before = _flat(stored)
-        optimizer = find("adamw").build(stored, lr=rate)
+        optimizer = find("adamw").build(stored, lr=rate, precision=precision)
         for batch in islice(Batches(task.train, task.batch_size, seed), STEPS):
             _read(stored, weights)
             task.loss_on(model, batch).backward()

@@ -1,0 +1,155 @@
+"""Code generation for the elements of a pass: the loop over them and, with codes, the loop over blocks."""
+
+import re
+from textwrap import indent
+
+from fallline.backends.cpu_access import Operand, Signature, operands
+from fallline.backends.formula import program
+from fallline.core.plan import ElementPass, Plan
+
+_FLAGS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True'
+
+_ELEMENTS = '''\
+@_njit("{signature}", {flags})
+def _elements(_n, {arguments}):
+    """Per element: the rule."""
+{start}
+    for _k in _range(_n):
+{body}
+{finish}
+'''
+
+_BLOCKS = '''
+
+@_njit("{signature}", {flags})
+def _blocks(_n, {arguments}):
+    """Per block: unpack its codes, run the rule over it, pack it again."""
+{start}
+    for _block in _range((_n + {last}) // {size}):
+        _begin = _block * {size}
+        _count = _n - _begin if _n - _begin < {size} else {size}
+{unpack}
+        _elements(_count, {call})
+{pack}
+'''
+
+
+class Elements:
+    """What is generated for the elements of one pass: functions, and the arguments they are called with."""
+
+    def __init__(self, plan: Plan, each: ElementPass, dtypes: Signature):
+        self._code, self._dtypes = program(each), dtypes
+        self._sums = [one.name for one in each.sums]
+        self._loads, self._stores = operands(plan, each, dtypes)
+        self._operands = list({o.rows[0]: o for o in (*self._loads, *self._stores)}.values())
+        self._coded = [o for o in self._operands if o.codes]
+        self._rounded = [o for o in self._stores if o.access.random]
+        self._packed = [o for o in self._stores if o.codes]
+
+    @property
+    def function(self) -> str:
+        """The name of the function that works on a part of a tensor."""
+        return "_blocks" if self._coded else "_elements"
+
+    def functions(self) -> str:
+        """Return the source of the functions."""
+        return self._elements() + (self._blocks() if self._coded else "")
+
+    def arguments(self, address: str) -> list[str]:
+        """Return what the function is called with for the part of tensor ``_t`` from its element ``_start``.
+
+        ``address`` tells with a row in place of {} where an operand of the tensor begins.
+        """
+        addresses = (o.moved([address.format(row) for row in o.rows], "_start") for o in self._operands)
+        load, width = "load_f64_as_f32" if self._number == "float32" else "load_f64", len(self._code.numbers)
+        numbers = [f"_io.{load}(_numbers, _t * {width} + {i})" for i in range(width)]
+        keys = [f"_narrow.key(_io.load_i64(_keys, _t), {o.stream})" for o in (*self._rounded, *self._packed)]
+        sums = [f"_partials + _segment * {8 * len(self._sums)}"] if self._sums else []
+        return [
+            *(at for parts in addresses for at in parts),
+            *numbers,
+            *keys,
+            *(["_start"] if keys else []),
+            *sums,
+        ]
+
+    @property
+    def _number(self) -> str:
+        return str(self._dtypes.compute).removeprefix("torch.")
+
+    def _parameters(self, addresses: list[str], keys: list[str]) -> dict[str, str]:
+        """Return the arguments of a function after the first, and their types."""
+        rest = [*keys, *(["_first"] if keys else []), *(["_sums_at"] if self._sums else [])]
+        return (
+            dict.fromkeys(addresses, "int64")
+            | dict.fromkeys(self._code.numbers, self._number)
+            | dict.fromkeys(rest, "int64")
+        )
+
+    def _inner(self) -> dict[str, str]:
+        return self._parameters([at for o in self._operands for at in o.at], [o.key for o in self._rounded])
+
+    def _elements(self) -> str:
+        start = [f"{o.seed} = _narrow.seeded({o.key}, _first)" for o in self._rounded]
+        start += [f"_scale_{o.rows[0]} = _io.load_f32({o.pointers[1]}, 0)" for o in self._loads if o.by_byte]
+        start += [f"_top_{o.rows[0]} = _narrow.nothing()" for o in self._packed]
+        start += [f"_total_{n} = 0.0" for n in self._sums]
+        body = [*(o.load() for o in self._loads), *map(python, self._code.element)]
+        body += [o.store() for o in self._stores]
+        body += [f"_top_{o.rows[0]} = _narrow.larger(_top_{o.rows[0]}, {o.name})" for o in self._packed]
+        body += [f"{o.seed} = _narrow.following({o.seed})" for o in self._rounded]
+        body += [f"_total_{n} = _io.add(_total_{n}, {n})" for n in self._sums]
+        before = "_io.load_f64(_sums_at, {}) + " if self._coded else ""
+        totals = [f"{before.format(i)}_total_{n}" for i, n in enumerate(self._sums)]
+        finish = [f"_io.store_f64(_sums_at, {i}, {total})" for i, total in enumerate(totals)]
+        finish += [f"_narrow.store_top({o.unpacked}, _top_{o.rows[0]})" for o in self._packed]
+        return _ELEMENTS.format(
+            **_signature(self._inner()),
+            start=block(start, 1),
+            body=block(body, 2),
+            finish=block(finish, 1),
+        )
+
+    def _blocks(self) -> str:
+        pointers = [at for o in self._operands for at in o.pointers]
+        outer = self._parameters(pointers, [o.key for o in (*self._rounded, *self._packed)])
+        moved = {
+            at: o.moved(o.pointers, "_begin")[i] for o in self._operands for i, at in enumerate(o.pointers)
+        }
+        moved["_first"] = "_first + _begin"
+        start = [f"{o.unpacked} = _narrow.scratch()" for o in self._coded]
+        start += [f"_io.store_f64(_sums_at, {i}, 0.0)" for i in range(len(self._sums))]
+        size = self._dtypes.block
+        return _BLOCKS.format(
+            **_signature(outer),
+            start=block(start, 1),
+            last=size - 1,
+            size=size,
+            unpack=block([_unpacking(o) for o in self._loads if o.codes and not o.by_byte], 2),
+            call=", ".join(moved.get(name, name) for name in self._inner()),
+            pack=block([_packing(o) for o in self._packed], 2),
+        )
+
+
+def _unpacking(o: Operand) -> str:
+    codes, scale = o.moved(o.pointers, "_begin")
+    return f"_narrow.unpack_{o.codes}({codes}, {scale}, {o.unpacked}, _count)"
+
+
+def _packing(o: Operand) -> str:
+    codes, scale = o.moved(o.pointers, "_begin")
+    return f"_narrow.pack_{o.codes}({codes}, {scale}, {o.unpacked}, _count, {o.key}, _first + _begin)"
+
+
+def _signature(arguments: dict[str, str]) -> dict[str, str]:
+    kinds = ", ".join(["int64", *arguments.values()])
+    return {"signature": f"void({kinds})", "arguments": ", ".join(arguments), "flags": _FLAGS}
+
+
+def python(line: str) -> str:
+    return re.sub(r"\babs\(", "_io.absolute(", line)
+
+
+def block(lines: list[str], depth: int) -> str:
+    """Return lines of code at a depth of indentation."""
+    return indent("\n".join(lines or ["pass"]), "    " * depth)
