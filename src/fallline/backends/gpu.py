@@ -92,7 +92,8 @@ class GpuJob(Job):
     def _upload(self, *names: str) -> None:
         """Bring tables that have changed to the device; nothing waits for it."""
         for name in names:
-            if not np.array_equal(self._arrays[name], self._uploaded.get(name)):
+            before = self._uploaded.get(name)
+            if before is None or not np.array_equal(self._arrays[name], before):
                 self._uploaded[name] = self._arrays[name].copy()
                 self._tables[name].copy_(torch.from_numpy(self._uploaded[name]), non_blocking=True)
 
