@@ -7,7 +7,7 @@ set_up := .venv/.set-up
 wheel_bin := .venv-wheel/bin
 pins := pyproject.toml constraints.txt scripts/setup
 
-.PHONY: setup demo test test-all test-wheel check bench reports build clean
+.PHONY: setup demo test test-all test-wheel check bench bench-gpu reports build clean
 
 setup: $(set_up)
 
@@ -38,6 +38,10 @@ check: setup
 
 bench: setup
 	$(bin)/python -m benches
+
+# With whatever torch and Triton the machine of the GPU has.
+bench-gpu:
+	PYTHONPATH=src python3 -m benches gpu
 
 # Every study and every claim, measured on this machine: about half an hour on two cores.
 reports: setup

@@ -2,13 +2,26 @@
 
 import sys
 
-from benches import around, bandwidth, library, overhead, precision, sparse, startup, steps, tuning, verdicts
+from benches import (
+    around,
+    bandwidth,
+    gpu,
+    library,
+    overhead,
+    precision,
+    sparse,
+    startup,
+    steps,
+    tuning,
+    verdicts,
+)  # fmt: skip
 from benches.timing import stamp
 
 ALL = {
     "steps": steps.main,
     "bandwidth": bandwidth.main,
     "library": library.main,
+    "gpu": gpu.main,
     "precision": precision.main,
     "around": around.main,
     "sparse": sparse.main,

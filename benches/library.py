@@ -70,10 +70,10 @@ def _measured(name: str, shapes: list[Shape]) -> tuple[dict[str, list[float]], f
     count = sum(p.numel() for p in params)
     x, y = torch.zeros(count), torch.zeros(count)
     entries = {"stream": lambda: x.add_(y), "ours": ours.step, **steps(name, params)}
-    return rounds(entries, ROUNDS), _bytes(ours) / (3 * 4 * count)
+    return rounds(entries, ROUNDS), bytes_moved(ours) / (3 * 4 * count)
 
 
-def _bytes(optimizer: fallline.Optimizer) -> float:
+def bytes_moved(optimizer: fallline.Optimizer) -> float:
     """Return the bytes that a step moves by `fallline.explain`'s count; 0 where it is not one number."""
     moved = 0.0
     for backend, batch in Dispatch.of_all(optimizer):

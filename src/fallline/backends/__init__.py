@@ -1,8 +1,16 @@
-"""Ways to execute a plan: ``cpu`` (Numba) and ``eager`` (torch operations), each also by rows."""
+"""Ways to execute a plan: ``gpu`` (Triton), ``cpu`` (Numba), ``eager`` (torch operations); and by rows."""
 
 from functools import cache
 
 from fallline.core import backend as _backend
+
+
+@cache
+def gpu():
+    """Return the Triton backend; importing Triton waits for its first kernel."""
+    from fallline.backends.gpu import Gpu
+
+    return Gpu()
 
 
 @cache
@@ -37,5 +45,5 @@ def rows():
     return Rows()
 
 
-_backend.available[:] = [cpu, eager]
+_backend.available[:] = [gpu, cpu, eager]
 _backend.available_by_rows[:] = [cpu_rows, rows]

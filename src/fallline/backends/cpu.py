@@ -14,7 +14,7 @@ from fallline.backends.cpu_kernel import generate
 from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
 from fallline.core import rounding, source
-from fallline.core.backend import Batch, Prepared
+from fallline.core.backend import Batch, Prepared, Sums
 from fallline.core.formats import Format, Plain
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
@@ -31,19 +31,24 @@ class Cpu:
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Refuse what must stay visible to autograd, other devices, and tensors that are not plain memory."""
+        if param.device.type != "cpu":
+            return f"the parameter is on {param.device}"
+        reason = self.refuses_tensor(group, param)
+        return reason or (None if _real_dtype(param) in ELEMENT else f"{param.dtype} has no format")
+
+    def refuses_tensor(self, group: Mapping[str, Any], param: Tensor) -> str | None:
+        """Return why no kernel that works on addresses can step ``param``, or None if one can."""
         if group.get("differentiable"):
             return "differentiable=True"
         if group.get("foreach") is False and group.get("fused") is False:
             return "foreach=False and fused=False"
-        if param.device.type != "cpu":
-            return f"the parameter is on {param.device}"
         if type(param) not in (Tensor, torch.nn.Parameter):
             return f"{type(param).__name__} is not a plain tensor"
         if param.is_conj() or param.is_neg():
             return "the parameter is conjugated or negated lazily"
         if param.grad is not None and param.grad.layout != self.layout:
             return f"the gradient is {param.grad.layout}"
-        return None if _real_dtype(param) in ELEMENT else f"{param.dtype} has no format"
+        return None
 
     def prepare(self, batch: Batch) -> Prepared:
         """Compile the batch's kernels, or take them from the cache, and lay out its job."""
@@ -90,7 +95,7 @@ class Job:
         self._stages = [self._stage(one, dtypes) for one in batch.plan.passes]
         self._writes = any(map(writes_params, batch.plan.passes))
 
-    def _stage(self, one: Pass, dtypes: Signature) -> Launch | WholePass:
+    def _stage(self, one: Pass, dtypes: Signature) -> Any:
         if isinstance(one, WholePass):
             return one
         arrays = {
@@ -115,7 +120,7 @@ class Job:
             return False
         return self._watch.unchanged(grads, self._in_order)
 
-    def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
+    def advance(self, grads: Sequence[Tensor]) -> Sums | None:
         """Run the passes up to the next reduction and return its sums by tensor, or None at the end."""
         if self._next == 0:
             self._table.set_grads(grads, self._in_order)
@@ -132,7 +137,7 @@ class Job:
         self._finish()
         return None
 
-    def take(self, totals: np.ndarray) -> None:
+    def take(self, totals: Any) -> None:
         """Take the totals, by tensor, of the sums that `advance` returned last."""
         width = totals.shape[1]
         self._sums[:, self._taken : self._taken + width] = totals

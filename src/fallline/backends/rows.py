@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fallline.backends.eager import Eager
-from fallline.core.backend import Batch, Prepared
+from fallline.core.backend import Batch, Prepared, Sums
 
 #: The rows that a gradient touches, as an index of its parameter.
 Place = tuple[Tensor, ...]
@@ -49,7 +49,7 @@ class _Prepared:
         self._rows, self._stepped = rows, Eager().prepare(rows)
         return self._stepped.ready(self._values, settings)
 
-    def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
+    def advance(self, grads: Sequence[Tensor]) -> Sums | None:
         """Run the passes up to the next reduction; put the rows back after the last one."""
         sums = self._stepped.advance(self._values)
         if sums is None:

@@ -11,6 +11,9 @@ from fallline.core.formats import Format
 from fallline.core.plan import Pass, Plan
 from fallline.core.precision import AS_TORCH, Precision
 
+#: Sums by tensor: here, or on the device that took them.
+Sums = np.ndarray | Tensor
+
 
 @dataclass
 class Batch:
@@ -53,11 +56,11 @@ class Prepared(Protocol):
         """
         ...
 
-    def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
+    def advance(self, grads: Sequence[Tensor]) -> Sums | None:
         """Run the passes up to the next reduction; return its sums, (tensors, sums), or None at the end."""
         ...
 
-    def take(self, totals: np.ndarray) -> None:
+    def take(self, totals: Any) -> None:
         """Take the totals, over tensor, group or model, of the sums that `advance` returned last."""
         ...
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fallline.core.backend import Backend, Batch, Prepared, choose
+from fallline.core.backend import Backend, Batch, Prepared, Sums, choose
 from fallline.core.errors import RuleError
 from fallline.core.plan import Plan, plan
 from fallline.core.precision import AS_TORCH, PRECISION, precision_of
@@ -138,7 +138,7 @@ class Dispatch:
         )
 
 
-def _advance(work: list[tuple[_Job, list[Tensor]]]) -> list[tuple[_Job, list[Tensor], np.ndarray]]:
+def _advance(work: list[tuple[_Job, list[Tensor]]]) -> list[tuple[_Job, list[Tensor], Sums]]:
     """Advance each batch, and return those that wait for the totals of their sums."""
     taken = [(job, own, job.prepared.advance(own)) for job, own in work]
     return [(job, own, sums) for job, own, sums in taken if sums is not None]

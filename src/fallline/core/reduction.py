@@ -1,12 +1,15 @@
 """Sums over a tensor, a parameter group or the whole model, gathered from every batch that takes them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fallline.core.backend import Batch
+from fallline.core.backend import Batch, Sums
 from fallline.core.errors import RuleError
 from fallline.core.plan import Plan
 from fallline.core.transform import Sum
@@ -22,11 +25,43 @@ class Taken:
     batch: Batch
     rows: np.ndarray
     sums: tuple[Sum, ...]
-    by_tensor: np.ndarray
+    by_tensor: Sums
 
 
-def totals(contributions: Sequence[Taken]) -> list[np.ndarray]:
-    """Return for each contribution the totals that its tensors are to read, in the shape of ``by_tensor``."""
+def totals(contributions: Sequence[Taken]) -> list[Any]:
+    """Return for each contribution the totals that its tensors are to read, in the shape of ``by_tensor``.
+
+    Sums that are on a device stay there, and nothing waits for them.
+    """
+    device = next((t.by_tensor.device for t in contributions if isinstance(t.by_tensor, Tensor)), None)
+    return _totals(contributions) if device is None else _totals_on(device, contributions)
+
+
+def _totals_on(device: torch.device, contributions: Sequence[Taken]) -> list[Any]:
+    groups = 1 + max((int(taken.rows.max()) for taken in contributions), default=0)
+    sums = [torch.as_tensor(taken.by_tensor, device=device) for taken in contributions]
+    members = [torch.from_numpy(np.eye(groups)[taken.rows]).to(device) for taken in contributions]
+    by_group: dict[Sum, Any] = defaultdict(float)
+    for taken, own, member in zip(contributions, sums, members, strict=True):
+        for k, each in enumerate(taken.sums):
+            by_group[each] = by_group[each] + member.T @ own[:, k]
+    read = [
+        torch.stack([_read_by(each, own[:, k], member, by_group) for k, each in enumerate(taken.sums)], 1)
+        for taken, own, member in zip(contributions, sums, members, strict=True)
+    ]
+    return [
+        r if isinstance(t.by_tensor, Tensor) else r.cpu().numpy()
+        for r, t in zip(read, contributions, strict=True)
+    ]
+
+
+def _read_by(each: Sum, own: Tensor, member: Tensor, by_group: Mapping[Sum, Tensor]) -> Tensor:
+    if each.over == "model":
+        return by_group[each].sum().expand_as(own)
+    return own if each.over == "tensor" else member @ by_group[each]
+
+
+def _totals(contributions: Sequence[Taken]) -> list[np.ndarray]:
     groups = 1 + max((int(taken.rows.max()) for taken in contributions), default=0)
     by_group: dict[Sum, np.ndarray] = defaultdict(lambda: np.zeros(groups))
     for taken in contributions:
@@ -41,7 +76,8 @@ def vetoed(contributions: Sequence[Taken]) -> tuple[Sum, list[int]] | None:
     for taken in contributions:
         for k, each in enumerate(taken.sums):
             if each.vetoes and taken.by_tensor[:, k].any():
-                return each, [taken.batch.indices[i] for i in np.flatnonzero(taken.by_tensor[:, k])]
+                places = np.flatnonzero(torch.as_tensor(taken.by_tensor[:, k]).cpu())
+                return each, [taken.batch.indices[i] for i in places]
     return None
 
 
@@ -64,7 +100,7 @@ def refuse_unaligned(plans: Sequence[Plan]) -> None:
 
 
 def _read(taken: Taken, by_group: dict[Sum, np.ndarray]) -> np.ndarray:
-    read = taken.by_tensor.copy()
+    read = np.array(taken.by_tensor)
     for k, each in enumerate(taken.sums):
         if each.over == "model":
             read[:, k] = by_group[each].sum()

@@ -29,7 +29,9 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
     made = [name for name in shapes if not _present(state, name)]
     for slot in rule.scalar_slots:
         if slot.name in made:
-            state[slot.name] = torch.tensor(_initial(slot, group), dtype=scalar_dtype(slot), device="cpu")
+            state[slot.name] = torch.tensor(
+                _initial(slot, group), dtype=scalar_dtype(slot), device=p.device if p.is_cuda else "cpu"
+            )
         elif state[slot.name].dtype in (torch.bfloat16, torch.float16):
             state[slot.name] = state[slot.name].float()  # torch rounds it to the parameter's dtype
         if slot.name == STEP:

@@ -1,0 +1,180 @@
+"""Code generation for GPUs: a Triton module for one element pass, one launch for all tensors of a batch."""
+
+import ast
+import math
+from textwrap import indent
+
+import torch
+
+from fallline.backends.cpu_access import Operand, Signature, operands, rows
+from fallline.backends.formula import program
+from fallline.core.plan import ElementPass, Plan
+from fallline.core.transform import FRESH, STEP
+
+#: Elements that one program of a kernel works on, in blocks of so many at once.
+CHUNK, BLOCK = 8192, 1024
+#: Tensors that one program of the per-tensor kernel works on.
+TENSORS = 128
+
+TYPES = {
+    torch.float64: "tl.float64", torch.float32: "tl.float32", torch.bfloat16: "tl.bfloat16",
+    torch.float16: "tl.float16",
+}  # fmt: skip
+
+_MODULE = '''\
+"""{title}
+
+Written by fallline from the rule. Names with an underscore are the generator's, all others the rule's.
+"""
+
+import triton
+import triton.language as tl
+
+from fallline.backends.gpu_primitives import (
+    absolute, divide, exp, log, maximum, minimum, power, sign, single, sqrt, sqrt_f64,
+    where,
+)
+
+
+@triton.jit
+def once(_addresses, _rows, _settings, _fresh, _sums, _numbers, _tensors, _BLOCK: tl.constexpr):
+    """Per tensor: advance the state kept per tensor, and compute the numbers the elements read."""
+    _t = tl.program_id(0).to(tl.int64) * _BLOCK + tl.arange(0, _BLOCK)
+    _here = _t < _tensors
+    _row = tl.load(_rows + _t, mask=_here, other=0)
+{inputs}
+{lines}
+{outputs}
+
+
+@triton.jit
+def elements(
+    _addresses, _numbers, _sizes, _owners, _starts, _partials, _tensors,
+    _CHUNK: tl.constexpr, _BLOCK: tl.constexpr, _ALIGNED: tl.constexpr,
+):
+    """Per element: the rule, on one chunk of one tensor."""
+    _chunk = tl.program_id(0).to(tl.int64)
+    _t = tl.load(_owners + _chunk)
+    _start = tl.multiple_of(tl.load(_starts + _chunk), _BLOCK)
+    _end = tl.minimum(_start + _CHUNK, tl.load(_sizes + _t))
+{numbers}
+{addresses}
+{before}
+    for _begin in range(0, _end - _start, _BLOCK):
+        _k = _start + _begin + tl.arange(0, _BLOCK)
+        if _start + _begin + _BLOCK <= _end:
+{whole}
+        else:
+            _mask = _k < _end
+{part}
+{after}
+'''
+
+
+def generate(plan: Plan, each: ElementPass, dtypes: Signature) -> str:
+    """Return the source of the kernel module of one element pass of ``plan``."""
+    return _MODULE.format(
+        title=" -> ".join(t.name for t in each.transforms) or "sums alone",
+        **_once(plan, each, dtypes),
+        **_elements(plan, each, dtypes),
+    )
+
+
+def _once(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
+    code, place = program(each), rows(plan)
+    settings = [(i, n) for i, n in enumerate(plan.settings) if n in code.needs]
+    sums = [(i, one.name) for i, one in enumerate(plan.sums) if one.name in code.needs]
+    scalars = [s.name for s in plan.scalar_slots]
+    types = dict(zip(scalars, map(TYPES.__getitem__, dtypes.scalars), strict=True))
+    inputs = [_load(n, f"_settings + _row * {len(plan.settings)} + {i}", "_here") for i, n in settings]
+    inputs += [_load(n, f"_sums + _t * {len(plan.sums)} + {i}", "_here") for i, n in sums]
+    inputs.append(_load(FRESH, "_fresh + _t", "_here"))
+    for n in scalars:
+        at = f"tl.load(_addresses + {place[n]} * _tensors + _t, mask=_here, other=0)"
+        inputs.append(f"_at_{n} = {at}.to(tl.pointer_type({types[n]}))")
+        inputs.append(_load(n, f"_at_{n}", "_here") + (" + 1.0" if n == STEP else ""))
+    outputs = [f"tl.store(_at_{n}, {n}, mask=_here)" for n in scalars if each.last]
+    width = len(code.numbers)
+    outputs += [
+        f"tl.store(_numbers + _t * {width} + {i}, {n}, mask=_here)" for i, n in enumerate(code.numbers)
+    ]
+    lines = [_triton(line, double=True) for line in code.once]
+    return {"inputs": _block(inputs, 1), "lines": _block(lines, 1), "outputs": _block(outputs, 1)}
+
+
+def _elements(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
+    code = program(each)
+    loads, stores = operands(plan, each, dtypes)
+    compute, width = TYPES[dtypes.compute], len(code.numbers)
+    sums = [one.name for one in each.sums]
+    numbers = [f"{n} = tl.load(_numbers + _t * {width} + {i})" for i, n in enumerate(code.numbers)]
+    addresses = []
+    for o in dict.fromkeys((*loads, *stores)):
+        at = f"tl.load(_addresses + {o.rows[0]} * _tensors + _t).to(tl.pointer_type({_type(o)}))"
+        addresses.append(f"_at_{o.name} = {at}")
+        addresses.append(f"if _ALIGNED:\n    _at_{o.name} = tl.multiple_of(_at_{o.name}, 16)")
+    bodies = {}
+    for kind, mask in (("whole", ""), ("part", ", mask=_mask")):
+        other = mask and f"{mask}, other=0.0"
+        body = [f"{o.name} = tl.load(_at_{o.name} + _k{other}).to({compute})" for o in loads]
+        body += [_triton(line, dtypes.compute == torch.float64) for line in code.element]
+        body += [f"tl.store(_at_{o.name} + _k, {o.name}.to({_type(o)}){mask})" for o in stores]
+        for n in sums:
+            summand = f"tl.where(_mask, {n}, 0.0)" if mask else n
+            body.append(f"_total_{n} += {summand}.to(tl.float64)")
+        bodies[kind] = _block(body, 3)
+    before = [f"_total_{n} = tl.zeros([_BLOCK], tl.float64)" for n in sums]
+    at = f"_partials + _chunk * {len(sums)}"
+    after = [f"tl.store({at} + {i}, tl.sum(_total_{n}))" for i, n in enumerate(sums)]
+    fixed = {"numbers": numbers, "addresses": addresses, "before": before, "after": after}
+    return {**{name: _block(lines, 1) for name, lines in fixed.items()}, **bodies}
+
+
+def _type(operand: Operand) -> str:
+    """Return the type of an operand in memory; others than plain numbers are refused before."""
+    return TYPES[operand.kept_as.dtypes[0]]
+
+
+def _load(name: str, at: str, mask: str) -> str:
+    return f"{name} = tl.load({at}, mask={mask}, other=1.0).to(tl.float64)"
+
+
+class _Names(ast.NodeTransformer):
+    """Operators and functions that Triton has under other names, in float64 or float32."""
+
+    def __init__(self, double: bool):
+        self._operators: dict[type, str] = {ast.Pow: "power"} | ({} if double else {ast.Div: "divide"})
+        self._functions = {"abs": "absolute"} | ({"sqrt": "sqrt_f64"} if double else {})
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        self.generic_visit(node)
+        named = self._operators.get(type(node.op))
+        return ast.Call(ast.Name(named), [node.left, node.right], []) if named else node
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        self.generic_visit(node)
+        return ast.Call(ast.Name("where"), [node.test, node.body, node.orelse], [])
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        self.generic_visit(node)
+        joined, *others = node.values
+        for other in others:
+            joined = ast.BinOp(joined, ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr(), other)
+        return joined
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        """Keep all digits of a number: Triton takes one that stands alone to be float32."""
+        value = float(node.value)  # type: ignore[arg-type]
+        digits = repr(value) if math.isfinite(value) else f"float('{value}')"
+        return ast.parse(f"tl.full([1], {digits}, tl.float64)", mode="eval").body
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Name(self._functions.get(node.id, node.id))
+
+
+def _triton(line: str, double: bool) -> str:
+    return ast.unparse(_Names(double).visit(ast.parse(line)))
+
+
+def _block(lines: list[str], depth: int) -> str:
+    return indent("\n".join(lines or ["pass"]), "    " * depth)

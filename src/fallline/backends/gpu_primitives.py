@@ -1,0 +1,68 @@
+"""The functions of a rule as Triton's; generated kernels call them by the names of `core.scalar`."""
+
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
+
+
+@triton.jit
+def sqrt(x):
+    return tl.sqrt_rn(x)
+
+
+@triton.jit
+def sqrt_f64(x):
+    return tl.sqrt(x)
+
+
+@triton.jit
+def exp(x):
+    return tl.exp(x)
+
+
+@triton.jit
+def log(x):
+    return tl.log(x)
+
+
+@triton.jit
+def absolute(x):
+    return tl.abs(x)
+
+
+@triton.jit
+def sign(x):
+    return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
+
+
+@triton.jit
+def maximum(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def minimum(a, b):
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def where(condition, a, b):
+    return tl.where(condition != 0, a, b)
+
+
+@triton.jit
+def single(x):
+    return x.to(tl.float32).to(x.dtype)
+
+
+@triton.jit
+def divide(a, b):
+    """Divide float32 with correct rounding, as ``/`` does in float64 alone."""
+    return tl.div_rn(a, b)
+
+
+@triton.jit
+def power(base, exponent):
+    """Raise a positive number, or 0, to a power, in float64."""
+    return tl.where(
+        base == 0, tl.where(exponent == 0, 1.0, 0.0).to(tl.float64), tl.exp(exponent * tl.log(base))
+    )

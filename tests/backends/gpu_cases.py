@@ -1,0 +1,111 @@
+"""Every rule on the GPU backend, on a GPU or, without one, in Triton's interpreter: run by `test_gpu`.
+
+TRITON_INTERPRET=1 python -m pytest tests/backends/gpu_cases.py
+"""
+
+import pytest
+import torch
+
+import fallline
+from fallline.backends.gpu import interpreted
+from fallline.core.backend import choose
+from fallline.gradients import clip_by_global_norm
+from fallline.transforms import mask_cautiously, scale_by_adam, scale_by_learning_rate
+from optimizers.cases import CASES, IDS
+
+#: Empty, smaller and larger than a block, on its border, larger than a chunk.
+SHAPES = [(3, 5), (0,), (), (1,), (1024,), (1025,), (9001,)]
+DEVICE = "cpu" if interpreted() else "cuda"
+STEPS = 3
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
+
+
+def parameters(dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in SHAPES]
+    return [torch.nn.Parameter(x.to(DEVICE, dtype)) for x in values]
+
+
+def train(make, dtype, backend, steps=STEPS):
+    """Return the parameters after some steps in two groups with two learning rates."""
+    params = parameters(dtype)
+    optimizer = make([{"params": params[:3]}, {"params": params[3:], "lr": 3e-3}])
+    asked = {"fused": True} if backend == "gpu" and DEVICE == "cuda" else {}
+    for group in optimizer.param_groups:
+        group.update({"foreach": False, "fused": False} if backend == "eager" else asked)
+        assert choose(group, params[0])[0].name == backend
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(DEVICE, dtype)
+        optimizer.step()
+    return params, optimizer
+
+
+def closer_than(share, make, dtype):
+    (ours, a), (eager, b) = (train(make, dtype, backend) for backend in ("gpu", "eager"))
+    for p, q in zip(ours, eager, strict=True):
+        torch.testing.assert_close(p, q, rtol=share, atol=share)
+    for x, y in zip(a.state.values(), b.state.values(), strict=True):
+        for name in x:
+            torch.testing.assert_close(x[name], y[name], rtol=share, atol=share)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=IDS)
+def test_every_rule_agrees_with_torch_operations(cls, settings, dtype):
+    closer_than(16 * torch.finfo(dtype).eps, lambda params: cls(params, **settings), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cls", [fallline.SGD, fallline.AdamW])
+def test_narrow_parameters_are_within_a_rounding_a_step(cls, dtype):
+    """The interpreter cuts bfloat16 off where a GPU rounds to nearest: a whole ulp."""
+    closer_than(2 * STEPS * torch.finfo(dtype).eps, lambda params: cls(params, lr=1e-2), dtype)
+
+
+SUMS = {
+    "lamb": lambda params: fallline.LAMB(params, lr=1e-2),
+    "lars": lambda params: fallline.LARS(params, lr=1e-2),
+    "dog": lambda params: fallline.DoG(params),
+    "prodigy": lambda params: fallline.Prodigy(params),
+    "clipped": lambda params: fallline.AdamW(params, before=[clip_by_global_norm(0.1)]),
+    "cautious": lambda params: fallline.chain(scale_by_adam(), mask_cautiously, scale_by_learning_rate(1e-2))(
+        params
+    ),
+    "whole": lambda params: fallline.SGD(params, lr=0.1, before=[fallline.gradients.centralize]),
+    "average": lambda params: fallline.AdamW(params, after=[fallline.follow_parameters(0.1)]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", SUMS)
+def test_sums_over_tensor_group_and_model_agree(name, dtype):
+    closer_than(64 * torch.finfo(dtype).eps, SUMS[name], dtype)
+
+
+def test_sums_do_not_depend_on_anything_but_the_numbers():
+    once, again = (train(SUMS["clipped"], torch.float32, "gpu")[0] for _ in range(2))
+    assert all(torch.equal(p, q) for p, q in zip(once, again, strict=True))
+
+
+def test_what_is_not_aligned_to_16_bytes_is_stepped_too():
+    whole = torch.zeros(4100, device=DEVICE)
+    p = torch.nn.Parameter(whole[1:4098])
+    p.grad = torch.ones_like(p)
+    optimizer = fallline.SGD([p], lr=0.5, fused=True)
+    optimizer.step()
+    assert whole[0] == 0
+    assert (whole[1:4098] == -0.5).all()
+    assert not whole[4098:].any()
+
+
+def test_a_vetoed_step_changes_nothing():
+    p = torch.nn.Parameter(torch.ones(5, device=DEVICE))
+    optimizer = fallline.AdamW([p], fused=True, skip_nonfinite=True)
+    p.grad = torch.full_like(p, float("nan"))
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert (p == 1).all()
+    assert not optimizer.state

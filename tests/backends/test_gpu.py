@@ -1,0 +1,96 @@
+"""The GPU backend: compiled and interpreted where there is no GPU, run on one with `-m gpu`."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fallline.backends.cpu_access import Signature
+from fallline.backends.gpu_kernel import BLOCK, CHUNK, TENSORS, generate
+from fallline.backends.gpu_launch import load
+from fallline.core.formats import Plain
+from fallline.core.plan import plan
+from optimizers.cases import CASES, IDS
+
+pytest.importorskip("triton", reason="Triton is in the extra gpu")
+
+CHECKS = Path(__file__).with_name("gpu_cases.py")
+POINTER = {torch.float32: "*fp32", torch.float64: "*fp64"}
+
+
+def compiled(function, signature, constants):
+    """Return the assembly of a kernel for compute capability 9.0."""
+    from triton import compile as triton_compile
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    named = {function.arg_names.index(name): value for name, value in constants.items()}
+    source = ASTSource(fn=function, signature=signature | dict.fromkeys(constants, "constexpr"),
+                       constexprs={(place,): value for place, value in named.items()})  # fmt: skip
+    target = GPUTarget("cuda", 90, 32)
+    return triton_compile(source, target=target, options={"enable_fp_fusion": False}).asm["ptx"]
+
+
+def assembly(cls, settings, dtype):
+    """Yield the assembly of each pass of an optimizer: per tensor, and per element."""
+    optimizer = cls([torch.zeros(2, dtype=dtype, requires_grad=True)], **settings)
+    rule = plan(optimizer.transforms(optimizer.param_groups[0]))
+    scalars = (torch.float32,) * len(rule.scalar_slots)
+    for one in rule.passes:
+        names = ("p", *(slot.name for slot in rule.slots))
+        dtypes = Signature(tuple((name, Plain(dtype)) for name in names), dtype, scalars)
+        module, numbers = load(generate(rule, one, dtypes)), POINTER[dtypes.compute]
+        yield compiled(
+            module.once,
+            {"_addresses": "*i64", "_rows": "*i64", "_settings": "*fp64", "_fresh": "*fp64", "_sums": "*fp64",
+             "_numbers": numbers, "_tensors": "i64"},
+            {"_BLOCK": TENSORS},
+        ), compiled(
+            module.elements,
+            {"_addresses": "*i64", "_numbers": numbers, "_sizes": "*i64", "_owners": "*i64",
+             "_starts": "*i64", "_partials": "*fp64", "_tensors": "i64"},
+            {"_CHUNK": CHUNK, "_BLOCK": BLOCK, "_ALIGNED": True},
+        )  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=IDS)
+def test_every_rule_compiles_to_loads_and_stores_of_16_bytes(cls, settings, dtype):
+    check(cls, settings, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "place", [IDS.index(name) for name in IDS if name.startswith(("AdamW-{'lr", "NAdam"))]
+)
+def test_some_rules_compile_to_loads_and_stores_of_16_bytes(place, dtype):
+    check(*CASES[place], dtype)
+
+
+def check(cls, settings, dtype):
+    for once, elements in assembly(cls, settings, dtype):
+        kind = r"\.v2\.b64" if dtype == torch.float64 else r"\.v4\.b32"
+        assert re.search(r"ld\.global" + kind, elements)
+        assert re.search(r"st\.global" + kind, elements)
+        assert not re.search(r"(ld|st)\.local", elements + once)
+
+
+def test_every_rule_agrees_with_torch_operations_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(CHECKS)]
+    done = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_every_rule_agrees_with_torch_operations_on_the_gpu():
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(CHECKS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
