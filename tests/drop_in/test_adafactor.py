@@ -1,6 +1,7 @@
 """Adafactor beside torch's own, which takes real dense tensors that are not empty: a contract of its own."""
 
 import copy
+import inspect
 import io
 import pickle
 
@@ -21,10 +22,16 @@ from drop_in.pairs import (
     train,
     values,
 )
-from drop_in.test_signatures import described as signature
 from drop_in.test_state import described, views
 from drop_in.test_tensors import GRADIENTS, LAYOUTS, stepped
 from drop_in.test_values import assert_rounds_to, widened, widened_state
+
+
+def signature(function):
+    """Return torch's part of a signature: ``**extra`` takes the options that torch does not have."""
+    parameters = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind, p.default) for p in parameters if p.name != "extra"]
+
 
 PAIR = Pair(fallline.Adafactor, torch.optim.Adafactor)
 SHAPES = [(), (1,), (7,), (3, 5), (2, 3, 4), (4, 1), (65, 33)]

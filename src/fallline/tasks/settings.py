@@ -21,7 +21,7 @@ OPTIMIZER = frozenset(
     {
         "lr", "weight_decay", "momentum", "dampening", "nesterov", "betas", "beta1", "beta2", "beta3", "eps",
         "alpha", "lambd", "centered", "amsgrad", "rho", "lr_decay", "initial_accumulator_value",
-        "momentum_decay", "decoupled_weight_decay", "maximize", "strength",
+        "momentum_decay", "decoupled_weight_decay", "maximize", "strength", "b1", "beta2_decay", "precond_lr",
     }
 )  # fmt: skip
 
