@@ -109,3 +109,15 @@ def test_a_vetoed_step_changes_nothing():
     assert optimizer.skipped_steps == 1
     assert (p == 1).all()
     assert not optimizer.state
+
+
+def test_training_goes_on_from_a_state_whose_counter_is_on_the_cpu():
+    """As a checkpoint of torch's has it; on a GPU the counter moves to where the kernel reads it."""
+    params, optimizer = train(fallline.AdamW, torch.float32, "gpu")
+    for state in optimizer.state.values():
+        state["step"] = state["step"].cpu()
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert {state["step"].device.type for state in optimizer.state.values()} == {DEVICE}
+    assert {float(state["step"]) for state in optimizer.state.values()} == {STEPS + 1}

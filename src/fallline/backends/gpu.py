@@ -102,15 +102,15 @@ class GpuJob(Job):
         if self._next == 0:
             self._table.set_grads(grads, self._in_order)
             self._table.stage()
-            self._upload("addresses", "settings", "fresh")
-        aligned = not (self._table.addresses[self._of_elements] % 16).any()
+            self._upload("settings", "fresh")
         while self._next < len(self._stages):
             stage = self._stages[self._next]
             self._next += 1
             if isinstance(stage, WholePass):
                 self._run_whole(stage)
                 continue
-            stage.run(aligned)
+            self._upload("addresses")  # what whole rules make lies anew in each step
+            stage.run(aligned=not (self._table.addresses[self._of_elements] % 16).any())
             if stage.each.sums:
                 return stage.totals()
         self._finish()

@@ -39,9 +39,10 @@ class Launch:
     ):
         self.each, self._module, self._tables = each, module, tables
         device, self._tensors = tables["addresses"].device, len(sizes)
-        self._owners, starts = _chunks(sizes)
-        self._sizes, self._chunk_owners, self._starts = (
-            torch.from_numpy(x).to(device) for x in (sizes, self._owners, starts)
+        owners, starts = _chunks(sizes)
+        lengths = np.bincount(owners, minlength=self._tensors)
+        self._sizes, self._owners, self._starts, self._lengths = (
+            torch.from_numpy(x).to(device) for x in (sizes, owners, starts, lengths)
         )
         width = len(program(each).numbers)
         self._numbers = torch.zeros((self._tensors, width), dtype=compute, device=device)
@@ -56,14 +57,13 @@ class Launch:
         )  # fmt: skip
         if len(self._partials):
             self._module.elements[(len(self._partials),)](
-                of["addresses"], self._numbers, self._sizes, self._chunk_owners, self._starts, self._partials,
+                of["addresses"], self._numbers, self._sizes, self._owners, self._starts, self._partials,
                 self._tensors, _CHUNK=CHUNK, _BLOCK=BLOCK, _ALIGNED=aligned, enable_fp_fusion=False,
             )  # fmt: skip
 
     def totals(self) -> Tensor:
         """Return the sums of each tensor, added up in one order whatever ran first."""
-        lengths = torch.from_numpy(np.bincount(self._owners, minlength=self._tensors))
-        return torch.segment_reduce(self._partials, "sum", lengths=lengths.to(self._partials.device), axis=0)
+        return torch.segment_reduce(self._partials, "sum", lengths=self._lengths, axis=0, unsafe=True)
 
 
 def _chunks(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,15 +27,16 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
     precision = precision_of(group)
     shapes = rule.shapes(tuple(p.shape))
     made = [name for name in shapes if not _present(state, name)]
+    on_device = p.is_cuda and group.get("fused")  # as in torch: only a fused kernel keeps scalars on a GPU
     for slot in rule.scalar_slots:
         if slot.name in made:
-            state[slot.name] = torch.tensor(
-                _initial(slot, group), dtype=scalar_dtype(slot), device=p.device if p.is_cuda else "cpu"
-            )
+            state[slot.name] = torch.tensor(_initial(slot, group), dtype=scalar_dtype(slot), device="cpu")
         elif state[slot.name].dtype in (torch.bfloat16, torch.float16):
             state[slot.name] = state[slot.name].float()  # torch rounds it to the parameter's dtype
         if slot.name == STEP:
             state[STEP] = _exact_counter(state[STEP])
+        if on_device:
+            state[slot.name] = state[slot.name].to(p.device)
     for slot in rule.slots:
         wanted = formats.of_slot(slot, precision, p.dtype)
         if slot.name in made:
