@@ -39,10 +39,35 @@ def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[
         yield from zip(places, zip(*columns, strict=True), strict=True)
 
 
+def apart(
+    names: Sequence[str], results: Sequence[Any], overwritten: Mapping[str, Tensor | None]
+) -> list[Any]:
+    """Return results that may be stored under ``names`` one after the other.
+
+    What a rule gives to one operand and lies in the memory of another, or otherwise than that, is copied.
+    """
+    there = {_memory(x): name for name, x in overwritten.items() if x is not None}
+
+    def own(name: str, x: Any) -> Any:
+        before = there.get(_memory(x)) if isinstance(x, Tensor) else None
+        return x if before is None or (before == name and _same_place(x, overwritten[name])) else x.clone()
+
+    return [own(name, x) for name, x in zip(names, results, strict=True)]
+
+
+def _memory(x: Tensor) -> int:
+    """Return a number that tensors share which lie in the same memory; one of another class has its own."""
+    return x.untyped_storage()._cdata if type(x) in (Tensor, torch.nn.Parameter) else id(x)
+
+
+def _same_place(x: Tensor, y: Any) -> bool:
+    return x is y or (x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride())
+
+
 def _refuse_other_shapes(
     t: Transform, made: tuple[Tensor | None, ...], arrived: Mapping[str, Any], count: int
 ) -> None:
-    shapes = [None if x is None else tuple(x.shape) for x in made]
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in made]
     wanted = [None if arrived[n] is None else (count, *arrived[n].shape) for n in t.outputs]
     if shapes != wanted:
         raise RuleError(
