@@ -155,7 +155,7 @@ def test_slots_sums_and_what_is_summed_over_are_checked_where_they_are_declared(
         transforms.scale_by_factored_rms(),
         transforms.scale_by_yogi(initial_accumulator=0.5),
         transforms.scale_by_root_sum_of_squares(
-            lr=1.0, lr_decay=0.0, eps=1e-10, initial_accumulator_value=0.5
+            lr=0.1, lr_decay=0.0, eps=1e-10, initial_accumulator_value=0.5
         ),
     ],
     ids=lambda link: link.name,
