@@ -113,3 +113,33 @@ def test_large_matrices_are_worked_on_in_parts_to_the_same_result(rule, monkeypa
         monkeypatch.setattr(moments, "IN_CACHE", in_cache)
         for a, b in zip(walked(rule, "cpu", D), at_once, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+FAST = {
+    fallline.Adafactor: {"beta2_decay": -0.5},
+    fallline.CAME: {"betas": (0.5, 0.5, 0.5)},
+    fallline.AdamMini: {"betas": (0.5, 0.5)},
+    fallline.NorMuon: {"beta2": 0.5},
+}
+
+
+@each_rule
+def test_tensors_of_equal_shape_with_other_settings_step_as_each_alone(rule):
+    """Two groups, and a tensor that joins later: settings and steps differ where stacks could be made."""
+    starts, grads = random((3, 6, 4)), random((5, 3, 6, 4), 1)
+    fast = FAST[rule]
+    params = [nn.Parameter(start.clone()) for start in starts]
+    optimizer = rule([{"params": params[:1]}, {"params": params[1:2], **fast}])
+    for t, each in enumerate(grads):
+        if t == 2:
+            optimizer.add_param_group({"params": params[2:]})
+        for p, g in zip(params if t >= 2 else params[:2], each, strict=False):
+            p.grad = g.clone()
+        optimizer.step()
+    for i, (start, settings, first) in enumerate(zip(starts, ({}, fast, {}), (0, 0, 2), strict=True)):
+        p = nn.Parameter(start.clone())
+        alone = rule([p], **settings)
+        for each in grads[first:]:
+            p.grad = each[i].clone()
+            alone.step()
+        torch.testing.assert_close(params[i].detach(), p.detach(), rtol=1e-13, atol=1e-14)

@@ -72,12 +72,12 @@ def scale_by_kron(
     return update + weight_decay * p if p.dim() > 2 else update, momentum_buffer, *factors
 
 
-def fits_due(steps: int, probability: float) -> int:
+def fits_due(steps: int, probability: float | None) -> int:
     """Return how many fits the first ``steps`` have: the whole part of the sum of their probabilities.
 
-    A probability that is NaN, as None arrives, is annealed.
+    A probability that is None, or NaN as that arrives in rules, is annealed.
     """
-    if probability > 0:
+    if probability is not None and probability > 0:
         return math.floor(steps * probability)
     flat, falling = min(steps, FLAT + 1), min(max(steps - FLAT - 1, 0), FALLING)
     return math.floor(
