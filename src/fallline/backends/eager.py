@@ -200,8 +200,8 @@ class _Member:
     def _keep_apart(self) -> None:
         """Copy what a rule gives to one operand and came as another: that may be overwritten before."""
         names = [*self._batch.formats, *(slot.name for slot in self._plan.shaped_slots)]
-        came = {name: self._came.get(name) for name in (*names, G)}
-        self._values |= zip(names, apart(names, [self._values[name] for name in names], came), strict=True)
+        arrived = {name: self._came.get(name) for name in (*names, G)}
+        self._values |= zip(names, apart(names, [self._values[name] for name in names], arrived), strict=True)
 
     def store(self) -> None:
         """Write state and parameter."""
