@@ -27,6 +27,11 @@ def turn_around(g):
 
 
 @transform(whole=True, gain=1.0)
+def narrow(g):
+    return g.float()
+
+
+@transform(whole=True, gain=1.0)
 def double(g):
     MADE.append(2 * g)
     return MADE[-1]
@@ -56,7 +61,7 @@ def test_a_rule_that_returns_its_input_leaves_the_gradient_alone(links):
         torch.testing.assert_close(p.detach(), 1 - g)
 
 
-@pytest.mark.parametrize("links", [(turn_around,), (turn_around, double), (double, turn_around)])
+@pytest.mark.parametrize("links", [(turn_around,), (narrow,), (turn_around, double), (double, turn_around)])
 def test_an_update_may_come_in_any_layout_and_dtype(links):
     params, _ = stepped(*links)
     for p in params:

@@ -95,6 +95,13 @@ def test_norms_and_biases_of_more_than_one_dimension_are_no_matrices():
     assert found["first and last layer"] == ["stem.weight", "head.weight"]
 
 
+def test_where_words_are_looked_up_the_first_matrix_is_hidden_wherever_it_is_registered():
+    model = nn.ModuleDict({"mixer": nn.Linear(4, 4), "words": nn.Embedding(9, 4), "head": nn.Linear(4, 9)})
+    found = kinds(fallline.MuonAdamW(model))
+    assert found["hidden matrices"] == ["mixer.weight"]
+    assert found["first and last layer"] == ["head.weight"]
+
+
 def test_a_model_of_vectors_needs_no_muon():
     assert list(kinds(fallline.MuonAdamW(nn.LayerNorm(4)))) == ["norms and biases"]
 
