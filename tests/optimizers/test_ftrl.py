@@ -55,6 +55,17 @@ def test_small_sums_of_gradients_leave_exact_zeros():
     assert (free != 0).all()
 
 
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+def test_an_element_that_nothing_holds_and_nothing_pulls_is_zero(backend):
+    """With beta and gradients of 0 all weights are as good: a number, not 0 / 0."""
+    grads = torch.tensor([[0.0, 1.0], [0.0, -0.5], [2.0, 0.0]], dtype=torch.float64)
+    course, _ = run(
+        fallline.FTRL, {"lr": 0.5, "beta": 0.0}, torch.zeros(2, dtype=torch.float64), grads, backend
+    )
+    assert course[:, 0].tolist() == [0.0, 0.0, -0.5]
+    assert course[0, 1].item() == -0.5
+
+
 def test_a_learning_rate_of_zero_is_refused():
     with pytest.raises(ValueError, match="Invalid learning rate: 0"):
         fallline.FTRL([torch.nn.Parameter(torch.ones(1))], lr=0)
