@@ -31,7 +31,7 @@ def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[
     """Yield the number of each member, stack by stack, with what the rule makes of it: target, then slots."""
     for places in _stacks(t, members):
         settings = members[places[0]].settings
-        stacks = [_stack([members[i].operands[n] for i in places]) for n in t.inputs]
+        stacks = _alike([_stack([members[i].operands[n] for i in places]) for n in t.inputs])
         out = t.rule(*stacks, **{n: settings[n] for n in t.reads})
         made = out if isinstance(out, tuple) else (out,)
         _refuse_other_shapes(t, made, members[places[0]].operands, len(places))
@@ -92,6 +92,12 @@ def _parts(alike: list[int], x: Tensor) -> Iterator[list[int]]:
     """Yield as many members at a time, each like ``x``, as fit into a stack."""
     count = max(1, STACK // max(x.numel(), 1))
     yield from (alike[i : i + count] for i in range(0, len(alike), count))
+
+
+def _alike(stacks: list[Any]) -> list[Any]:
+    """Return stacks of one dtype: state may have been loaded from a training in another."""
+    wide = any(x.dtype == torch.float64 for x in stacks if isinstance(x, Tensor))
+    return [x.double() if wide and isinstance(x, Tensor) else x for x in stacks]
 
 
 def _stack(tensors: list[Any]) -> Any:
