@@ -14,7 +14,7 @@ from fallline.backends.cpu_kernel import generate
 from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
 from fallline.core import rounding, source
-from fallline.core.backend import Batch, Prepared, Sums
+from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 from fallline.core.formats import Format, Plain
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
@@ -78,7 +78,7 @@ def signature(batch: Batch) -> Signature:
     )
 
 
-class Job:
+class Job(AtOnce):
     """A batch laid out for its kernels, and how far the present step has got in its passes."""
 
     def __init__(self, batch: Batch):

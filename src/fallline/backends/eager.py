@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fallline.backends.whole import Member, apply
 from fallline.core import rounding, source
-from fallline.core.backend import Batch, Prepared
+from fallline.core.backend import AtOnce, Batch, Prepared
 from fallline.core.formats import Format, Plain
-from fallline.core.plan import ElementPass, Pass, WholePass, negate
+from fallline.core.plan import PREPARING, ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
 from fallline.core.state import parts_of
 from fallline.core.transform import (
@@ -36,7 +36,7 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
     changes nothing: what each sum's function gives is among the values, and adding up is the caller's.
     """
     values = {GAIN: 1.0, **values}
-    if G in values and one.transforms[:1] != (negate,):
+    if G in values and not set(one.transforms[:1]) & set(PREPARING):
         values.setdefault(GRAD, values[G])
     if isinstance(one, WholePass):
         return _apply_whole(one.transform, values, settings)
@@ -52,7 +52,7 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
         summands |= _summands(one, place, values, known)
         arrived, scalars = values, {**known, **given.get(t.per_tensor, {})}
         values = _apply(t, values, scalars)
-        if t is negate:
+        if t in PREPARING:
             values[GRAD] = values[G]
         if gained and t.target == G:
             values[GAIN] = values[GAIN] * _gain(t, {**values, G: arrived[G]}, scalars)
@@ -108,7 +108,7 @@ class Eager:
         """Return nothing: each torch operation moves bytes of its own."""
 
 
-class _Prepared:
+class _Prepared(AtOnce):
     def __init__(self, batch: Batch):
         self._batch = batch
         self._settings: dict[int, dict[str, Any]] = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fallline.backends.eager import Eager
-from fallline.core.backend import Batch, Prepared, Sums
+from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 
 #: The rows that a gradient touches, as an index of its parameter.
 Place = tuple[Tensor, ...]
@@ -25,7 +25,7 @@ class Rows(Eager):
         return _Prepared(batch)
 
 
-class _Prepared:
+class _Prepared(AtOnce):
     def __init__(self, batch: Batch):
         self._batch = batch
         self.release()

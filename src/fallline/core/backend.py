@@ -1,5 +1,6 @@
 """What a backend is: it prepares batches of parameters that share a plan, and steps them."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -49,6 +50,15 @@ class Batch:
 class Prepared(Protocol):
     """A batch that a backend has got ready to step again and again."""
 
+    @property
+    def defers(self) -> bool:
+        """Whether its kernels can see for themselves that the coming step is not to be made."""
+        ...
+
+    def defer(self, withheld: Tensor) -> None:
+        """Make the step that is `ready` only if ``withheld``, on the device, is zero."""
+        ...
+
     def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
         """Take the values of ``plan.settings`` by group; tell whether the tensors are still as prepared.
 
@@ -67,6 +77,15 @@ class Prepared(Protocol):
     def release(self) -> None:
         """Let go of the gradients, and of what a step that does not go on has computed from them."""
         ...
+
+
+class AtOnce:
+    """What is prepared to step when it is told to: whether a step is to be made is known by then."""
+
+    defers = False
+
+    def defer(self, withheld: Tensor) -> None:
+        """Nothing is deferred."""
 
 
 class Backend(Protocol):
@@ -96,6 +115,14 @@ class Backend(Protocol):
 available: list[Callable[[], Backend]] = []
 #: Those that look at the rows that sparse gradients touch, and at no others.
 available_by_rows: list[Callable[[], Backend]] = []
+
+
+def on_accelerator(params: Sequence[Tensor]) -> bool:
+    """Tell whether the host would have to wait to read from what these parameters' kernels write.
+
+    Triton's interpreter, in which kernels are tested, counts as a device.
+    """
+    return bool(params) and (not params[0].is_cpu or os.environ.get("TRITON_INTERPRET") == "1")
 
 
 def choose(group: Mapping[str, Any], param: Tensor, by_rows: bool = False) -> tuple[Backend, list[str]]:

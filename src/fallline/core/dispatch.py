@@ -17,10 +17,11 @@ from torch import Tensor
 
 from fallline.core.backend import Backend, Batch, Prepared, Sums, choose
 from fallline.core.errors import RuleError
-from fallline.core.plan import Plan, plan
+from fallline.core.plan import Plan
 from fallline.core.precision import AS_TORCH, PRECISION, precision_of
 from fallline.core.reduction import Taken, refuse_unaligned, totals, vetoed
 from fallline.core.refusals import refuse, refuse_beyond_elements, refuse_mismatch, refuse_precision
+from fallline.core.scaling import SCALE, rule_of, settings_of_groups, withheld
 from fallline.core.sparsity import by_rows
 from fallline.core.state import STEPS_PER_DISPATCH, forget, formats_of, make_state
 from fallline.core.transform import Sum
@@ -33,9 +34,9 @@ New = tuple[Tensor, dict[str, Any], list[str]]
 
 
 class Outcome(Enum):
-    """What came of a step: it was done, vetoed by a sum, or the dispatch does not hold any more."""
+    """What came of a step: it was done, vetoed by a sum, withheld, or the dispatch does not hold any more."""
 
-    DONE, VETOED, STALE = range(3)
+    DONE, VETOED, WITHHELD, STALE = range(4)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Dispatch:
         self._states = list(optimizer.state.values())
         self._steps_left = STEPS_PER_DISPATCH
         self.veto: tuple[Sum, list[int]] | None = None
+        self.withheld: Tensor | None = None
         self._jobs: list[_Job] = []
         try:
             refuse_unaligned([batch.plan for _, batch in self.batches])
@@ -80,20 +82,32 @@ class Dispatch:
         grads = [p.grad for p in self._params]
         if not self._holds(optimizer, grads):
             return Outcome.STALE
-        groups = optimizer.param_groups
+        groups = settings_of_groups(optimizer)
         work = [(job, _chosen(job.batch, grads)) for job in self._jobs]
         for job, own in work:
             settings = {row: _read(groups[row], places) for row, places in job.readers}
             if not job.prepared.ready(own, settings):
                 return Outcome.STALE
-        outcome = Outcome.VETOED
+        outcome = Outcome.WITHHELD
         try:
-            outcome = self._run(work)
+            if self._may_happen(optimizer):
+                outcome = self._run(work)
         finally:
             if outcome is not Outcome.DONE:
                 self._abandon(optimizer)
         self._new = []
         return outcome
+
+    def _may_happen(self, optimizer: "Optimizer") -> bool:
+        """Tell whether to go on with the step; where only the device knows, kernels will see."""
+        self.withheld = withheld(optimizer)
+        if self.withheld is None:
+            return True
+        if optimizer._timetable.waits or not all(job.prepared.defers for job in self._jobs):
+            return not self.withheld
+        for job in self._jobs:
+            job.prepared.defer(self.withheld)
+        return True
 
     def _run(self, work: list[tuple["_Job", list[Tensor]]]) -> Outcome:
         """Advance all batches from reduction to reduction, until none is left that waits for one."""
@@ -155,7 +169,8 @@ def _readers(optimizer: "Optimizer", batch: Batch) -> list[tuple[int, list[tuple
     readers = []
     for row in sorted(set(batch.rows)):
         records = optimizer.hyperparameters_of(optimizer.param_groups[row])
-        known = {name: place for h in records for name, place in h.readers.items()}
+        known: dict[str, Any] = {name: place for h in records for name, place in h.readers.items()}
+        known.setdefault(SCALE, (SCALE, None))
         for name in batch.plan.settings:
             if name not in known:
                 raise RuleError(
@@ -180,7 +195,7 @@ def _kinds(optimizer: "Optimizer") -> list[Any]:
     """What the structure of each group's update depends on, and so a dispatch."""
     return [
         (
-            plan(optimizer.transforms(group)),
+            rule_of(optimizer, group),
             len(group["params"]),
             group.get("foreach"),
             group.get("fused"),
@@ -198,7 +213,7 @@ def _batches(
     stepped = list(_stepped(optimizer, has_grad))
     for row, _, p in stepped:
         group = optimizer.param_groups[row]
-        rule = plan(optimizer.transforms(group))
+        rule = rule_of(optimizer, group)
         refuse(optimizer, group, p)
         refuse_beyond_elements(rule, group, p)
         refuse_precision(rule, group, p)
@@ -207,7 +222,7 @@ def _batches(
     batches: dict[Any, tuple[Backend, Batch]] = {}
     for row, index, p in stepped:
         group = optimizer.param_groups[row]
-        rule, precision = plan(optimizer.transforms(group)), precision_of(group)
+        rule, precision = rule_of(optimizer, group), precision_of(group)
         state = _state_of(optimizer, rule, group, p) if keep else dict(optimizer.state.get(p, {}))
         made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
         sparse = by_rows(optimizer, group, rule, p)
@@ -229,7 +244,7 @@ def _stepped(optimizer: "Optimizer", has_grad: list[bool]) -> Iterator[tuple[int
     """Yield group, place among all parameters, and parameter, for each that will be stepped."""
     index = 0
     for row, group in enumerate(optimizer.param_groups):
-        uses_grad = plan(optimizer.transforms(group)).uses_grad
+        uses_grad = rule_of(optimizer, group).uses_grad
         for p in group["params"]:
             if has_grad[index] or not uses_grad:
                 yield row, index, p

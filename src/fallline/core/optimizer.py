@@ -11,7 +11,7 @@ import torch
 from torch.autograd import profiler
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fallline.core import checkpoint, finite
+from fallline.core import capture, checkpoint, finite
 from fallline.core.dispatch import Dispatch, Outcome
 from fallline.core.errors import NotSettled, RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
@@ -76,6 +76,8 @@ class Optimizer(torch.optim.Optimizer):
     before: tuple[Transform, ...] = ()
     after: tuple[Transform, ...] = ()
     _dispatches: tuple[Dispatch, ...] = ()
+    #: Dispatches in graphs, which read their tables at each replay.
+    _captured: tuple[Dispatch, ...] = ()
     _added: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
@@ -148,7 +150,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; unknown keys and values out of range are refused before anything changes."""
-        steps = max((group.get(STEPS, 0) for group in self.param_groups), default=0)
+        steps = max((int(group.get(STEPS, 0)) for group in self.param_groups), default=0)
         if isinstance(param_group, dict):
             self._check(_settled(param_group, steps))
             _refuse_unknown(type(self).__name__, param_group, set(self.defaults) | COMMON_KEYS)
@@ -191,6 +193,7 @@ class Optimizer(torch.optim.Optimizer):
         """Return state and groups as torch does; groups with a schedule tell their step and its state."""
         packed = _uncompiled(super().state_dict)()
         self._timetable.fit(self.param_groups)
+        self._timetable.plain(packed["param_groups"])
         for group, states in zip(packed["param_groups"], self._timetable.states(), strict=True):
             group.update({STATES: states} if states else {})
             if group.get(PRECISION) is not None:
@@ -250,6 +253,7 @@ class Optimizer(torch.optim.Optimizer):
             outcome = dispatch.step(self)
             if outcome is not Outcome.STALE:
                 return self._remember(dispatch, outcome)
+        capture.refuse_new_dispatch(self)
         dispatch = Dispatch(self)
         outcome = dispatch.step(self)
         if outcome is Outcome.STALE:
@@ -263,12 +267,22 @@ class Optimizer(torch.optim.Optimizer):
 
     def _follow_schedules(self) -> None:
         """Give scheduled settings their values at this step, all of them or none."""
-        values = self._timetable.values(self.param_groups)
-        for group, row in zip(self.param_groups, values, strict=True):
-            for h in self.hyperparameters_of(group) if row else ():
-                if h.name in row:
-                    h.check(row[h.name])
-        self._timetable.set(self.param_groups, values)
+        self._timetable.set(
+            self.param_groups, self._timetable.values(self.param_groups, self._check_scheduled)
+        )
+
+    def _check_scheduled(self, group: dict[str, Any], values: dict[str, Any]) -> None:
+        for h in self.hyperparameters_of(group) if values else ():
+            if h.name in values:
+                h.check(values[h.name])
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """For `torch.amp.GradScaler`: as in torch, fused steps divide gradients by the scale as they read them.
+
+        They leave the gradients as they are. Others get them from the scaler, which divides them in place.
+        """
+        return all(group.get("fused") for group in self.param_groups)
 
     @property
     def skipped_steps(self) -> int:
@@ -331,12 +345,18 @@ def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
+    graph = capture.going_on()
+    if graph:
+        capture.refuse(optimizer)
     if optimizer._timetable.active:
         optimizer._follow_schedules()
-    if optimizer._advance() is Outcome.VETOED:
+    outcome = optimizer._advance()
+    if outcome is Outcome.VETOED:
         optimizer._note_veto()
-    elif optimizer._timetable.active:
-        optimizer._timetable.count(optimizer.param_groups)
+    elif outcome is Outcome.DONE and optimizer._timetable.active:
+        optimizer._timetable.count(optimizer.param_groups, optimizer._dispatches[0].withheld)
+    if graph:
+        optimizer._captured += (optimizer._dispatches[0],)
     return loss
 
 
