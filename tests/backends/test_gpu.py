@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fallline.backends.cpu_access import Signature
 from fallline.backends.gpu_kernel import BLOCK, CHUNK, TENSORS, generate
 from fallline.backends.gpu_launch import load
+from fallline.backends.operands import Signature
 from fallline.core.formats import Plain
 from fallline.core.plan import plan
 from optimizers.cases import CASES, IDS

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fallline.backends import kernel_cache, whole
-from fallline.backends.cpu_access import ELEMENT, Signature, stream, traffic, writes_params
 from fallline.backends.cpu_kernel import generate
 from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
+from fallline.backends.operands import ELEMENT, Signature, stream, traffic, writes_params
 from fallline.core import rounding, source
 from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 from fallline.core.formats import Format, Plain

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fallline.backends.cpu_access import LEFT, Signature, rows
+from fallline.backends.operands import LEFT, Signature, rows
 from fallline.core.backend import Batch
 from fallline.core.formats import Codes, Format, Plain
 from fallline.core.rounding import Noise
@@ -45,7 +45,7 @@ class Table:
         self._grad_addresses: list[int] = []
 
     def _rows(self) -> list[list[int]]:
-        """Return the addresses row by row, in the order of `cpu_access.rows`."""
+        """Return the addresses row by row, in the order of `operands.rows`."""
         nowhere, slots = [0] * len(self._batch.params), self._batch.plan.scalar_slots
         scalars = [[state[slot.name] for state in self._batch.states] for slot in slots]
         first, beside = zip(*((each[0], each[1:]) for each in self._parts.values()), strict=True)

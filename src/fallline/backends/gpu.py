@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fallline.backends.cpu import Cpu, Job, signature
-from fallline.backends.cpu_access import rows
 from fallline.backends.gpu_kernel import TYPES, generate
 from fallline.backends.gpu_launch import Launch, load
+from fallline.backends.operands import rows
 from fallline.core import source
 from fallline.core.backend import Batch, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass

@@ -6,8 +6,8 @@ from textwrap import indent
 
 import torch
 
-from fallline.backends.cpu_access import Operand, Signature, operands, rows
 from fallline.backends.formula import program
+from fallline.backends.operands import Operand, Signature, operands, rows
 from fallline.core.plan import ElementPass, Plan
 from fallline.core.transform import FRESH, STEP
 
