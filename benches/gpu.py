@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fallline
+from benches import graphs
 from benches.library import MATRICES, bytes_moved
 from benches.peers import PEERS
 from benches.shapes import Shape, resnet50
@@ -57,6 +58,8 @@ def main() -> None:
         ):
             print(_row(each, params, roof), flush=True)
         print(_three_calls(params))
+        print(_compared("AdamW in a CUDA graph", _rounds(graphs.in_a_graph(params))))
+        print(_compared("AdamW by the clock, Python included", graphs.by_the_clock(params)))
 
 
 def _parameters(shapes: list[Shape]) -> list[nn.Parameter]:
@@ -115,6 +118,11 @@ def _three_calls(params: list[nn.Parameter]) -> str:
     seconds = _rounds({"ours": chain.step, "theirs": three})
     faster = ratio(seconds["theirs"], seconds["ours"])
     return f"clip + AdamW + average, torch's three calls / one chain: {faster:.2f}"
+
+
+def _compared(what: str, seconds: Mapping[str, list[float]]) -> str:
+    theirs, ours = seconds["theirs"], seconds["ours"]
+    return f"{what}: {median(ours) * 1e3:.3f} ms, torch fused / fallline {ratio(theirs, ours):.2f}"
 
 
 def _on_gpu(optimizer: fallline.Optimizer) -> fallline.Optimizer:

@@ -18,7 +18,7 @@ from optimizers.cases import CASES, IDS
 
 pytest.importorskip("triton", reason="Triton is in the extra gpu")
 
-CHECKS = Path(__file__).with_name("gpu_cases.py")
+CHECKS = [str(Path(__file__).with_name(name)) for name in ("gpu_cases.py", "gpu_graph_cases.py")]
 POINTER = {torch.float32: "*fp32", torch.float64: "*fp64"}
 
 
@@ -47,12 +47,12 @@ def assembly(cls, settings, dtype):
         yield compiled(
             module.once,
             {"_addresses": "*i64", "_rows": "*i64", "_settings": "*fp64", "_fresh": "*fp64", "_sums": "*fp64",
-             "_numbers": numbers, "_tensors": "i64"},
+             "_withheld": "*fp32", "_numbers": numbers, "_tensors": "i64"},
             {"_BLOCK": TENSORS},
         ), compiled(
             module.elements,
-            {"_addresses": "*i64", "_numbers": numbers, "_sizes": "*i64", "_owners": "*i64",
-             "_starts": "*i64", "_partials": "*fp64", "_tensors": "i64"},
+            {"_addresses": "*i64", "_withheld": "*fp32", "_numbers": numbers, "_sizes": "*i64",
+             "_owners": "*i64", "_starts": "*i64", "_partials": "*fp64", "_tensors": "i64"},
             {"_CHUNK": CHUNK, "_BLOCK": BLOCK, "_ALIGNED": True},
         )  # fmt: skip
 
@@ -81,7 +81,7 @@ def check(cls, settings, dtype):
 
 
 def test_every_rule_agrees_with_torch_operations_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(CHECKS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *CHECKS]
     done = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
@@ -91,6 +91,6 @@ def test_every_rule_agrees_with_torch_operations_in_the_interpreter():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 def test_every_rule_agrees_with_torch_operations_on_the_gpu():
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(CHECKS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *CHECKS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -162,13 +162,14 @@ class Job(AtOnce):
             self._settings.ravel()[:] = values
             self._values = values
 
+    def _by_row(self) -> dict[int, dict[str, Any]]:
+        """Return the settings of each group by name."""
+        rows = zip(self._used_rows, self._settings.tolist(), strict=True)
+        return {row: dict(zip(self._batch.plan.settings, values, strict=True)) for row, values in rows}
+
     def _run_whole(self, one: WholePass) -> None:
         """Apply a rule on whole tensors to the operands as they lie in the table."""
-        t, names = one.transform, self._batch.plan.settings
-        by_row = {
-            row: dict(zip(names, values.tolist(), strict=True))
-            for row, values in zip(self._used_rows, self._settings, strict=True)
-        }
+        t, by_row = one.transform, self._by_row()
         rounding, reads, outputs = torch.finfo(self._batch.params[0].dtype).eps, t.reads, t.outputs
         columns = self._table.columns(one.takes)
         seen = [(name, columns[name]) for name in {*t.inputs, *outputs}]

@@ -37,8 +37,10 @@ from fallline.backends.gpu_primitives import (
 
 
 @triton.jit
-def once(_addresses, _rows, _settings, _fresh, _sums, _numbers, _tensors, _BLOCK: tl.constexpr):
+def once(_addresses, _rows, _settings, _fresh, _sums, _withheld, _numbers, _tensors, _BLOCK: tl.constexpr):
     """Per tensor: advance the state kept per tensor, and compute the numbers the elements read."""
+    if tl.load(_withheld) != 0:
+        return
     _t = tl.program_id(0).to(tl.int64) * _BLOCK + tl.arange(0, _BLOCK)
     _here = _t < _tensors
     _row = tl.load(_rows + _t, mask=_here, other=0)
@@ -49,10 +51,12 @@ def once(_addresses, _rows, _settings, _fresh, _sums, _numbers, _tensors, _BLOCK
 
 @triton.jit
 def elements(
-    _addresses, _numbers, _sizes, _owners, _starts, _partials, _tensors,
+    _addresses, _withheld, _numbers, _sizes, _owners, _starts, _partials, _tensors,
     _CHUNK: tl.constexpr, _BLOCK: tl.constexpr, _ALIGNED: tl.constexpr,
 ):
     """Per element: the rule, on one chunk of one tensor."""
+    if tl.load(_withheld) != 0:
+        return
     _chunk = tl.program_id(0).to(tl.int64)
     _t = tl.load(_owners + _chunk)
     _start = tl.multiple_of(tl.load(_starts + _chunk), _BLOCK)

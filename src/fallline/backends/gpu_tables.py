@@ -1,4 +1,4 @@
-"""What kernels read besides tensors, kept on the host and brought to the device in one piece when it changes."""
+"""What kernels read besides tensors: kept on the host, brought to the device in one piece when it changes."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,6 @@ class Tables:
         self._wanted = spare if device.type == "cuda" else 0
         self._spare: list[Tensor] = []
         self._in_graphs: list[Tensor] = []
-        self.uploads = 0
 
     def sent(self) -> bool:
         """Bring the arrays to the device unless they are there; tell whether they have changed."""
@@ -32,7 +31,6 @@ class Tables:
             return False
         self._sent = self._words.copy()
         self._there.copy_(torch.from_numpy(self._sent), non_blocking=True)
-        self.uploads += 1
         return True
 
     def captured(self) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch.autograd import profiler
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fallline.core import capture, checkpoint, finite
+from fallline.core import capture, checkpoint, compiled, finite
 from fallline.core.dispatch import Dispatch, Outcome
 from fallline.core.errors import NotSettled, RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
@@ -51,7 +51,7 @@ class Extra(TypedDict, total=False):
     precision: Precision | None
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(torch.optim.Optimizer, compiled.Traceable):
     """An update rule as a ``torch.optim.Optimizer``; a subclass gives its hyperparameters and `rules`.
 
     Args:
@@ -131,12 +131,15 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the loss of ``closure`` if one is given."""
         if torch.compiler.is_compiling():
-            return _step_outside_the_graph(self, closure)
+            return _step_outside_the_graph(self, closure) if closure else compiled.step(self)
+        return self._step_now(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # hooks run when there are any: torch need not wrap it
+
+    def _step_now(self, closure: Callable[[], Any] | None = None) -> Any:
         if self._watched():
             return _step_with_hooks(self) if closure is None else _step_with_hooks(self, closure)
         return _step(self, closure)
-
-    step.hooked = True  # type: ignore[attr-defined]  # hooks run when there are any: torch need not wrap it
 
     def _watched(self) -> bool:
         """Tell whether a hook or a profiler wants to see the step."""
@@ -158,6 +161,7 @@ class Optimizer(torch.optim.Optimizer):
         _uncompiled(super().add_param_group)(param_group)
         self._timetable.add(self.param_groups[-1], steps)
         self._dispatches = ()
+        self._register()
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load a state made by `state_dict` of this class or of torch's; dtypes are kept exactly.
@@ -213,6 +217,7 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(key, value)
         checkpoint.tensors_from_numbers(self)
         self._timetable.restore(self.param_groups, checkpoint.steps_made(self))
+        self._register()
 
     def _add_transforms(
         self, before: Sequence[Transform], after: Sequence[Transform], skip: bool, known: set[str]
@@ -278,9 +283,9 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """For `torch.amp.GradScaler`: as in torch, fused steps divide gradients by the scale as they read them.
+        """For `torch.amp.GradScaler`: fused steps, as in torch, divide gradients by the scale as they read.
 
-        They leave the gradients as they are. Others get them from the scaler, which divides them in place.
+        They leave the gradients as they are. For others the scaler divides them in place.
         """
         return all(group.get("fused") for group in self.param_groups)
 
@@ -361,5 +366,5 @@ def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any
 
 
 _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
-#: A compiled training step calls the kernels as they are: they are fused already.
+#: What calls back into the model is no operation of a graph.
 _step_outside_the_graph = torch._disable_dynamo(Optimizer.step)  # type: ignore[attr-defined]

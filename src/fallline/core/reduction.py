@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def totals(contributions: Sequence[Taken]) -> list[Any]:
 def _totals_on(device: torch.device, contributions: Sequence[Taken]) -> list[Any]:
     groups = 1 + max((int(taken.rows.max()) for taken in contributions), default=0)
     sums = [torch.as_tensor(taken.by_tensor, device=device) for taken in contributions]
-    members = [torch.from_numpy(np.eye(groups)[taken.rows]).to(device) for taken in contributions]
+    members = [_members(taken.rows.tobytes(), groups, device) for taken in contributions]
     by_group: dict[Sum, Any] = defaultdict(float)
     for taken, own, member in zip(contributions, sums, members, strict=True):
         for k, each in enumerate(taken.sums):
@@ -53,6 +54,12 @@ def _totals_on(device: torch.device, contributions: Sequence[Taken]) -> list[Any
         r if isinstance(t.by_tensor, Tensor) else r.cpu().numpy()
         for r, t in zip(read, contributions, strict=True)
     ]
+
+
+@cache
+def _members(rows: bytes, groups: int, device: torch.device) -> Tensor:
+    """Return which tensor is in which group; it is brought to the device once, and kept for captured steps."""
+    return torch.from_numpy(np.eye(groups)[np.frombuffer(rows, np.int64)]).to(device)
 
 
 def _read_by(each: Sum, own: Tensor, member: Tensor, by_group: Mapping[Sum, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fallline.core.backend import on_accelerator
 from fallline.core.plan import Plan, WholePass
 from fallline.core.precision import AS_TORCH, precision_of
 from fallline.core.state import coded, fits
@@ -19,7 +20,7 @@ def refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
         raise RuntimeError(f"{name} cannot step a parameter of {p.dtype}; it needs a floating-point dtype")
     if p.grad is not None:
         _refuse_layout(optimizer, group, p.grad.layout)
-    if group.get("capturable") and p.device.type == "cpu":
+    if group.get("capturable") and not on_accelerator([p]):
         raise AssertionError(
             f"If capturable=True, params and state_steps must be on supported devices: "
             f"['cuda', 'xpu', 'hpu', 'privateuseone', 'xla']; {name} got cpu, so leave capturable=False"

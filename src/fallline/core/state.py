@@ -27,7 +27,7 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
     precision = precision_of(group)
     shapes = rule.shapes(tuple(p.shape))
     made = [name for name in shapes if not _present(state, name)]
-    on_device = p.is_cuda and group.get("fused")  # as in torch: only a fused kernel keeps scalars on a GPU
+    on_device = p.is_cuda and (group.get("fused") or group.get("capturable"))  # as in torch
     for slot in rule.scalar_slots:
         if slot.name in made:
             state[slot.name] = torch.tensor(_initial(slot, group), dtype=scalar_dtype(slot), device="cpu")

@@ -63,9 +63,7 @@ class Timetable:
             )
         self._followed, self._set, self._tables = [{} for _ in groups], [{} for _ in groups], {}
 
-    def values(
-        self, groups: list[dict[str, Any]], check: Check
-    ) -> list[dict[str, Any]]:
+    def values(self, groups: list[dict[str, Any]], check: Check) -> list[dict[str, Any]]:
         """Return for each group the values of its scheduled settings at the coming step, after a ``check``.
 
         A learning rate that was set to 0 is left out, for this step: it is to move nothing. Where steps can

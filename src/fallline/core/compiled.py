@@ -1,0 +1,85 @@
+"""Steps inside training steps that `torch.compile` compiles: one operation of the graph.
+
+The kernels are fused already, so the compiler needs to know only that the operation writes the parameters.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fallline.core.optimizer import Optimizer
+
+_optimizers: WeakValueDictionary[int, "Optimizer"] = WeakValueDictionary()
+_numbers = count(1)
+
+
+class Traceable:
+    """What tracing may look at: the number of an optimizer, and its parameters one after the other.
+
+    The compiler would compile anew for each other value in the parameter groups, so it is kept off them.
+    """
+
+    _number = 0
+    _traced: Sequence[Tensor] = ()
+    param_groups: list[dict[str, Any]]
+
+    def _register(self) -> None:
+        """Note the parameters as they are now."""
+        self._number = self._number or next(_numbers)
+        self._traced = _params(self)
+        _optimizers[self._number] = self  # type: ignore[assignment]
+
+
+def step(optimizer: Traceable) -> None:
+    """Step, while a graph is traced."""
+    with torch.no_grad():
+        _operation(optimizer._number, optimizer._traced, [p.grad for p in optimizer._traced])
+
+
+@torch.library.custom_op("fallline::step", mutates_args=("params",))
+def _operation(number: int, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+    optimizer = _optimizers[number]
+    if [id(p) for p in _params(optimizer)] != [id(p) for p in optimizer._traced]:
+        raise RuntimeError("parameters were replaced by hand, unseen by compiled steps; make a new optimizer")
+    if any(group.get("differentiable") for group in optimizer.param_groups):
+        raise RuntimeError("differentiable=True does not go through a compiled step; use fallline.functional")
+    with _as_given(optimizer._traced, params, grads):
+        optimizer._step_now()
+
+
+@_operation.register_fake
+def _(number: int, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+    return None
+
+
+@contextmanager
+def _as_given(
+    own: Sequence[Tensor], given: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> Iterator[None]:
+    """Let parameters have the values and gradients that the graph gives, and the graph what becomes of them.
+
+    Some compilers hand on copies of parameters.
+    """
+    copies = [(p, x) for p, x in zip(own, given, strict=True) if p.data_ptr() != x.data_ptr()]
+    before = [(p, p.grad) for p, g in zip(own, grads, strict=True) if p.grad is not g]
+    for p, x in copies:
+        p.detach().copy_(x)
+    for p, g in zip(own, grads, strict=True):
+        p.grad = g
+    try:
+        yield
+    finally:
+        for p, g in before:
+            p.grad = g
+    for p, x in copies:
+        x.copy_(p.detach())
+
+
+def _params(optimizer: Any) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
