@@ -1,4 +1,4 @@
-"""Steps whose settings, schedules and vetoes are on the device, as a CUDA graph needs them: run by `test_gpu`.
+"""Steps whose settings, schedules and vetoes are on the device, as CUDA graphs need them: run by `test_gpu`.
 
 TRITON_INTERPRET=1 python -m pytest tests/backends/gpu_graph_cases.py
 """

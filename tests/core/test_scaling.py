@@ -8,7 +8,7 @@ from fallline.gradients import clip_by_global_norm
 from fallline.schedules import linear
 from fallline.transforms import mask_cautiously, scale_by_adam, scale_by_learning_rate
 
-BACKENDS = {"cpu": {}, "eager": {"foreach": False}}
+BACKENDS = {"cpu": {"fused": True}, "eager": {"foreach": False, "fused": False}}
 
 RULES = {
     "AdamW": lambda params: fallline.AdamW(params, lr=0.1),
@@ -34,13 +34,23 @@ def gradients(step, shapes=((3, 5), (40, 7))):
 
 
 def scaled_step(optimizer, params, grads, scale):
-    """Make one step as GradScaler does; return the gradients as they are after it."""
+    """Make one step under GradScaler; return the gradients as they are after it."""
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     scaler.scale(torch.ones(()))
     for p, g in zip(params, grads, strict=True):
         p.grad = g
     scaler.step(optimizer)
     assert not hasattr(optimizer, "grad_scale")
+    return [p.grad for p in params]
+
+
+def told_step(optimizer, params, grads, scale):
+    """Make one step that is told what GradScaler tells; return the gradients as they are after it."""
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(scale), torch.tensor(0.0)
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf
     return [p.grad for p in params]
 
 
@@ -52,13 +62,14 @@ def test_a_fused_step_is_that_of_gradients_multiplied_by_the_inverse_and_leaves_
 ):
     ours, theirs = parameters(), parameters()
     a, b = RULES[name](ours), RULES[name](theirs)
-    a.param_groups[0].update(group, fused=True)
-    b.param_groups[0].update(group, fused=bool(not group) or None)
+    for optimizer in (a, b):
+        optimizer.param_groups[0].update(group)
+    step_scaled = scaled_step if group["fused"] else told_step
     inverse = torch.tensor(1 / scale, dtype=torch.float64).float()
     for step in range(3):
         grads = [g * scale for g in gradients(step)]
         kept = [g.clone() for g in grads]
-        after = scaled_step(a, ours, grads, scale)
+        after = step_scaled(a, ours, grads, scale)
         assert all(map(torch.equal, after, kept))
         for p, g in zip(theirs, grads, strict=True):
             p.grad = g * inverse

@@ -43,8 +43,8 @@ class Gpu(Cpu):
         """Refuse what must stay visible to autograd, other devices, and tensors that are not plain memory."""
         if not (param.is_cuda or interpreted()):
             return f"the parameter is on {param.device}"
-        if param.is_cuda and not group.get("fused"):
-            return "it has not run on hardware yet, so ask for it: fused=True"
+        if param.is_cuda and not (group.get("fused") or group.get("capturable")):
+            return "it has not run on hardware yet, so ask for it: fused=True or capturable=True"
         if precision_of(group) not in (AS_TORCH, Precision("fp32")):
             return str(precision_of(group))
         reason = missing() or self.refuses_tensor(group, param)

@@ -39,11 +39,11 @@ from fallline.backends.gpu_primitives import (
 @triton.jit
 def once(_addresses, _rows, _settings, _fresh, _sums, _withheld, _numbers, _tensors, _BLOCK: tl.constexpr):
     """Per tensor: advance the state kept per tensor, and compute the numbers the elements read."""
-    if tl.load(_withheld) != 0:
-        return
     _t = tl.program_id(0).to(tl.int64) * _BLOCK + tl.arange(0, _BLOCK)
     _here = _t < _tensors
     _row = tl.load(_rows + _t, mask=_here, other=0)
+    if tl.load(_withheld) != 0:
+        return
 {inputs}
 {lines}
 {outputs}
@@ -55,12 +55,12 @@ def elements(
     _CHUNK: tl.constexpr, _BLOCK: tl.constexpr, _ALIGNED: tl.constexpr,
 ):
     """Per element: the rule, on one chunk of one tensor."""
-    if tl.load(_withheld) != 0:
-        return
     _chunk = tl.program_id(0).to(tl.int64)
     _t = tl.load(_owners + _chunk)
     _start = tl.multiple_of(tl.load(_starts + _chunk), _BLOCK)
     _end = tl.minimum(_start + _CHUNK, tl.load(_sizes + _t))
+    if tl.load(_withheld) != 0:
+        return
 {numbers}
 {addresses}
 {before}

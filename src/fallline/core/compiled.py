@@ -42,7 +42,11 @@ def step(optimizer: Traceable) -> None:
         _operation(optimizer._number, optimizer._traced, [p.grad for p in optimizer._traced])
 
 
-@torch.library.custom_op("fallline::step", mutates_args=("params",))
+@torch.library.custom_op(
+    "fallline::step",
+    mutates_args=("params",),
+    schema="(int number, Tensor(a!)[] params, Tensor?[] grads) -> ()",
+)
 def _operation(number: int, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
     optimizer = _optimizers[number]
     if [id(p) for p in _params(optimizer)] != [id(p) for p in optimizer._traced]:

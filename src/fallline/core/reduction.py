@@ -58,7 +58,7 @@ def _totals_on(device: torch.device, contributions: Sequence[Taken]) -> list[Any
 
 @cache
 def _members(rows: bytes, groups: int, device: torch.device) -> Tensor:
-    """Return which tensor is in which group; it is brought to the device once, and kept for captured steps."""
+    """Return which tensor is in which group, brought to the device once: captured steps cannot."""
     return torch.from_numpy(np.eye(groups)[np.frombuffer(rows, np.int64)]).to(device)
 
 
