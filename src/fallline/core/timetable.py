@@ -115,7 +115,7 @@ class Timetable:
             if i in self._tables:
                 self._tables[i].count(withheld)
             elif STEPS in group:
-                group[STEPS] += 1
+                group[STEPS] = group[STEPS] + 1
 
     @property
     def waits(self) -> bool:
