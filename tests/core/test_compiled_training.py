@@ -29,7 +29,7 @@ def plain(model, optimizer):
         loss = model(x).square().mean()
         loss.backward()
         optimizer.step()
-        return loss
+        return loss.detach()  # traced backward uses up the graph of what is returned
 
     return step
 

@@ -15,23 +15,24 @@ from torch import Tensor
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer
 
-_optimizers: WeakValueDictionary[int, "Optimizer"] = WeakValueDictionary()
+_optimizers: WeakValueDictionary[str, "Optimizer"] = WeakValueDictionary()
 _numbers = count(1)
 
 
 class Traceable:
     """What tracing may look at: the number of an optimizer, and its parameters one after the other.
 
-    The compiler would compile anew for each other value in the parameter groups, so it is kept off them.
+    The compiler would compile anew for each other value in the parameter groups, so it is kept off them. The
+    number is text, because a number might become one that is known only when the graph runs.
     """
 
-    _number = 0
+    _number = ""
     _traced: Sequence[Tensor] = ()
     param_groups: list[dict[str, Any]]
 
     def _register(self) -> None:
         """Note the parameters as they are now."""
-        self._number = self._number or next(_numbers)
+        self._number = self._number or str(next(_numbers))
         self._traced = _params(self)
         _optimizers[self._number] = self  # type: ignore[assignment]
 
@@ -42,12 +43,18 @@ def step(optimizer: Traceable) -> None:
         _operation(optimizer._number, optimizer._traced, [p.grad for p in optimizer._traced])
 
 
+def zero_grad(optimizer: Traceable) -> None:
+    """Let go of all gradients, while a graph is traced."""
+    for p in optimizer._traced:
+        p.grad = None
+
+
 @torch.library.custom_op(
     "fallline::step",
     mutates_args=("params",),
-    schema="(int number, Tensor(a!)[] params, Tensor?[] grads) -> ()",
+    schema="(str number, Tensor(a!)[] params, Tensor?[] grads) -> ()",
 )
-def _operation(number: int, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+def _operation(number: str, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
     optimizer = _optimizers[number]
     if [id(p) for p in _params(optimizer)] != [id(p) for p in optimizer._traced]:
         raise RuntimeError("parameters were replaced by hand, unseen by compiled steps; make a new optimizer")
@@ -58,7 +65,7 @@ def _operation(number: int, params: Sequence[Tensor], grads: Sequence[Tensor | N
 
 
 @_operation.register_fake
-def _(number: int, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+def _(number: str, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
     return None
 
 

@@ -187,7 +187,10 @@ class Optimizer(torch.optim.Optimizer, compiled.Traceable):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset all gradients to None, or to zero."""
-        _uncompiled(super().zero_grad)(set_to_none)
+        if set_to_none and torch.compiler.is_compiling():
+            compiled.zero_grad(self)
+        else:
+            _uncompiled(super().zero_grad)(set_to_none)
 
     def settings_loaded(self, own: Mapping[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
         """Return the settings of a group that had ``own`` ones after loading ``saved`` ones."""
