@@ -1,5 +1,9 @@
 """Optimizers inside a training step that torch.compile compiles."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -97,10 +101,22 @@ def test_a_step_is_one_operation_and_compiled_once_whatever_a_schedule_does():
 @pytest.mark.skipif(
     not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this torch cannot trace backward"
 )
-@pytest.mark.parametrize("how", ["eager", "aot_eager"])
-def test_forward_backward_and_step_are_one_graph(how):
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        assert same(train(whole(backend=how, fullgraph=True)), train(plain))
+@pytest.mark.long
+@pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this torch cannot trace backward"
+)
+def test_forward_backward_and_step_are_one_graph():
+    """In a process of its own: traced backward leaves a source on None, which later graphs read."""
+    code = "from core.test_compiled_training import check_one_graph; check_one_graph()"
+    path = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": path})
+
+
+def check_one_graph():
+    for how in ("eager", "aot_eager"):
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            assert same(train(whole(backend=how, fullgraph=True)), train(plain))
 
 
 @pytest.mark.parametrize("how", ["eager", "aot_eager"])

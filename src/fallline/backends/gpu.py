@@ -166,9 +166,8 @@ class GpuJob(Job):
         else:
             self._aligned = self._is_aligned() if self._tables.sent() else self._aligned
             there = self._tables.there
-        if self._on_device:
-            cells = there["settings"].view(-1).unbind()
-            torch._foreach_copy_([cells[i] for i, _ in self._on_device], [x for _, x in self._on_device])
+        for i, value in self._on_device:
+            there["settings"].view(-1)[i].copy_(value)
         return there | {"sums": self._sums}
 
     def _finish(self) -> None:
