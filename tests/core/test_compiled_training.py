@@ -171,6 +171,7 @@ def test_what_a_compiled_step_cannot_do_is_refused():
     optimizer.param_groups[0] |= {"differentiable": False, "params": [torch.nn.Parameter(torch.ones(2))]}
     with pytest.raises(RuntimeError, match="make a new optimizer"):
         run()
+    assert torch.is_grad_enabled()
 
 
 def test_a_closure_is_called_outside_the_graph():

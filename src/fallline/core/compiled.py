@@ -31,16 +31,20 @@ class Traceable:
     param_groups: list[dict[str, Any]]
 
     def _register(self) -> None:
-        """Note the parameters as they are now."""
-        self._number = self._number or str(next(_numbers))
+        """Note the parameters as they are now; there is no number where one is no plain tensor."""
         self._traced = _params(self)
+        if not all(type(p) in (Tensor, torch.nn.Parameter) for p in self._traced):
+            self._number = ""
+            return
+        self._number = self._number or str(next(_numbers))
         _optimizers[self._number] = self  # type: ignore[assignment]
 
 
 def step(optimizer: Traceable) -> None:
-    """Step, while a graph is traced."""
-    with torch.no_grad():
-        _operation(optimizer._number, optimizer._traced, [p.grad for p in optimizer._traced])
+    """Step, while a graph is traced; in a graph, an error would leave `torch.no_grad` switched on."""
+    params = optimizer._traced
+    grads = [None if p.grad is None else p.grad.detach() for p in params]
+    _operation(optimizer._number, [p.detach() for p in params], grads)
 
 
 def zero_grad(optimizer: Traceable) -> None:
@@ -78,11 +82,12 @@ def _as_given(
     Some compilers hand on copies of parameters.
     """
     copies = [(p, x) for p, x in zip(own, given, strict=True) if p.data_ptr() != x.data_ptr()]
-    before = [(p, p.grad) for p, g in zip(own, grads, strict=True) if p.grad is not g]
+    before = [(p, p.grad) for p, g in zip(own, grads, strict=True) if not _same(p.grad, g)]
     for p, x in copies:
         p.detach().copy_(x)
     for p, g in zip(own, grads, strict=True):
-        p.grad = g
+        if not _same(p.grad, g):
+            p.grad = g
     try:
         yield
     finally:
@@ -94,3 +99,10 @@ def _as_given(
 
 def _params(optimizer: Any) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _same(x: Tensor | None, y: Tensor | None) -> bool:
+    """Tell whether two gradients are one, or one is a view of all of the other."""
+    if x is None or y is None:
+        return x is y
+    return x.data_ptr() == y.data_ptr() and x.stride() == y.stride()

@@ -131,7 +131,8 @@ class Optimizer(torch.optim.Optimizer, compiled.Traceable):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the loss of ``closure`` if one is given."""
         if torch.compiler.is_compiling():
-            return _step_outside_the_graph(self, closure) if closure else compiled.step(self)
+            alone = closure is None and self._number
+            return compiled.step(self) if alone else _step_outside_the_graph(self, closure)
         return self._step_now(closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # hooks run when there are any: torch need not wrap it
