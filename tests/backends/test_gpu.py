@@ -12,13 +12,14 @@ import torch
 from fallline.backends.gpu_kernel import BLOCK, CHUNK, TENSORS, generate
 from fallline.backends.gpu_launch import load
 from fallline.backends.operands import Signature
-from fallline.core.formats import Plain
 from fallline.core.plan import plan
+from fallline.core.precision import AS_TORCH, Precision
+from fallline.core.state import formats_of
 from optimizers.cases import CASES, IDS
 
 pytest.importorskip("triton", reason="Triton is in the extra gpu")
 
-CHECKS = Path(__file__).with_name("gpu_cases.py")
+CHECKS = [str(Path(__file__).with_name(name)) for name in ("gpu_cases.py", "gpu_narrow_cases.py")]
 POINTER = {torch.float32: "*fp32", torch.float64: "*fp64"}
 
 
@@ -35,24 +36,25 @@ def compiled(function, signature, constants):
     return triton_compile(source, target=target, options={"enable_fp_fusion": False}).asm["ptx"]
 
 
-def assembly(cls, settings, dtype):
+def assembly(cls, settings, dtype, precision=AS_TORCH):
     """Yield the assembly of each pass of an optimizer: per tensor, and per element."""
-    optimizer = cls([torch.zeros(2, dtype=dtype, requires_grad=True)], **settings)
+    p = torch.zeros(2, dtype=dtype, requires_grad=True)
+    optimizer = cls([p], **settings, precision=precision)
     rule = plan(optimizer.transforms(optimizer.param_groups[0]))
     scalars = (torch.float32,) * len(rule.scalar_slots)
+    formats = formats_of(rule, precision, p, {slot.name: p for slot in rule.slots})
     for one in rule.passes:
-        names = ("p", *(slot.name for slot in rule.slots))
-        dtypes = Signature(tuple((name, Plain(dtype)) for name in names), dtype, scalars)
+        dtypes = Signature(tuple(formats.items()), dtype, scalars)
         module, numbers = load(generate(rule, one, dtypes)), POINTER[dtypes.compute]
         yield compiled(
             module.once,
             {"_addresses": "*i64", "_rows": "*i64", "_settings": "*fp64", "_fresh": "*fp64", "_sums": "*fp64",
-             "_numbers": numbers, "_tensors": "i64"},
+             "_bases": "*i64", "_numbers": numbers, "_keys": "*i64", "_tensors": "i64"},
             {"_BLOCK": TENSORS},
         ), compiled(
             module.elements,
-            {"_addresses": "*i64", "_numbers": numbers, "_sizes": "*i64", "_owners": "*i64",
-             "_starts": "*i64", "_partials": "*fp64", "_tensors": "i64"},
+            {"_addresses": "*i64", "_numbers": numbers, "_keys": "*i64", "_sizes": "*i64",
+             "_owners": "*i64", "_starts": "*i64", "_partials": "*fp64", "_tensors": "i64"},
             {"_CHUNK": CHUNK, "_BLOCK": BLOCK, "_ALIGNED": True},
         )  # fmt: skip
 
@@ -81,7 +83,7 @@ def check(cls, settings, dtype):
 
 
 def test_every_rule_agrees_with_torch_operations_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(CHECKS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *CHECKS]
     done = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
@@ -91,6 +93,6 @@ def test_every_rule_agrees_with_torch_operations_in_the_interpreter():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 def test_every_rule_agrees_with_torch_operations_on_the_gpu():
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(CHECKS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *CHECKS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]

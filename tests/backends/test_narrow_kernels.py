@@ -83,13 +83,13 @@ def test_every_elementwise_rule_steps_as_on_torch_operations(cls, settings, stat
     (ours, a), (theirs, b) = (
         train(make, each, torch.float32, Precision(state), (700,), 2) for each in ("cpu", "eager")
     )
-    read = [_decoded(each) for each in (a, b)]
+    read = [decoded(each) for each in (a, b)]
     for x, y in zip([*ours, *read[0]], [*theirs, *read[1]], strict=True):
         differs = (x - y).abs() > 1e-5 * (x.abs() + y.abs().mean())
         assert differs.double().mean() <= 0.01
 
 
-def _decoded(optimizer):
+def decoded(optimizer):
     """Return the state as float32, by loading it into an optimizer with state in full."""
     group, (p,) = optimizer.param_groups[0], optimizer.param_groups[0]["params"]
     rule, state = plan(optimizer.transforms(group)), optimizer.state[p]

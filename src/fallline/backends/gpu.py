@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from fallline.backends.cpu import Cpu, Job, signature
-from fallline.backends.gpu_kernel import TYPES, generate
+from fallline.backends.gpu_kernel import generate
 from fallline.backends.gpu_launch import Launch, load
-from fallline.backends.operands import rows
+from fallline.backends.operands import ELEMENT, rows
 from fallline.core import source
 from fallline.core.backend import Batch, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass
-from fallline.core.precision import AS_TORCH, Precision, precision_of
 
 
 @cache
@@ -46,10 +45,8 @@ class Gpu(Cpu):
             return "it has not run on hardware yet, so ask for it: fused=True"
         if group.get("capturable"):
             return "capturable=True"
-        if precision_of(group) not in (AS_TORCH, Precision("fp32")):
-            return str(precision_of(group))
         reason = missing() or self.refuses_tensor(group, param)
-        return reason or (None if param.dtype in TYPES else f"{param.dtype} has no format")
+        return reason or (None if param.dtype in ELEMENT else f"{param.dtype} has no format")
 
     def prepare(self, batch: Batch) -> "GpuJob":
         """Generate the batch's kernels, and lay out its job."""
@@ -73,7 +70,8 @@ class GpuJob(Job):
         self._tables: dict[str, Tensor] = {}
         self._uploaded: dict[str, np.ndarray] = {}
         scalars = {slot.name for slot in batch.plan.scalar_slots}
-        self._of_elements = [row for name, row in rows(batch.plan).items() if name not in scalars]
+        places = rows(batch.plan, signature(batch).beside)
+        self._of_elements = [row for name, row in places.items() if name not in scalars]
         super().__init__(batch)
 
     def _stage(self, one: Pass, dtypes: Any) -> Any:
@@ -83,11 +81,11 @@ class GpuJob(Job):
             groups = np.array([self._used_rows.index(r) for r in self._batch.rows], np.int64)
             self._arrays = {
                 "addresses": self._table.addresses, "settings": self._settings, "fresh": self._fresh,
-                "sums": self._sums, "rows": groups,
+                "sums": self._sums, "rows": groups, "bases": self._bases,
             }  # fmt: skip
             self._tables = {n: torch.from_numpy(x.copy()).to(self._device) for n, x in self._arrays.items()}
         module = load(generate(self._batch.plan, one, dtypes))
-        return Launch(one, module, np.diff(self._table.offsets), self._tables, dtypes.compute)
+        return Launch(one, module, self._table.sizes, self._tables, dtypes.compute)
 
     def _upload(self, *names: str) -> None:
         """Bring tables that have changed to the device; nothing waits for it."""
