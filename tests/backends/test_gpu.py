@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import fallline
+from backends.test_narrow_kernels import PARAMS, STATES
 from fallline.backends.gpu_kernel import BLOCK, CHUNK, TENSORS, generate
 from fallline.backends.gpu_launch import load
 from fallline.backends.operands import Signature
@@ -80,6 +82,39 @@ def check(cls, settings, dtype):
         assert re.search(r"ld\.global" + kind, elements)
         assert re.search(r"st\.global" + kind, elements)
         assert not re.search(r"(ld|st)\.local", elements + once)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(("dtype", "params"), PARAMS, ids=str)
+def test_every_format_compiles_to_wide_loads_and_stores(state, dtype, params):
+    check_format(fallline.AdamW, {}, state, dtype, params)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("state", ["bf16", "8bit", "4bit"])
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=IDS)
+def test_every_rule_with_narrow_state_compiles_to_wide_loads_and_stores(cls, settings, state):
+    check_format(cls, settings, state, torch.float32, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "dtype", "params"),
+    [("8bit", torch.float32, None), ("4bit", torch.bfloat16, "kahan"), ("bf16", torch.float16, "stochastic")],
+)
+def test_some_formats_compile_to_wide_loads_and_stores(state, dtype, params):
+    check_format(fallline.AdamW, {}, state, dtype, params)
+
+
+def check_format(cls, settings, state, dtype, params):
+    """A thread takes eight neighbours: 16 bytes of numbers, 8 of codes; nothing goes byte by byte."""
+    for once, elements in assembly(cls, settings, dtype, Precision(state, params)):
+        assert not re.search(r"(ld|st)\.local", elements + once)
+        assert re.search(r"ld\.global\.v4\.b32", elements)
+        assert re.search(r"st\.global\.v4\.b32", elements)
+        assert not re.search(r"^\s+(ld|st)\.global\.b(8|16)\b", elements, re.MULTILINE)
+        if "redux" in elements:
+            assert re.search(r"ld\.global\.v2\.b32", elements)
 
 
 def test_every_rule_agrees_with_torch_operations_in_the_interpreter():

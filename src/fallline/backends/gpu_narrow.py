@@ -224,11 +224,11 @@ def _top(bits: tl.constexpr, signed: tl.constexpr):
 def load_codes(at, scales, first, end, mask, n: tl.constexpr, bits: tl.constexpr, signed: tl.constexpr):
     """Return the numbers that a kernel's block of codes stands for."""
     bend: tl.constexpr = _BEND_SIGNED if signed else _BEND
-    code = _unpacked(_at(at, _bytes(first, n, bits), mask), bits, signed)
+    code = _unpacked(_at(at, _bytes(first, n, bits), mask), bits, signed).to(tl.float32)
     blocks, exist = _blocks(first, end, mask, n, bits)
-    size = _float(((_bits_of(code.to(tl.float32)) - _top(bits, signed)) << bend) + _ONE)
+    size = _float(((_bits_of(code) - _top(bits, signed)) << bend) + _ONE)
     size = tl.where(code == 0, 0.0, size) * _each(_at(scales, blocks, exist), n)
-    return _float(_bits_of(size) | (code & _SIGN))
+    return _float(_bits_of(size) | (_bits_of(code) & _SIGN)) if signed else size
 
 
 @triton.jit
@@ -242,9 +242,9 @@ def _scale(top):
 def _coded(x, inverse, noise, bits: tl.constexpr, signed: tl.constexpr):
     """Return the codes of numbers: those below or above them, by random bits."""
     bend: tl.constexpr = _BEND_SIGNED if signed else _BEND
-    bent = ((_bits_of(tl.abs(x) * inverse) - _ONE) >> bend) + _top(bits, signed) + _SIXTEEN
+    bent = (_bits_of(tl.abs(x) * inverse) >> bend) + (_top(bits, signed) + _SIXTEEN - (_ONE >> bend))
     code = (_float(bent).to(tl.int32) + noise) >> 16
-    return tl.where(x < 0, -code, code) if signed else tl.maximum(code, (x != 0).to(tl.int32))
+    return tl.where(x < 0, -code, code) if signed else tl.maximum(code, tl.minimum(_bits_of(x), 1))
 
 
 @triton.jit
