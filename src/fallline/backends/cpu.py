@@ -12,13 +12,13 @@ from fallline.backends import kernel_cache, whole
 from fallline.backends.cpu_kernel import generate
 from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
-from fallline.backends.operands import ELEMENT, Signature, stream, traffic, writes_params
+from fallline.backends.operands import ELEMENT, Signature, stream, traffic, writes
 from fallline.core import rounding, source
 from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 from fallline.core.formats import Format, Plain
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
-from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP
+from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, P
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -93,7 +93,7 @@ class Job(AtOnce):
         self._in_order = False
         self._next = self._taken = 0
         self._stages = [self._stage(one, dtypes) for one in batch.plan.passes]
-        self._writes = any(map(writes_params, batch.plan.passes))
+        self._writes = any(writes(one, P) for one in batch.plan.passes)
 
     def _stage(self, one: Pass, dtypes: Signature) -> Any:
         if isinstance(one, WholePass):

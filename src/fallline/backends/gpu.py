@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from fallline.backends.cpu import Cpu, Job, signature
-from fallline.backends.gpu_kernel import TYPES, generate
+from fallline.backends.gpu_kernel import generate
 from fallline.backends.gpu_launch import Launch, load
 from fallline.backends.gpu_tables import Tables
-from fallline.backends.operands import rows
+from fallline.backends.operands import ELEMENT, rows
 from fallline.core import source
 from fallline.core.backend import Batch, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass
-from fallline.core.precision import AS_TORCH, Precision, precision_of
 
 
 @cache
@@ -45,10 +44,8 @@ class Gpu(Cpu):
             return f"the parameter is on {param.device}"
         if param.is_cuda and not (group.get("fused") or group.get("capturable")):
             return "it has not run on hardware yet, so ask for it: fused=True or capturable=True"
-        if precision_of(group) not in (AS_TORCH, Precision("fp32")):
-            return str(precision_of(group))
         reason = missing() or self.refuses_tensor(group, param)
-        return reason or (None if param.dtype in TYPES else f"{param.dtype} has no format")
+        return reason or (None if param.dtype in ELEMENT else f"{param.dtype} has no format")
 
     def prepare(self, batch: Batch) -> "GpuJob":
         """Generate the batch's kernels, and lay out its job."""
@@ -70,7 +67,8 @@ class GpuJob(Job):
     def __init__(self, batch: Batch):
         self._device = batch.params[0].device
         scalars = {slot.name for slot in batch.plan.scalar_slots}
-        self._of_elements = [row for name, row in rows(batch.plan).items() if name not in scalars]
+        places = rows(batch.plan, signature(batch).beside)
+        self._of_elements = [row for name, row in places.items() if name not in scalars]
         self._on_device: list[tuple[int, Tensor]] = []
         self._made = self._withheld = torch.zeros((), device=self._device)
         super().__init__(batch)
@@ -81,14 +79,14 @@ class GpuJob(Job):
         if isinstance(one, WholePass):
             return one
         module = load(generate(self._batch.plan, one, dtypes))
-        return Launch(one, module, np.diff(self._table.offsets), self._device, dtypes.compute)
+        return Launch(one, module, self._table.sizes, self._device, dtypes.compute)
 
     def _lay_out(self) -> None:
         """Put what kernels read beside each other, to be brought to the device in one piece."""
         groups = np.array([self._used_rows.index(r) for r in self._batch.rows], np.int64)
         arrays = {
             "addresses": self._table.addresses, "settings": self._settings, "fresh": self._fresh,
-            "rows": groups,
+            "rows": groups, "bases": self._bases,
         }  # fmt: skip
         self._tables = Tables(arrays, self._device, spare=len(self._stages))
         here = self._tables.here

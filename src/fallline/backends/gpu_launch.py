@@ -45,17 +45,18 @@ class Launch:
         )
         width = len(program(each).numbers)
         self._numbers = torch.zeros((self._tensors, width), dtype=compute, device=device)
+        self._keys = torch.zeros(self._tensors, dtype=torch.int64, device=device)
         self._partials = torch.zeros((len(starts), len(each.sums)), dtype=torch.float64, device=device)
 
     def run(self, of: Mapping[str, Tensor], withheld: Tensor, aligned: bool) -> None:
         """Run the kernel over all tensors, reading these tables, unless it is ``withheld``."""
         self._module.once[(-(-self._tensors // TENSORS),)](
-            of["addresses"], of["rows"], of["settings"], of["fresh"], of["sums"], withheld, self._numbers,
-            self._tensors, _BLOCK=TENSORS,
+            of["addresses"], of["rows"], of["settings"], of["fresh"], of["sums"], of["bases"],
+            withheld, self._numbers, self._keys, self._tensors, _BLOCK=TENSORS,
         )  # fmt: skip
         if len(self._partials):
             self._module.elements[(len(self._partials),)](
-                of["addresses"], withheld, self._numbers, self._sizes, self._owners, self._starts,
+                of["addresses"], withheld, self._numbers, self._keys, self._sizes, self._owners, self._starts,
                 self._partials, self._tensors, _CHUNK=CHUNK, _BLOCK=BLOCK, _ALIGNED=aligned,
                 enable_fp_fusion=False,
             )  # fmt: skip
