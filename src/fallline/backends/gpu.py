@@ -18,6 +18,7 @@ from fallline.core import source
 from fallline.core.backend import Batch, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.precision import AS_TORCH, Precision, precision_of
+from fallline.core.transform import STEP
 
 
 @cache
@@ -72,6 +73,8 @@ class GpuJob(Job):
         self._device = batch.params[0].device
         self._tables: dict[str, Tensor] = {}
         self._uploaded: dict[str, np.ndarray] = {}
+        self._done = 0
+        self._first_steps: dict[int, tuple[int, float]] = {}
         scalars = {slot.name for slot in batch.plan.scalar_slots}
         self._of_elements = [row for name, row in rows(batch.plan).items() if name not in scalars]
         super().__init__(batch)
@@ -115,6 +118,21 @@ class GpuJob(Job):
                 return stage.totals()
         self._finish()
         return None
+
+    def _finish(self) -> None:
+        super()._finish()
+        self._done += 1
+
+    def _step_of(self, i: int) -> float:
+        """Return the number of this step for a tensor, read again only if somebody else has written it."""
+        counter = self._batch.states[i].get(STEP)
+        if counter is None:
+            return 0.0
+        version, first = self._first_steps.get(i, (None, 0.0))
+        if version != counter._version:
+            first = super()._step_of(i) - self._done
+            self._first_steps[i] = counter._version, first
+        return first + self._done
 
     def take(self, totals: Any) -> None:
         """Take the totals, by tensor, of the sums that `advance` returned last."""
