@@ -50,6 +50,7 @@ def test_it_compiles_to_products_by_groups_of_warps_that_copies_of_tiles_feed(ad
     assert kernel.metadata.shared <= SHARED
 
 
+@pytest.mark.long
 def test_it_agrees_with_torch_in_the_interpreter():
     run(os.environ | {"TRITON_INTERPRET": "1"})
 

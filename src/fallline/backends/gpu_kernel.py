@@ -109,16 +109,16 @@ def _elements(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str
     sums = [one.name for one in each.sums]
     numbers = [f"{n} = tl.load(_numbers + _t * {width} + {i})" for i, n in enumerate(code.numbers)]
     addresses = []
-    for o in dict.fromkeys((*loads, *stores)):
+    for o in {o.rows: o for o in (*loads, *stores)}.values():
         at = f"tl.load(_addresses + {o.rows[0]} * _tensors + _t).to(tl.pointer_type({_type(o)}))"
-        addresses.append(f"_at_{o.name} = {at}")
-        addresses.append(f"if _ALIGNED:\n    _at_{o.name} = tl.multiple_of(_at_{o.name}, 16)")
+        addresses.append(f"{o.pointers[0]} = {at}")
+        addresses.append(f"if _ALIGNED:\n    {o.pointers[0]} = tl.multiple_of({o.pointers[0]}, 16)")
     bodies = {}
     for kind, mask in (("whole", ""), ("part", ", mask=_mask")):
         other = mask and f"{mask}, other=0.0"
-        body = [f"{o.name} = tl.load(_at_{o.name} + _k{other}).to({compute})" for o in loads]
+        body = [f"{o.name} = tl.load({o.pointers[0]} + _k{other}).to({compute})" for o in loads]
         body += [_triton(line, dtypes.compute == torch.float64) for line in code.element]
-        body += [f"tl.store(_at_{o.name} + _k, {o.name}.to({_type(o)}){mask})" for o in stores]
+        body += [f"tl.store({o.pointers[0]} + _k, {o.name}.to({_type(o)}){mask})" for o in stores]
         for n in sums:
             summand = f"tl.where(_mask, {n}, 0.0)" if mask else n
             body.append(f"_total_{n} += {summand}.to(tl.float64)")
