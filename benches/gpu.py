@@ -43,8 +43,15 @@ SHAPES: dict[str, list[Shape]] = {
 }
 
 
+#: What Muon steps: matrices of one shape, and those between a decoder's embedding and its last norm.
+MATRICES_OF = {
+    "64 x 1024x1024": [(1024, 1024)] * 64,
+    "the transformer's matrices": [shape for shape in transformer()[1:] if len(shape) == 2],
+}
+
+
 def main() -> None:
-    """Print a table for each list of parameters."""
+    """Print a table for each list of parameters, and one of Muon on matrices."""
     if not torch.cuda.is_available():
         print("no GPU is here")
         return
@@ -65,6 +72,10 @@ def main() -> None:
         print(_precisions("float32 parameters", params, [Precision(each) for each in STATES], roof))
         half = _parameters(shapes, torch.bfloat16)
         print(_precisions("bfloat16 parameters", half, [Precision("8bit", each) for each in PARAMS], roof))
+        del params
+    print("\n| Muon on | ms | TFLOP/s of all products | torch / fallline |\n|---|---|---|---|")
+    for name, shapes in MATRICES_OF.items():
+        print(_muon(name, shapes), flush=True)
 
 
 def _parameters(shapes: list[Shape], dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -98,6 +109,17 @@ def _row(name: str, params: list[nn.Parameter], roof: float) -> str:
     share = f"{floor:.2f}" if floor else ""
     columns = [name, f"{median(seconds['ours']) * 1e3:.3f}", share, *cells, f"{_extra(ours, params):.2%}"]
     return f"| {' | '.join(columns)} |"
+
+
+def _muon(name: str, shapes: list[Shape]) -> str:
+    """Compare Muon with torch's; both count as if they multiplied whole matrices five times three."""
+    params = _parameters(shapes)
+    ours, theirs = _on_gpu(fallline.Muon(params, lr=LR)), torch.optim.Muon(params, lr=LR)
+    seconds = _rounds({"ours": ours.step, "theirs": theirs.step}, calls=1)
+    sides = [sorted(shape) for shape in shapes]
+    operations = sum(5 * (4 * m * m * n + 2 * m**3) for m, n in sides)
+    took, faster = median(seconds["ours"]), ratio(seconds["theirs"], seconds["ours"])
+    return f"| {name} | {took * 1e3:.3f} | {operations / took / 1e12:.0f} | {faster:.2f} |"
 
 
 def _extra(optimizer: torch.optim.Optimizer, params: list[nn.Parameter]) -> float:
@@ -150,8 +172,8 @@ def _on_gpu(optimizer: fallline.Optimizer) -> fallline.Optimizer:
     return optimizer
 
 
-def _rounds(steps: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Return seconds per call by device events, in turns; small steps are called often enough to be seen."""
+def _rounds(steps: Mapping[str, Callable[[], object]], calls: int = 10) -> dict[str, list[float]]:
+    """Return seconds per call by device events, in turns, of so many ``calls`` that small steps are seen."""
     for step in steps.values():
         step()
         step()
@@ -160,9 +182,9 @@ def _rounds(steps: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]
         for name, step in steps.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
-            for _ in range(10):
+            for _ in range(calls):
                 step()
             end.record()
             end.synchronize()
-            seconds[name].append(begin.elapsed_time(end) / 1e4)
+            seconds[name].append(begin.elapsed_time(end) / 1e3 / calls)
     return seconds

@@ -35,9 +35,7 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
     The values may be tensors or Python floats: with floats this is the float64 oracle. A pass that takes sums
     changes nothing: what each sum's function gives is among the values, and adding up is the caller's.
     """
-    values = {GAIN: 1.0, **values}
-    if G in values and not set(one.transforms[:1]) & set(PREPARING):
-        values.setdefault(GRAD, values[G])
+    values = _opened(one, values)
     if isinstance(one, WholePass):
         return _apply_whole(one.transform, values, settings)
     known = {**settings, **{n: v for n, v in values.items() if n not in (GAIN, GRAD)}}
@@ -58,6 +56,14 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
             values[GAIN] = values[GAIN] * _gain(t, {**values, G: arrived[G]}, scalars)
     summands |= _summands(one, len(one.transforms), values, known)
     return {**before, **summands} if one.sums else values
+
+
+def _opened(one: Pass, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a pass begins with: those there are, the gain and the gradient as it came."""
+    values = {GAIN: 1.0, **values}
+    if G in values and not set(one.transforms[:1]) & set(PREPARING):
+        values.setdefault(GRAD, values[G])
+    return values
 
 
 def _summands(
@@ -88,7 +94,7 @@ def _apply_whole(t: Transform, values: dict[str, Any], settings: Mapping[str, An
 
 
 class Eager:
-    """Executes plans as torch operations, one parameter after the other."""
+    """Executes plans as torch operations: one parameter after the other, whole tensors in stacks."""
 
     name, fuses = "eager", False
 
@@ -137,8 +143,7 @@ class _Prepared(AtOnce):
             while self._next < len(passes):
                 one = passes[self._next]
                 self._next += 1
-                for member in self._members:
-                    member.run(one)
+                self._run(one)
                 if isinstance(one, ElementPass) and one.sums:
                     self._taken = tuple(each.name for each in one.sums)
                     return np.array([[m.total(n) for n in self._taken] for m in self._members])
@@ -147,6 +152,15 @@ class _Prepared(AtOnce):
         self.release()
         self._batch.fresh = [False] * len(self._batch.fresh)
         return None
+
+    def _run(self, one: Pass) -> None:
+        """Run one pass: on one parameter after the other, or on all those that a rule takes as one stack."""
+        if isinstance(one, ElementPass):
+            for member in self._members:
+                member.run(one)
+            return
+        for i, results in apply(one.transform, [member.seen(one) for member in self._members]):
+            self._members[i].put(one, results)
 
     def take(self, totals: np.ndarray) -> None:
         """Let later passes see the totals of the last sums."""
@@ -184,9 +198,18 @@ class _Member:
             known = settings if slot.name == STEP else self._values
             known[slot.name] = number + 1 if slot.name == STEP else number
 
-    def run(self, one: Pass) -> None:
-        """Run one pass."""
+    def run(self, one: ElementPass) -> None:
+        """Run one pass over elements."""
         self._values = evaluate(one, self._values, self.settings)
+
+    def seen(self, one: WholePass) -> Member:
+        """Return what a rule on whole tensors sees of it."""
+        self._values = _opened(one, self._values)
+        return Member(self._values, self.settings)
+
+    def put(self, one: WholePass, results: tuple[Tensor | None, ...]) -> None:
+        """Take what the rule has made of it."""
+        self._values = {**self._values, **dict(zip(one.transform.outputs, results, strict=True))}
 
     def total(self, name: str) -> float:
         """Return the sum of the values called ``name`` over the whole tensor."""

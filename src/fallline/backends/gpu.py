@@ -18,6 +18,7 @@ from fallline.backends.operands import ELEMENT, rows
 from fallline.core import source
 from fallline.core.backend import Batch, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass
+from fallline.core.transform import STEP
 
 
 @cache
@@ -66,6 +67,8 @@ class GpuJob(Job):
 
     def __init__(self, batch: Batch):
         self._device = batch.params[0].device
+        self._done = 0
+        self._first_steps: dict[int, tuple[int, float]] = {}
         scalars = {slot.name for slot in batch.plan.scalar_slots}
         places = rows(batch.plan, signature(batch).beside)
         self._of_elements = [row for name, row in places.items() if name not in scalars]
@@ -172,6 +175,18 @@ class GpuJob(Job):
         super()._finish()
         if not capturing(self._device):
             self._tables.make_ready()
+            self._done += 1
+
+    def _step_of(self, i: int) -> float:
+        """Return the number of this step for a tensor, read again only if somebody else has written it."""
+        counter = self._batch.states[i].get(STEP)
+        if counter is None:
+            return 0.0
+        version, first = self._first_steps.get(i, (None, 0.0))
+        if version != counter._version:
+            first = super()._step_of(i) - self._done
+            self._first_steps[i] = counter._version, first
+        return first + self._done
 
     def take(self, totals: Any) -> None:
         """Take the totals, by tensor, of the sums that `advance` returned last."""

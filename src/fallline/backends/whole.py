@@ -15,6 +15,8 @@ from fallline.core.transform import PLACE, Transform
 STACKED = 1 << 16
 #: Elements of a stack: enough for all threads, and few enough for what is made of them to stay in cache.
 STACK = 1 << 18
+#: The same on GPUs, where a matrix of 1024 x 1024 has tiles for less than a third of the multiprocessors.
+STACKED_ON_GPU, STACK_ON_GPU = 1 << 22, 1 << 25
 #: What needs no widening to be computed with.
 _WIDE = (torch.float32, torch.float64)
 
@@ -57,7 +59,7 @@ def _stacks(t: Transform, members: Sequence[Member]) -> list[list[int]]:
     reads = t.reads
     for i, member in enumerate(members):
         x = member.operands[t.target]
-        alone = x.numel() > STACKED or PLACE in reads
+        alone = x.numel() > (STACKED if x.is_cpu else STACKED_ON_GPU) or PLACE in reads
         settings = tuple([member.settings[n] for n in reads])
         stacks[i if alone else (x.shape, x.dtype, x.device, settings)].append(i)
     return [part for alike in stacks.values() for part in _parts(alike, members[alike[0]].operands[t.target])]
@@ -65,7 +67,7 @@ def _stacks(t: Transform, members: Sequence[Member]) -> list[list[int]]:
 
 def _parts(alike: list[int], x: Tensor) -> Iterator[list[int]]:
     """Yield as many members at a time, each like ``x``, as fit into a stack."""
-    count = max(1, STACK // max(x.numel(), 1))
+    count = max(1, (STACK if x.is_cpu else STACK_ON_GPU) // max(x.numel(), 1))
     yield from (alike[i : i + count] for i in range(0, len(alike), count))
 
 
