@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fallline.core.plan import Plan, WholePass
 from fallline.core.precision import AS_TORCH, precision_of
+from fallline.core.shards import Spread, lies_as, spread_of
 from fallline.core.state import coded, fits
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
     """Refuse a gradient or state that does not fit its parameter: a kernel would read beyond it."""
     wanted = {name: torch.Size(shape) for name, shape in rule.shapes(tuple(p.shape)).items()}
     wanted |= {"gradient": p.shape}
-    codes = coded(rule, tuple(p.shape)) if state.keys() - wanted.keys() else {}
+    codes = coded(rule, tuple(p.shape), spread_of(p)) if state.keys() - wanted.keys() else {}
     wanted |= {name: torch.Size(shape) for name, (shape, _) in codes.items()}
     for name, x in {**state, "gradient": p.grad}.items():
         if name not in wanted or x is None:
@@ -95,3 +96,28 @@ def refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
             raise RuntimeError(f"{name} is {x.dtype}, which does not fit a parameter of {p.dtype}")
         if x.device != p.device and not (name != "gradient" and x.dim() == 0 and x.is_cpu):
             raise RuntimeError(f"{name} is on {x.device} and its parameter on {p.device}; move it there")
+
+
+def refuse_misplaced(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
+    """Refuse a gradient or state that does not lie over processes as its parameter does."""
+    spread = spread_of(p)
+    if spread and any(each.is_partial() for each in spread.placements):
+        raise RuntimeError(f"a parameter is {spread}, a sum still to be made; redistribute it to a placement")
+    if spread and p.grad is not None:
+        refuse_misplaced_grad(spread, p.grad)
+    for slot in rule.slots:
+        x = state.get(slot.name)
+        if x is not None and not lies_as(spread, x):
+            raise RuntimeError(
+                f"{slot.name} is {spread_of(x) or 'whole in each process'} and its parameter "
+                f"{spread or 'is whole'}; load it with torch.distributed.checkpoint, which places it"
+            )
+
+
+def refuse_misplaced_grad(spread: Spread, grad: Tensor) -> None:
+    """Refuse a gradient that does not lie as its parameter; a sum still to be made is none."""
+    if not lies_as(spread, grad):
+        raise RuntimeError(
+            f"a gradient is {spread_of(grad) or 'whole in each process'} and its parameter {spread}; "
+            f"before the step do p.grad = p.grad.redistribute(placements=p.placements)"
+        )
