@@ -36,8 +36,8 @@ TENSORS: list[tuple[tuple[int, ...], tuple | None, tuple | None]] = [
     ((4,), (Shard(0),), (Shard(0), Shard(0))),
     ((1,), (Shard(0),), (R, Shard(0))),
     ((6, 4), (Shard(1),), (Shard(0), R)),
-    ((5, 3), (Shard(0),), (R, Shard(1))),
-    ((3, 2), (R,), (R, R)),
+    ((5, 3), (Shard(0),), (Shard(0), Shard(1))),
+    ((3, 2), (R,), (R, Shard(1))),
     ((2, 2, 3), (Shard(2),), (Shard(1), Shard(2))),
     ((), (R,), (R, R)),
     ((2, 3), None, None),
@@ -225,11 +225,13 @@ def a_step_invalidates_what_backward_has_saved(crew: Crew) -> None:
         loss.backward()
 
 
-def state_dicts_go_round(make: Callable, crew: Crew, full: bool) -> None:
+def state_dicts_go_round(
+    make: Callable, crew: Crew, full: bool, dtype: torch.dtype = torch.float32
+) -> None:
     """A fresh optimizer goes on from a state dict, of shards or, made in one process, of whole tensors."""
-    alone = Run(crew, make).walk(range(2))
-    run = Run(crew, make, 1).walk(range(2))
-    fresh = Run(crew, make, 1)
+    alone = Run(crew, make, 0, dtype).walk(range(2))
+    run = Run(crew, make, 1, dtype).walk(range(2))
+    fresh = Run(crew, make, 1, dtype)
     with torch.no_grad():
         for p, q in zip(fresh.params, run.params, strict=True):
             p.copy_(q)

@@ -56,7 +56,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
     for precision, dtype in ROUNDED:
         make = made(fallline.Adam, {"precision": precision})
         yield f"rounded {precision}", partial(same_as_each_shard, make, dtype=dtype)
-        yield f"rounded and loaded {precision}", partial(state_dicts_go_round, make, full=False)
+        yield f"rounded and loaded {precision}", partial(state_dicts_go_round, make, full=False, dtype=dtype)
     for cls in (fallline.AdamW, fallline.Adafactor, fallline.SOAP):
         for full in (False, True):
             yield f"loaded {cls.__name__} {full}", partial(state_dicts_go_round, made(cls, {}), full=full)

@@ -383,11 +383,9 @@ def _restore(optimizer: "Optimizer", arranged: dict[str, Any]) -> None:
 
 def _laid(optimizer: "Optimizer", group: Settings, key: str, value: Tensor, p: Tensor) -> Tensor:
     """Return a value per element spread over processes as its parameter is."""
-    spread = spread_of(p)
-    if spread is None or not value.dim() or value.shape != p.shape:
-        return value
-    shaped = {slot.name for slot in plan(optimizer.transforms(group)).shaped_slots}
-    return value if key in shaped else laid_as(spread, value)
+    spread, rule = spread_of(p), plan(optimizer.transforms(group))
+    others = {STEP, *(slot.name for slot in (*rule.scalar_slots, *rule.shaped_slots))}
+    return value if value.shape != p.shape or key in others else laid_as(spread, value)
 
 
 def tensors_from_numbers(optimizer: "Optimizer") -> None:
