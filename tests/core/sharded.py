@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -16,6 +16,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
+    SequenceParallel,
     parallelize_module,
 )
 
@@ -191,17 +192,34 @@ def one_reduction_is_one_all_reduce(crew: Crew) -> None:
     assert not counted.get_total_counts()
 
 
-def misplaced_gradients_are_refused(crew: Crew) -> None:
-    for placement, words in ((Partial(), "Partial"), (R, "Replicate")):
-        run = Run(crew, made(fallline.AdamW, {}), 1)
-        before, (p, *_) = run.ends, run.params
-        p.grad = DTensor.from_local(torch.ones(5, 3), crew.meshes[0], [placement])
-        with pytest.raises(RuntimeError, match=rf"{words}.*p\.grad\.redistribute\(placements=p\.placements"):
+def gradients_that_lie_otherwise_are_brought_over(crew: Crew) -> None:
+    """Sums that are still to be made, and whole ones; the gradients themselves stay as they are."""
+    world = dist.get_world_size()
+    share = torch.full((5, 3), float(crew.rank + 1))
+    for placement, local, g in ((Partial(), share, world * (world + 1) / 2), (R, share * 0 + 2, 2.0)):
+        run, alone = (Run(crew, made(fallline.Adam, {}), dims) for dims in (1, 0))
+        for _ in range(2):
+            grad = DTensor.from_local(local, crew.meshes[0], [placement])
+            run.params[0].grad, alone.params[0].grad = grad, torch.full((5, 3), g)
             run.optimizer.step()
-        assert_equal(run.ends, before)
-        assert not run.optimizer.state
-        p.grad = p.grad.redistribute(placements=p.placements)
+            alone.optimizer.step()
+            assert run.params[0].grad is grad
+            assert torch.equal(shard(grad), local)
+        assert_equal(run.ends, alone.ends)
+
+
+def what_is_elsewhere_is_refused(crew: Crew) -> None:
+    run = Run(crew, made(fallline.AdamW, {}), 1)
+    before, (p, *_) = run.ends, run.params
+    p.grad = distribute_tensor(torch.ones(5, 3), crew.meshes[1], [R, R])
+    with pytest.raises(RuntimeError, match=r"a gradient is .* and its parameter .* make the gradient from"):
         run.optimizer.step()
+    assert_equal(run.ends, before)
+    assert not run.optimizer.state
+    p = nn.Parameter(DTensor.from_local(torch.ones(3), crew.meshes[0], [Partial()]))
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=r"a sum still to be made.*redistribute\(placements="):
+        fallline.SGD([p]).step()
 
 
 def a_swapped_shard_is_noticed(crew: Crew) -> None:
@@ -225,9 +243,7 @@ def a_step_invalidates_what_backward_has_saved(crew: Crew) -> None:
         loss.backward()
 
 
-def state_dicts_go_round(
-    make: Callable, crew: Crew, full: bool, dtype: torch.dtype = torch.float32
-) -> None:
+def state_dicts_go_round(make: Callable, crew: Crew, full: bool, dtype: torch.dtype = torch.float32) -> None:
     """A fresh optimizer goes on from a state dict, of shards or, made in one process, of whole tensors."""
     alone = Run(crew, make, 0, dtype).walk(range(2))
     run = Run(crew, make, 1, dtype).walk(range(2))
@@ -289,8 +305,13 @@ def trained(model: nn.Module, make: Callable, steps=range(STEPS)) -> nn.Module:
 
 
 def parallel(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Return the model in tensor parallel: (5, 3) by columns, the norm on sequences, then by rows."""
-    plan = {"2": ColwiseParallel(), "4": RowwiseParallel()}
+    """Return the model in tensor parallel: by rows and columns, and a norm of parts of the batch."""
+    plan = {
+        "0": ColwiseParallel(output_layouts=Shard(0), use_local_output=False),
+        "1": SequenceParallel(sequence_dim=0),
+        "2": ColwiseParallel(input_layouts=Shard(0)),
+        "4": RowwiseParallel(),
+    }
     return parallelize_module(model, mesh, plan)
 
 
@@ -302,7 +323,7 @@ def fully_sharded_training(make: Callable, crew: Crew) -> None:
 
 def tensor_parallel_training(make: Callable, crew: Crew) -> None:
     run = trained(parallel(net(), crew.meshes[0]), make)
-    assert {type(p) for p in run.parameters()} == {nn.Parameter, DTensor}
+    assert {type(p) for p in run.parameters()} == {DTensor}
     assert_equal([whole(p) for p in run.parameters()], list(trained(net(), make).parameters()), 1e-5)
 
 
@@ -313,21 +334,45 @@ def both_ways(make: Callable, crew: Crew) -> None:
     assert_equal([whole(p) for p in run.parameters()], list(trained(net(), make).parameters()), 1e-5)
 
 
-def a_checkpoint_is_written(name: str, crew: Crew) -> None:
-    """For the test, which loads it in one process."""
-    model = fully_shard(net(), mesh=crew.meshes[0])
+def written(name: str, model: nn.Module, folder: Path) -> None:
+    """Train for half of the steps and save."""
     optimizer = CHECKPOINTED[name](model)
     trained(model, lambda _: optimizer, range(2))
     weights, state = get_state_dict(model, optimizer)
-    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=str(crew.folder / name))
+    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=str(folder / name))
 
 
-#: What goes through `torch.distributed.checkpoint`.
+def gone_on(name: str, model: nn.Module, folder: Path) -> list[Tensor]:
+    """Load what was saved, train for the other half, and return the parameters."""
+    optimizer = CHECKPOINTED[name](model)
+    weights, state = get_state_dict(model, optimizer)
+    saved = {"model": weights, "optimizer": state}
+    dcp.load(saved, checkpoint_id=str(folder / name))
+    set_state_dict(model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"])
+    trained(model, lambda _: optimizer, range(2, STEPS))
+    return [whole(p.detach()) for p in model.parameters()]
+
+
+def a_checkpoint_is_written(name: str, crew: Crew) -> None:
+    written(name, fully_shard(net(), mesh=crew.meshes[0]), crew.folder)
+
+
+def a_checkpoint_is_read(name: str, crew: Crew) -> None:
+    """Who wrote it does not matter, these processes or one alone."""
+    ends = gone_on(name, fully_shard(net(), mesh=crew.meshes[0]), crew.folder)
+    run = trained(fully_shard(net(), mesh=crew.meshes[0]), CHECKPOINTED[name])
+    assert_equal(ends, [whole(p.detach()) for p in run.parameters()])
+
+
+#: What goes through `torch.distributed.checkpoint`; the last one to as many processes only.
 CHECKPOINTED = {
     "AdamW": lambda model: fallline.AdamW(model.parameters(), lr=0.1),
     "LAMB": lambda model: fallline.LAMB(model.named_parameters(), lr=0.1),
     "Adafactor": lambda model: fallline.Adafactor(model.parameters(), lr=0.1),
     "Muon": lambda model: fallline.Muon(model.parameters(), lr=0.1),
+    "8bit": lambda model: fallline.AdamW(
+        model.parameters(), lr=0.1, precision=fallline.Precision(state="8bit")
+    ),
 }
 
 MODELS = {

@@ -68,11 +68,13 @@ def _cases() -> Iterator[tuple[str, Case]]:
         yield f"both ways {name}", partial(sharded.both_ways, make)
     for name in sharded.CHECKPOINTED:
         yield f"written {name}", partial(sharded.a_checkpoint_is_written, name)
+        yield f"read {name}", partial(sharded.a_checkpoint_is_read, name)
     for case in (
         sharded.steps_that_are_not_finite_are_left_out_by_all,
         sharded.replicas_stay_equal,
         sharded.one_reduction_is_one_all_reduce,
-        sharded.misplaced_gradients_are_refused,
+        sharded.gradients_that_lie_otherwise_are_brought_over,
+        sharded.what_is_elsewhere_is_refused,
         sharded.a_swapped_shard_is_noticed,
         sharded.a_step_invalidates_what_backward_has_saved,
         sharded.codes_of_another_sharding_are_refused,

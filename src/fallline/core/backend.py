@@ -27,7 +27,7 @@ class Batch:
     parameter, state and gradient are this process's shards, and ``spreads[i]`` tells how it lies over them.
     ``differentiable`` asks that autograd can follow, ``by_rows`` that only those rows are looked at that the
     parameters' sparse gradients touch. ``formats`` tells how the parameter, ``p``, and each slot are stored,
-    ``grad_dtype`` the gradients.
+    ``grad_dtype`` the gradients, ``joint`` whether any parameter is held together.
     """
 
     plan: Plan
@@ -42,6 +42,7 @@ class Batch:
     spreads: list[Spread | None] = field(default_factory=list)
     by_rows: bool = False
     grad_dtype: torch.dtype = torch.float32
+    joint: bool = False
 
     def add(
         self,
@@ -59,6 +60,7 @@ class Batch:
         self.indices.append(index)
         self.fresh.append(fresh)
         self.spreads.append(spread)
+        self.joint |= spread is not None
 
 
 class Prepared(Protocol):

@@ -24,12 +24,12 @@ from fallline.core.reduction import Taken, over_processes, refuse_unaligned, tot
 from fallline.core.refusals import (
     refuse,
     refuse_beyond_elements,
+    refuse_grad_elsewhere,
     refuse_mismatch,
     refuse_misplaced,
-    refuse_misplaced_grad,
     refuse_precision,
 )
-from fallline.core.shards import Spread, shard, spread_of
+from fallline.core.shards import Spread, laid_as, lies_as, shard, spread_of
 from fallline.core.sparsity import by_rows
 from fallline.core.state import STEPS_PER_DISPATCH, forget, formats_of, make_state, state_here
 from fallline.core.transform import Sum
@@ -177,15 +177,16 @@ def _chosen(batch: Batch, grads: list[Any]) -> list[Tensor]:
     if not batch.plan.uses_grad:
         return []
     chosen = grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
-    return list(map(_grad_here, chosen, batch.spreads)) if any(batch.spreads) else chosen
+    return list(map(_grad_here, chosen, batch.spreads)) if batch.joint else chosen
 
 
 def _grad_here(grad: Tensor, spread: Spread | None) -> Tensor:
-    """Return what this process holds of a gradient."""
-    if spread is None:
-        return grad
-    refuse_misplaced_grad(spread, grad)
-    return shard(grad)
+    """Return what this process holds of a gradient, once that lies as its parameter does."""
+    if spread is None or lies_as(spread, grad):
+        return shard(grad)
+    refuse_grad_elsewhere(spread, grad)
+    with torch.no_grad():
+        return shard(laid_as(spread, grad))
 
 
 def _readers(optimizer: "Optimizer", batch: Batch) -> list[tuple[int, list[tuple[str, int | None]]]]:

@@ -36,7 +36,8 @@ def over_processes(contributions: Iterable[Taken]) -> list[Taken]:
     of its dimensions along which any of them is divided. What several processes hold alike counts once.
     """
     contributions = list(contributions)
-    for mesh in dict.fromkeys(s.mesh for taken in contributions for s in taken.batch.spreads if s):
+    joint = [taken for taken in contributions if taken.batch.joint]
+    for mesh in dict.fromkeys(s.mesh for taken in joint for s in taken.batch.spreads if s):
         contributions = _over(mesh, contributions)
     return contributions
 

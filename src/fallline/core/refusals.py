@@ -99,12 +99,14 @@ def refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
 
 
 def refuse_misplaced(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
-    """Refuse a gradient or state that does not lie over processes as its parameter does."""
+    """Refuse a parameter that is no tensor yet, and state that does not lie over processes as it does."""
     spread = spread_of(p)
     if spread and any(each.is_partial() for each in spread.placements):
-        raise RuntimeError(f"a parameter is {spread}, a sum still to be made; redistribute it to a placement")
-    if spread and p.grad is not None:
-        refuse_misplaced_grad(spread, p.grad)
+        raise RuntimeError(
+            f"a parameter is {spread}, a sum still to be made; make it of p.redistribute(placements=...)"
+        )
+    if p.grad is not None:
+        refuse_grad_elsewhere(spread, p.grad)
     for slot in rule.slots:
         x = state.get(slot.name)
         if x is not None and not lies_as(spread, x):
@@ -114,10 +116,11 @@ def refuse_misplaced(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
             )
 
 
-def refuse_misplaced_grad(spread: Spread, grad: Tensor) -> None:
-    """Refuse a gradient that does not lie as its parameter; a sum still to be made is none."""
-    if not lies_as(spread, grad):
+def refuse_grad_elsewhere(spread: Spread | None, grad: Tensor) -> None:
+    """Refuse a gradient that is not held by the processes that hold its parameter."""
+    other = spread_of(grad)
+    if (spread and spread.mesh) != (other and other.mesh):
         raise RuntimeError(
-            f"a gradient is {spread_of(grad) or 'whole in each process'} and its parameter {spread}; "
-            f"before the step do p.grad = p.grad.redistribute(placements=p.placements)"
+            f"a gradient is {other or 'whole in each process'} and its parameter "
+            f"{spread or 'is whole'}; make the gradient from the parameter itself"
         )

@@ -77,7 +77,7 @@ class Spread:
         row = part.new_zeros([1] * self.mesh.ndim + [length])
         row.view(-1)[: len(part)] = part
         shape = (*self.mesh.shape, length)
-        return self._placed(row, tuple(map(Shard, range(self.mesh.ndim))), shape, _dense(shape))
+        return self._placed(row, tuple(Shard(i) for i in range(self.mesh.ndim)), shape, _dense(shape))
 
     def _placed(self, part: Tensor, placements: Sequence[Any], shape: Shape, stride: Shape) -> Tensor:
         """Return a DTensor whose part stays where it is: torch moves it to the device of the mesh."""
