@@ -70,10 +70,10 @@ class Cpu:
 
 def signature(batch: Batch) -> Signature:
     """Return how a batch's operands are stored."""
-    p, state = batch.params[0], batch.states[0]
+    state = batch.states[0]
     return Signature(
         tuple((name, _real(kept_as)) for name, kept_as in batch.formats.items()),
-        _real_dtype(p if p.grad is None else p.grad),
+        _REAL.get(batch.grad_dtype, batch.grad_dtype),
         tuple(state[slot.name].dtype for slot in batch.plan.scalar_slots),
     )
 
@@ -178,7 +178,8 @@ class Job(AtOnce):
             known = {FRESH: float(self._batch.fresh[i]), PLACE: place, ROUNDING: rounding}
             step = {STEP: self._step_of(i)} if STEP in reads else {}
             operands = {name: column[i] for name, column in seen}
-            members.append(whole.Member(operands, {**by_row[row], **known, **step}))
+            settings = {**by_row[row], **known, **step}
+            members.append(whole.Member(operands, settings, self._batch.spreads[i]))
         with torch.no_grad():
             for i, results in whole.apply(t, members):
                 noise = self._noise(i)

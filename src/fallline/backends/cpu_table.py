@@ -162,8 +162,9 @@ class Watch:
         self._tensors = [x for x in self._state if isinstance(x, Tensor)]
         self._memory = [x.untyped_storage() for x in self._tensors]
         self._first = [address(x) for x in self._tensors[:1]]
-        grads = [p.grad for p in batch.params if p.grad is not None] if batch.plan.uses_grad else []
-        self._grad_bytes, self._grad_dtype = list(map(_bytes, grads)), [g.dtype for g in grads[:1]]
+        params, dtype = batch.params if batch.plan.uses_grad else [], batch.grad_dtype
+        self._grad_bytes = [p.numel() * dtype.itemsize for p in params]
+        self._grad_dtype = [dtype] * bool(params)
 
     def unchanged(self, grads: Sequence[Tensor], in_order: bool) -> bool:
         """Tell whether all lies where it did; unless the gradients are ``in_order``, look at strides, too."""

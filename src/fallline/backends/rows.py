@@ -36,7 +36,7 @@ class _Prepared(AtOnce):
             return False
         self.release()
         batch, slots = self._batch, [slot.name for slot in self._batch.plan.slots]
-        rows = replace(batch, params=[], states=[], rows=[], indices=[], fresh=[])
+        rows = replace(batch, params=[], states=[], rows=[], indices=[], fresh=[], spreads=[])
         for i, (p, state, g) in enumerate(zip(batch.params, batch.states, grads, strict=True)):
             g = g.detach().coalesce()
             place = tuple(g.indices())

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fallline.core.formats import Format
 from fallline.core.plan import Pass, Plan
 from fallline.core.precision import AS_TORCH, Precision
+from fallline.core.shards import Spread
 
 #: Sums by tensor: here, or on the device that took them.
 Sums = np.ndarray | Tensor
@@ -22,9 +24,11 @@ class Batch:
 
     ``rows[i]`` is the parameter group of parameter ``i`` and ``indices[i]`` its place among all parameters;
     ``fresh[i]`` tells whether the state of a rule that asks was made for the coming step. ``states[i]`` is
-    the optimizer's own state dict of parameter ``i``. ``differentiable`` asks that autograd can follow,
-    ``by_rows`` that only those rows are looked at that the parameters' sparse gradients touch. ``formats``
-    tells how the parameter, ``p``, and each slot are stored.
+    the optimizer's own state dict of parameter ``i``. Of a parameter that several processes hold together,
+    parameter, state and gradient are this process's shards, and ``spreads[i]`` tells how it lies over them.
+    ``differentiable`` asks that autograd can follow, ``by_rows`` that only those rows are looked at that the
+    parameters' sparse gradients touch. ``formats`` tells how the parameter, ``p``, and each slot are stored,
+    ``grad_dtype`` the gradients, ``joint`` whether any parameter is held together.
     """
 
     plan: Plan
@@ -36,15 +40,28 @@ class Batch:
     rows: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     fresh: list[bool] = field(default_factory=list)
+    spreads: list[Spread | None] = field(default_factory=list)
     by_rows: bool = False
+    grad_dtype: torch.dtype = torch.float32
+    joint: bool = False
 
-    def add(self, param: Tensor, state: dict[str, Any], row: int, index: int, fresh: bool) -> None:
+    def add(
+        self,
+        param: Tensor,
+        state: dict[str, Any],
+        row: int,
+        index: int,
+        fresh: bool,
+        spread: Spread | None = None,
+    ) -> None:
         """Add one parameter."""
         self.params.append(param)
         self.states.append(state)
         self.rows.append(row)
         self.indices.append(index)
         self.fresh.append(fresh)
+        self.spreads.append(spread)
+        self.joint |= spread is not None
 
 
 class Prepared(Protocol):

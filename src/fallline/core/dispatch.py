@@ -14,16 +14,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from fallline.core.backend import Backend, Batch, Prepared, Sums, choose
 from fallline.core.errors import RuleError
 from fallline.core.plan import Plan
 from fallline.core.precision import AS_TORCH, PRECISION, precision_of
-from fallline.core.reduction import Taken, refuse_unaligned, totals, vetoed
-from fallline.core.refusals import refuse, refuse_beyond_elements, refuse_mismatch, refuse_precision
+from fallline.core.reduction import Taken, over_processes, refuse_unaligned, totals, vetoed
+from fallline.core.refusals import (
+    refuse,
+    refuse_beyond_elements,
+    refuse_grad_elsewhere,
+    refuse_mismatch,
+    refuse_misplaced,
+    refuse_precision,
+)
 from fallline.core.scaling import SCALE, rule_of, settings_of_groups, withheld
+from fallline.core.shards import Spread, laid_as, lies_as, shard, spread_of
 from fallline.core.sparsity import by_rows
-from fallline.core.state import STEPS_PER_DISPATCH, forget, formats_of, make_state
+from fallline.core.state import STEPS_PER_DISPATCH, forget, formats_of, make_state, state_here
 from fallline.core.transform import Sum
 
 if TYPE_CHECKING:
@@ -49,6 +58,19 @@ class _Job:
     rows: np.ndarray
 
 
+class _Shard:
+    """A parameter that several processes hold together, and what its dispatch was made from."""
+
+    def __init__(self, p: Tensor, state: dict[str, Any]):
+        self.p, self._state = p, state
+        self._own, self._values = shard(p), list(state.values())
+
+    def holds(self) -> bool:
+        """Tell whether shard and state are the same objects as before."""
+        same = shard(self.p) is self._own and len(self._state) == len(self._values)
+        return same and all(map(is_, self._state.values(), self._values))
+
+
 class Dispatch:
     """The batches of one optimizer, ready to step."""
 
@@ -58,6 +80,10 @@ class Dispatch:
         self.has_grad = [p.grad is not None for p in self._params]
         self.batches, self._new = _batches(optimizer, self.has_grad)
         self._states = list(optimizer.state.values())
+        spread = [
+            i for _, batch in self.batches for i, s in zip(batch.indices, batch.spreads, strict=True) if s
+        ]
+        self._shards = [_Shard(p, optimizer.state.get(p, {})) for p in map(self._params.__getitem__, spread)]
         self._steps_left = STEPS_PER_DISPATCH
         self.veto: tuple[Sum, list[int]] | None = None
         self.withheld: Tensor | None = None
@@ -96,6 +122,8 @@ class Dispatch:
             if outcome is not Outcome.DONE:
                 self._abandon(optimizer)
         self._new = []
+        if self._shards and outcome is Outcome.DONE:
+            increment_version([each.p for each in self._shards])
         return outcome
 
     def _may_happen(self, optimizer: "Optimizer") -> bool:
@@ -113,10 +141,10 @@ class Dispatch:
         """Advance all batches from reduction to reduction, until none is left that waits for one."""
         waiting, turn = _advance(work), 0
         while waiting:
-            contributions = [
+            contributions = over_processes(
                 Taken(job.batch, job.rows, job.batch.plan.reductions[turn].sums, sums)
                 for job, _, sums in waiting
-            ]
+            )
             self.veto = vetoed(contributions)
             if self.veto:
                 return Outcome.VETOED
@@ -147,6 +175,7 @@ class Dispatch:
             and len(states) == len(self._states)
             and all(map(is_, params, self._params))
             and all(map(is_, states, self._states))
+            and all(each.holds() for each in self._shards)
             and [g is not None for g in grads] == self.has_grad
             and _kinds(optimizer) == self._kinds
         )
@@ -161,7 +190,17 @@ def _advance(work: list[tuple[_Job, list[Tensor]]]) -> list[tuple[_Job, list[Ten
 def _chosen(batch: Batch, grads: list[Any]) -> list[Tensor]:
     if not batch.plan.uses_grad:
         return []
-    return grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
+    chosen = grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
+    return list(map(_grad_here, chosen, batch.spreads)) if batch.joint else chosen
+
+
+def _grad_here(grad: Tensor, spread: Spread | None) -> Tensor:
+    """Return what this process holds of a gradient, once that lies as its parameter does."""
+    if spread is None or lies_as(spread, grad):
+        return shard(grad)
+    refuse_grad_elsewhere(spread, grad)
+    with torch.no_grad():
+        return shard(laid_as(spread, grad))
 
 
 def _readers(optimizer: "Optimizer", batch: Batch) -> list[tuple[int, list[tuple[str, int | None]]]]:
@@ -218,6 +257,7 @@ def _batches(
         refuse_beyond_elements(rule, group, p)
         refuse_precision(rule, group, p)
         refuse_mismatch(rule, optimizer.state.get(p, {}), p)
+        refuse_misplaced(rule, optimizer.state.get(p, {}), p)
     news: list[New] = []
     batches: dict[Any, tuple[Backend, Batch]] = {}
     for row, index, p in stepped:
@@ -225,17 +265,19 @@ def _batches(
         rule, precision = rule_of(optimizer, group), precision_of(group)
         state = _state_of(optimizer, rule, group, p) if keep else dict(optimizer.state.get(p, {}))
         made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
-        sparse = by_rows(optimizer, group, rule, p)
-        backend, _ = choose(group, p, sparse)
         differentiable = bool(group.get("differentiable"))
-        formats = formats_of(rule, precision, p, state)
-        numbers = [state[slot.name].dtype for slot in rule.scalar_slots]
-        grad = p if p.grad is None else p.grad
-        key = (rule, backend.name, differentiable, p.device, precision, p.dtype, grad.dtype)
+        spread = None if differentiable else spread_of(p)
+        here, own = (shard(p), state_here(state, rule, p)) if spread else (p, state)
+        sparse = by_rows(optimizer, group, rule, p)
+        backend, _ = choose(group, here, sparse)
+        formats = formats_of(rule, precision, here, own)
+        numbers = [own[slot.name].dtype for slot in rule.scalar_slots]
+        dtype = p.dtype if p.grad is None else p.grad.dtype
+        key = (rule, backend.name, differentiable, p.device, precision, p.dtype, dtype)
         key = (*key, *formats.values(), *numbers)
-        batch = Batch(rule, differentiable, precision, formats, by_rows=sparse)
+        batch = Batch(rule, differentiable, precision, formats, by_rows=sparse, grad_dtype=dtype)
         _, batch = batches.setdefault(key, (backend, batch))
-        batch.add(p, state, row, index, fresh=not rule.fresh_slots.isdisjoint(made))
+        batch.add(here, own, row, index, not rule.fresh_slots.isdisjoint(made), spread)
         news.append((p, state, made))
     return list(batches.values()), news
 
