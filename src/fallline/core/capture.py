@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fallline.core.plan import WholePass
+from fallline.core.precision import precision_of
 from fallline.core.scaling import rule_of
 from fallline.core.transform import STEP
 
@@ -34,9 +35,10 @@ def refuse(optimizer: "Optimizer") -> None:
                     f"torch.amp.GradScaler, which leaves out steps on the device"
                 )
         for one in rule.passes:
-            if isinstance(one, WholePass) and STEP in one.transform.reads:
+            counts = isinstance(one, WholePass) and STEP in one.transform.reads
+            if counts or (isinstance(one, WholePass) and precision_of(group).is_random):
                 raise RuntimeError(
-                    f"{one.transform.name} reads the number of the step on the host, so {name} cannot be "
+                    f"{one.transforms[0].name} needs the number of the step on the host, so {name} cannot be "
                     f"captured; call step() between replays"
                 )
 
