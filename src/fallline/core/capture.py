@@ -50,3 +50,12 @@ def refuse_new_dispatch(optimizer: "Optimizer") -> None:
             f"{type(optimizer).__name__} has made no step yet with these parameters and gradients, or they "
             f"have changed; make a step before the capture"
         )
+
+
+def refuse_waiting() -> None:
+    """Refuse, during a capture, to let the host find out whether the step is to be made."""
+    if going_on():
+        raise RuntimeError(
+            "whether this step is to be made is asked by the host where rules on whole tensors take part, so "
+            "it cannot be captured with a GradScaler, nor with a schedule that ends: append .hold() to that"
+        )

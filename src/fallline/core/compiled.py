@@ -57,6 +57,7 @@ def zero_grad(optimizer: Traceable) -> None:
     "fallline::step",
     mutates_args=("params",),
     schema="(str number, Tensor(a!)[] params, Tensor?[] grads) -> ()",
+    tags=(torch.Tag.cudagraph_unsafe,),  # the host looks at addresses and settings
 )
 def _operation(number: str, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
     optimizer = _optimizers[number]
@@ -65,7 +66,7 @@ def _operation(number: str, params: Sequence[Tensor], grads: Sequence[Tensor | N
     if any(group.get("differentiable") for group in optimizer.param_groups):
         raise RuntimeError("differentiable=True does not go through a compiled step; use fallline.functional")
     with _as_given(optimizer._traced, params, grads):
-        optimizer._step_now()
+        optimizer._step_watched()
 
 
 @_operation.register_fake

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from fallline.core import capture
 from fallline.core.backend import Backend, Batch, Prepared, Sums, choose
 from fallline.core.errors import RuleError
 from fallline.core.plan import Plan
@@ -116,7 +117,8 @@ class Dispatch:
                 return Outcome.STALE
         outcome = Outcome.WITHHELD
         try:
-            if self._may_happen(optimizer):
+            self.withheld = withheld(optimizer)
+            if self.withheld is None or self._may_happen(optimizer, self.withheld):
                 outcome = self._run(work)
         finally:
             if outcome is not Outcome.DONE:
@@ -126,15 +128,13 @@ class Dispatch:
             increment_version([each.p for each in self._shards])
         return outcome
 
-    def _may_happen(self, optimizer: "Optimizer") -> bool:
+    def _may_happen(self, optimizer: "Optimizer", withheld: Tensor) -> bool:
         """Tell whether to go on with the step; where only the device knows, kernels will see."""
-        self.withheld = withheld(optimizer)
-        if self.withheld is None:
-            return True
         if optimizer._timetable.waits or not all(job.prepared.defers for job in self._jobs):
-            return not self.withheld
+            capture.refuse_waiting()
+            return not withheld
         for job in self._jobs:
-            job.prepared.defer(self.withheld)
+            job.prepared.defer(withheld)
         return True
 
     def _run(self, work: list[tuple["_Job", list[Tensor]]]) -> Outcome:

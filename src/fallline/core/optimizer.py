@@ -133,14 +133,12 @@ class Optimizer(torch.optim.Optimizer, compiled.Traceable):
         if torch.compiler.is_compiling():
             alone = closure is None and self._number
             return compiled.step(self) if alone else _step_outside_the_graph(self, closure)
-        return self._step_now(closure)
+        return self._step_watched(closure) if self._watched() else _step(self, closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # hooks run when there are any: torch need not wrap it
 
-    def _step_now(self, closure: Callable[[], Any] | None = None) -> Any:
-        if self._watched():
-            return _step_with_hooks(self) if closure is None else _step_with_hooks(self, closure)
-        return _step(self, closure)
+    def _step_watched(self, closure: Callable[[], Any] | None = None) -> Any:
+        return _step_with_hooks(self) if closure is None else _step_with_hooks(self, closure)
 
     def _watched(self) -> bool:
         """Tell whether a hook or a profiler wants to see the step."""

@@ -21,21 +21,20 @@ SCALE = "gradient_scale"
 def rule_of(optimizer: "Optimizer", group: Mapping[str, Any]) -> Plan:
     """Return the plan of a group, with unscaling ahead of all rules where the loss was scaled."""
     chain = optimizer.transforms(group)
-    return plan(chain) if _scale(optimizer) is None else plan((unscale, *chain))
+    return plan(chain) if optimizer.__dict__.get("grad_scale") is None else plan((unscale, *chain))
 
 
 def settings_of_groups(optimizer: "Optimizer") -> list[dict[str, Any]]:
     """Return the groups' settings, with the scale where there is one."""
-    scale, groups = _scale(optimizer), optimizer.param_groups
+    scale, groups = optimizer.__dict__.get("grad_scale"), optimizer.param_groups
     return groups if scale is None else [{**group, SCALE: scale} for group in groups]
 
 
 def withheld(optimizer: "Optimizer") -> Tensor | None:
     """Return what is not zero if the coming step is not to be made, None if nothing could forbid it."""
-    flags = [optimizer.__dict__.get("found_inf"), *optimizer._timetable.ended()]
-    flags = [flag for flag in flags if isinstance(flag, Tensor)]
+    found = optimizer.__dict__.get("found_inf")
+    if found is None and not optimizer._timetable.tables:
+        return None
+    flags = [found] if isinstance(found, Tensor) else []  # 0 where no parameter had a gradient
+    flags += optimizer._timetable.ended()
     return sum((flag.to(flags[0].device) for flag in flags[1:]), flags[0]) if flags else None
-
-
-def _scale(optimizer: "Optimizer") -> Tensor | None:
-    return optimizer.__dict__.get("grad_scale")

@@ -32,12 +32,15 @@ class Together:
 
 
 class Timetable:
-    """The scheduled settings of an optimizer's groups, in their order; ``active`` if there are any."""
+    """The scheduled settings of an optimizer's groups, in their order; ``active`` if there are any.
+
+    Those of groups in ``tables`` are on the device.
+    """
 
     def __init__(self):
         self._followed: list[dict[str, Schedule | Together]] = []
         self._set: list[dict[str, Any]] = []
-        self._tables: dict[int, Tabulated] = {}
+        self.tables: dict[int, Tabulated] = {}
         self.active = False
 
     def add(self, group: dict[str, Any], steps: int) -> None:
@@ -61,7 +64,7 @@ class Timetable:
                 f"there are {len(groups)} parameter groups, and schedules for {len(self._followed)}: add "
                 f"groups with add_param_group, and make a new optimizer instead of taking one away"
             )
-        self._followed, self._set, self._tables = [{} for _ in groups], [{} for _ in groups], {}
+        self._followed, self._set, self.tables = [{} for _ in groups], [{} for _ in groups], {}
 
     def values(self, groups: list[dict[str, Any]], check: Check) -> list[dict[str, Any]]:
         """Return for each group the values of its scheduled settings at the coming step, after a ``check``.
@@ -87,21 +90,21 @@ class Timetable:
         if followed and group.get("capturable") and on_accelerator(group["params"]):
             settings = self._tabulated(i, group, check).settings
             return {key: settings[key] for key in followed}
-        self._tables.pop(i, None)
+        self.tables.pop(i, None)
         values = {key: schedule(int(group[STEPS])) for key, schedule in followed.items()}
         check(group, values)
         return values
 
     def _tabulated(self, i: int, group: dict[str, Any], check: Check) -> Tabulated:
         """Return the table of a group's schedules at the coming step."""
-        if i not in self._tables:
+        if i not in self.tables:
             followed = {k: s.parts if isinstance(s, Together) else s for k, s in self._followed[i].items()}
             table = Tabulated(followed, int(group[STEPS]), group["params"][0].device)
             for extreme in table.extremes:
                 check(group, extreme)
-            self._tables[i], group[STEPS] = table, table.steps
-        self._tables[i].follow()
-        return self._tables[i]
+            self.tables[i], group[STEPS] = table, table.steps
+        self.tables[i].follow()
+        return self.tables[i]
 
     def set(self, groups: list[dict[str, Any]], values: list[dict[str, Any]]) -> None:
         """Write the values into the groups."""
@@ -112,23 +115,23 @@ class Timetable:
     def count(self, groups: list[dict[str, Any]], withheld: Tensor | None = None) -> None:
         """Count a step that was made, on the device unless it was ``withheld`` there."""
         for i, group in enumerate(groups):
-            if i in self._tables:
-                self._tables[i].count(withheld)
+            if i in self.tables:
+                self.tables[i].count(withheld)
             elif STEPS in group:
                 group[STEPS] = group[STEPS] + 1
 
     @property
     def waits(self) -> bool:
         """Whether the host must know which steps were made."""
-        return any(followed and i not in self._tables for i, followed in enumerate(self._followed))
+        return any(followed and i not in self.tables for i, followed in enumerate(self._followed))
 
     def ended(self) -> list[Tensor]:
         """Return what is not zero where a schedule on a device has ended."""
-        return [each.ended for each in self._tables.values() if each.ended is not None]
+        return [each.ended for each in self.tables.values() if each.ended is not None]
 
     def plain(self, groups: list[dict[str, Any]]) -> None:
         """Put numbers in place of tensors into groups that are about to be saved."""
-        for i in self._tables:
+        for i in self.tables:
             groups[i] |= {key: _number(groups[i][key]) for key in (STEPS, *self._followed[i])}
 
     def states(self) -> list[list[dict[str, float]]]:
@@ -138,7 +141,7 @@ class Timetable:
     def restore(self, groups: list[dict[str, Any]], counted: int) -> None:
         """Go on from groups that were loaded; ``counted`` is their step where they do not tell it."""
         self.fit(groups)
-        self._tables = {}
+        self.tables = {}
         for followed, group in zip(self._followed, groups, strict=True):
             states = group.pop(STATES, [])
             if followed:
@@ -159,7 +162,7 @@ class Timetable:
         new = {key: value for key, value in group.items() if follows(value)}
         if new:
             self.active = True
-            self._tables.pop(i, None)
+            self.tables.pop(i, None)
             group[STEPS] = int(group.get(STEPS, steps))
             self._followed[i] |= {
                 k: v if isinstance(v, Schedule) else Together(tuple(v)) for k, v in new.items()
