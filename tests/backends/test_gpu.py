@@ -11,7 +11,7 @@ import torch
 
 import fallline
 from backends.test_narrow_kernels import PARAMS, STATES
-from fallline.backends.gpu_kernel import BLOCK, CHUNK, TENSORS, generate
+from fallline.backends.gpu_kernel import BLOCK, CHUNK, REGISTERS, TENSORS, generate
 from fallline.backends.gpu_launch import load
 from fallline.backends.operands import Signature
 from fallline.core.plan import plan
@@ -34,8 +34,8 @@ def compiled(function, signature, constants):
     named = {function.arg_names.index(name): value for name, value in constants.items()}
     source = ASTSource(fn=function, signature=signature | dict.fromkeys(constants, "constexpr"),
                        constexprs={(place,): value for place, value in named.items()})  # fmt: skip
-    target = GPUTarget("cuda", 90, 32)
-    return triton_compile(source, target=target, options={"enable_fp_fusion": False}).asm["ptx"]
+    options = {"enable_fp_fusion": False, "maxnreg": REGISTERS}
+    return triton_compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
 
 
 def assembly(cls, settings, dtype, precision=AS_TORCH):

@@ -15,6 +15,8 @@ from fallline.core.transform import FRESH, STEP
 
 #: Elements that one program of a kernel works on, in blocks of so many at once.
 CHUNK, BLOCK = 8192, 1024
+#: Registers of a thread at most, so that 16 warps stay on a multiprocessor.
+REGISTERS = 128
 #: Tensors that one program of the per-tensor kernel works on.
 TENSORS = 128
 
@@ -140,7 +142,7 @@ def _order(dtypes: Signature) -> list[str]:
     """Return the lines that tell the elements at the end of a tensor, and which of them exist."""
     if any(isinstance(each, Codes) and each.bits == 4 for _, each in dtypes.formats):
         return ["_k, _mask = _narrow.halved(_first, _end, _BLOCK)"]
-    return [*_WHOLE, "_mask = _k < _end"]
+    return [*_WHOLE, "_mask = tl.arange(0, _BLOCK) < (_end - _first).to(tl.int32)"]
 
 
 def _load(name: str, at: str, mask: str) -> str:

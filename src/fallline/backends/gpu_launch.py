@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fallline.backends.formula import program
-from fallline.backends.gpu_kernel import BLOCK, CHUNK, TENSORS
+from fallline.backends.gpu_kernel import BLOCK, CHUNK, REGISTERS, TENSORS
 from fallline.core.plan import ElementPass
 
 
@@ -58,7 +58,7 @@ class Launch:
             self._module.elements[(len(self._partials),)](
                 of["addresses"], withheld, self._numbers, self._keys, self._sizes, self._owners, self._starts,
                 self._partials, self._tensors, _CHUNK=CHUNK, _BLOCK=BLOCK, _ALIGNED=aligned,
-                enable_fp_fusion=False,
+                enable_fp_fusion=False, maxnreg=REGISTERS,
             )  # fmt: skip
 
     def totals(self) -> Tensor:

@@ -173,12 +173,11 @@ def halved(first, end, n: tl.constexpr):
 
     The second half of a block lies above the first; a block at the end of a tensor may be shorter.
     """
-    within = tl.arange(0, n) % _BLOCK_4
-    place = first + tl.arange(0, n)
-    count = tl.minimum(end - (place - within), _BLOCK_4)
-    half, highest = (count + 1) // 2, _BLOCK_4 // 2
-    k = tl.where(within < highest, place, place - highest + half)
-    return k, tl.where(within < highest, within < half, k < end)
+    place, within, count = tl.arange(0, n), tl.arange(0, n) % _BLOCK_4, (end - first).to(tl.int32)
+    half = (tl.minimum(count - place // _BLOCK_4 * _BLOCK_4, _BLOCK_4) + 1) // 2
+    is_low = within < _BLOCK_4 // 2
+    shift = tl.where(is_low, 0, half - _BLOCK_4 // 2)
+    return first + place + shift, tl.where(is_low, within < half, place + shift < count)
 
 
 @triton.jit
@@ -273,6 +272,6 @@ def _store_halves(at, first, end, code, mask):
     shift = (tl.arange(0, 2) * 4)[None, :, None]
     pairs = tl.sum(tl.reshape(code & 15, [n // _BLOCK_4, 2, half]) << shift, 1)
     place, row = tl.arange(0, n // 2), tl.arange(0, n // 2) // half
-    count = end - first - row * _BLOCK_4
+    count = (end - first).to(tl.int32) - row * _BLOCK_4
     exist = None if mask is None else place % half < (count + 1) // 2
     tl.store(at + first // 2 + place, tl.reshape(pairs, [n // 2]).to(tl.uint8), mask=exist)
