@@ -178,11 +178,12 @@ class Job:
             step = {STEP: self._step_of(i)} if STEP in reads else {}
             operands = {name: column[i] for name, column in seen}
             members.append(whole.Member(operands, {**by_row[row], **known, **step}))
+        streams = [self._stream(one, name) for name in outputs]
         with torch.no_grad():
             for i, results in whole.apply(t, members):
                 noise = self._noise(i)
-                for name, value in zip(outputs, results, strict=True):
-                    self._table.put(name, i, value, noise, self._stream(one, name))
+                for name, value, number in zip(outputs, results, streams, strict=True):
+                    self._table.put(name, i, value, noise, number)
 
     def _noise(self, i: int) -> Noise | None:
         """Return the random bits of this step for tensor ``i``."""

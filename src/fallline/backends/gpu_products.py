@@ -73,7 +73,7 @@ def product(x: Tensor, added: Tensor | None = None, alpha: float = 1.0, beta: fl
 def launch(x: Tensor, added: Tensor | None, out: Tensor, alpha: float, beta: float, count: int) -> None:
     """Run ``count`` programs, which write a product to ``out``."""
     tile, (size, length) = [1, ROWS, COLUMNS], x.shape[1:]
-    symmetric_product[(count,)](
+    symmetric_product[(count,)](  # pyright: ignore[reportIndexIssue] - a jitted function
         TensorDescriptor.from_tensor(x, [1, ROWS, DEPTH]),
         TensorDescriptor.from_tensor(x, [1, COLUMNS, DEPTH]),
         TensorDescriptor.from_tensor(out if added is None else added, tile),

@@ -4,6 +4,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 #: Rows from which a triangle of tiles is so much less than all of them that a kernel of our own is worth it.
 LEAST = 512
@@ -56,5 +57,5 @@ def _followed(x: Tensor) -> bool:
         type(x) is not Tensor
         or (torch.is_grad_enabled() and x.requires_grad)
         or torch.compiler.is_compiling()
-        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+        or is_functorch_wrapped_tensor(x)
     )

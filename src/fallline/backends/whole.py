@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ STACKED = 1 << 16
 STACK = 1 << 18
 #: The same on GPUs, where a matrix of 1024 x 1024 has tiles for less than a third of the multiprocessors.
 STACKED_ON_GPU, STACK_ON_GPU = 1 << 22, 1 << 25
+#: Bytes below the 32 MB at which glibc stops learning what is worth keeping.
+KEPT = 31 << 20
 #: What needs no widening to be computed with.
 _WIDE = (torch.float32, torch.float64)
 
@@ -31,6 +34,7 @@ class Member:
 
 def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[Tensor | None, ...]]]:
     """Yield the number of each member, stack by stack, with what the rule makes of it: target, then slots."""
+    _keep_memory()
     for places in _stacks(t, members):
         settings = members[places[0]].settings
         stacks = [_stack([members[i].operands[n] for i in places]) for n in t.inputs]
@@ -39,6 +43,16 @@ def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[
         _refuse_other_shapes(t, made, members[places[0]].operands, len(places))
         columns = ([None] * len(places) if x is None else x.unbind() for x in made)
         yield from zip(places, zip(*columns, strict=True), strict=True)
+
+
+@cache
+def _keep_memory() -> None:
+    """Have what stacks are computed in kept from step to step.
+
+    glibc gives free memory back to the system, to be zeroed page by page when it is used again, unless there
+    is less of it than twice what was freed at once before.
+    """
+    torch.empty(KEPT, dtype=torch.uint8)
 
 
 def _refuse_other_shapes(
