@@ -16,8 +16,8 @@ from fallline.core.transform import PLACE, Transform
 STACKED = 1 << 16
 #: Elements of a stack: enough for all threads, and few enough for what is made of them to stay in cache.
 STACK = 1 << 18
-#: The same on GPUs, where a matrix of 1024 x 1024 has tiles for less than a third of the multiprocessors.
-STACKED_ON_GPU, STACK_ON_GPU = 1 << 22, 1 << 25
+#: The same two on GPUs; and for products, since one of 2048 rows has tiles for half of the multiprocessors.
+ON_GPU, PRODUCTS_ON_GPU = (1 << 20, 1 << 24), (1 << 24, 1 << 26)
 #: Bytes below the 32 MB at which glibc stops learning what is worth keeping.
 KEPT = 31 << 20
 #: What needs no widening to be computed with.
@@ -73,15 +73,22 @@ def _stacks(t: Transform, members: Sequence[Member]) -> list[list[int]]:
     reads = t.reads
     for i, member in enumerate(members):
         x = member.operands[t.target]
-        alone = x.numel() > (STACKED if x.is_cpu else STACKED_ON_GPU) or PLACE in reads
+        alone = x.numel() > _limits(t, x)[0] or PLACE in reads
         settings = tuple([member.settings[n] for n in reads])
         stacks[i if alone else (x.shape, x.dtype, x.device, settings)].append(i)
-    return [part for alike in stacks.values() for part in _parts(alike, members[alike[0]].operands[t.target])]
+    parts = [_parts(t, alike, members[alike[0]].operands[t.target]) for alike in stacks.values()]
+    return [part for each in parts for part in each]
 
 
-def _parts(alike: list[int], x: Tensor) -> Iterator[list[int]]:
+def _limits(t: Transform, x: Tensor) -> tuple[int, int]:
+    """Return how many elements a tensor like ``x`` may have to be stacked, and a stack of such."""
+    on_gpu = PRODUCTS_ON_GPU if t.whole == "products" else ON_GPU
+    return (STACKED, STACK) if x.is_cpu else on_gpu
+
+
+def _parts(t: Transform, alike: list[int], x: Tensor) -> Iterator[list[int]]:
     """Yield as many members at a time, each like ``x``, as fit into a stack."""
-    count = max(1, (STACK if x.is_cpu else STACK_ON_GPU) // max(x.numel(), 1))
+    count = max(1, _limits(t, x)[1] // max(x.numel(), 1))
     yield from (alike[i : i + count] for i in range(0, len(alike), count))
 
 
