@@ -9,7 +9,8 @@ import torch
 import fallline
 from fallline.backends import products
 from fallline.backends.gpu import interpreted
-from fallline.backends.gpu_products import COLUMNS, launch, product, programs
+from fallline.backends.gpu_products import COLUMNS, launch, product
+from fallline.backends.products import triangle
 from fallline.optimizers.muon import newton_schulz
 
 DEVICE = "cpu" if interpreted() else "cuda"
@@ -17,6 +18,13 @@ DEVICE = "cpu" if interpreted() else "cuda"
 SHAPES = [(2, 8, 16), (1, 256, 64), (3, 264, 72), (2, 136, 48), (1, 392, 8), (1, 520, 136), (2, 16, 520)]
 #: The interpreter cuts bfloat16 off where a GPU rounds to nearest.
 ROUNDING = {torch.float32: 2**-24, torch.float16: 2**-11, torch.bfloat16: 2**-7 if interpreted() else 2**-8}
+
+
+@pytest.fixture
+def however_small(monkeypatch):
+    """The kernel for matrices of which whole ones would be computed at once, too."""
+    monkeypatch.setattr(products, "_processors", lambda device: 1)
+
 
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 each_dtype = pytest.mark.parametrize("dtype", ROUNDING, ids=str)
@@ -58,8 +66,8 @@ def test_a_multiple_of_a_symmetric_matrix_is_added_before_rounding(size, dtype):
 def test_only_one_triangle_of_blocks_is_computed_and_nothing_twice(size, blocks):
     """Each block is two tiles; a program adds what none before it has stored, and the last is needed."""
     x = random((1, size, 8))
-    filled = [filled_by(x, count) for count in range(programs(size) + 1)]
-    assert programs(size) == 2 * blocks
+    filled = [filled_by(x, count) for count in range(triangle(size) + 1)]
+    assert triangle(size) == 2 * blocks
     assert filled[-1] == size * size > filled[-3]
     # blocks that end within the matrix: of the diagonal two tiles, below it two tiles and their mirror images
     tile = COLUMNS * COLUMNS // 2
@@ -76,7 +84,7 @@ def filled_by(x, count):
 
 
 @pytest.mark.parametrize("shape", [(2, 512, 600), (2, 600, 512), (1, 520, 520)], ids=str)
-def test_newton_and_schulz_bring_every_singular_value_near_one(shape):
+def test_newton_and_schulz_bring_every_singular_value_near_one(shape, however_small):
     """Jordan 2024: all land in [0.7, 1.2] if none is below 1/500 of the norm; bfloat16 adds 1 in 128."""
     x = random(shape)
     narrow = x if shape[1] <= shape[2] else x.mT
@@ -89,7 +97,7 @@ def test_newton_and_schulz_bring_every_singular_value_near_one(shape):
 
 
 @pytest.mark.parametrize("cls", [fallline.Muon, fallline.NorMuon])
-def test_a_step_is_orthogonal_whatever_else_is_stepped(cls):
+def test_a_step_is_orthogonal_whatever_else_is_stepped(cls, however_small):
     shapes = [(512, 520), (520, 512), (512, 520), (3, 2)]
     starts = [random(shape, seed=i) for i, shape in enumerate(shapes)]
     params = [torch.nn.Parameter(x.clone()) for x in starts]
@@ -105,7 +113,7 @@ def test_a_step_is_orthogonal_whatever_else_is_stepped(cls):
         assert 0.6 < overlap < 1.25  # a sum of cosines weighted by singular values; noise has 0
 
 
-def test_what_must_be_seen_by_others_or_cannot_be_copied_is_multiplied_by_torch():
+def test_what_must_be_seen_by_others_or_cannot_be_copied_is_multiplied_by_torch(however_small):
     x = random((2, 512, 520), torch.bfloat16)
     assert products.halved(x)
     for other in (x[:, :504], x.float(), x[..., :516].contiguous(), x.mT, x.clone().requires_grad_()):
@@ -114,7 +122,7 @@ def test_what_must_be_seen_by_others_or_cannot_be_copied_is_multiplied_by_torch(
         assert products.halved(x.clone().requires_grad_())
 
 
-def test_function_transforms_and_autograd_see_a_product_of_torchs():
+def test_function_transforms_and_autograd_see_a_product_of_torchs(however_small):
     x = random((2, 512, 512), torch.bfloat16)
     together = torch.vmap(products.gram)(torch.stack([x, x]))
     torch.testing.assert_close(together[1], x @ x.mT)

@@ -180,11 +180,12 @@ class Job(AtOnce):
             operands = {name: column[i] for name, column in seen}
             settings = {**by_row[row], **known, **step}
             members.append(whole.Member(operands, settings, self._batch.spreads[i]))
+        streams = [self._stream(one, name) for name in outputs]
         with torch.no_grad():
             for i, results in whole.apply(t, members):
                 noise = self._noise(i)
-                for name, value in zip(outputs, results, strict=True):
-                    self._table.put(name, i, value, noise, self._stream(one, name))
+                for name, value, number in zip(outputs, results, streams, strict=True):
+                    self._table.put(name, i, value, noise, number)
 
     def _noise(self, i: int) -> Noise | None:
         """Return the random bits of this step for tensor ``i``."""

@@ -13,10 +13,12 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # pyright: ignore[reportMissingImports]
 
+from fallline.backends.products import COLUMNS, ROWS, triangle
+
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
-#: Rows and columns of a tile, two below each other in a square block, and elements multiplied at once.
-ROWS, COLUMNS, DEPTH = 128, 256, 64
+#: Elements of both factors' rows that are multiplied at once.
+DEPTH = 64
 #: What a program runs in: two groups of four warps, each of which multiplies half of the rows.
 WARPS = 8
 #: The most loads under way at once.
@@ -66,29 +68,23 @@ def product(x: Tensor, added: Tensor | None = None, alpha: float = 1.0, beta: fl
     """
     count, size, _ = x.shape
     out = torch.empty((count, size, size), dtype=x.dtype, device=x.device)
-    launch(x, added, out, alpha, beta, count * programs(size))
+    launch(x, added, out, alpha, beta, count * triangle(size))
     return out
 
 
 def launch(x: Tensor, added: Tensor | None, out: Tensor, alpha: float, beta: float, count: int) -> None:
     """Run ``count`` programs, which write a product to ``out``."""
     tile, (size, length) = [1, ROWS, COLUMNS], x.shape[1:]
-    symmetric_product[(count,)](
+    symmetric_product[(count,)](  # pyright: ignore[reportIndexIssue] - a jitted function
         TensorDescriptor.from_tensor(x, [1, ROWS, DEPTH]),
         TensorDescriptor.from_tensor(x, [1, COLUMNS, DEPTH]),
         TensorDescriptor.from_tensor(out if added is None else added, tile),
         TensorDescriptor.from_tensor(out, tile),
         TensorDescriptor.from_tensor(out, [1, COLUMNS, ROWS]),
-        alpha, beta, length, programs(size), rows=ROWS, columns=COLUMNS, depth=DEPTH,
+        alpha, beta, length, triangle(size), rows=ROWS, columns=COLUMNS, depth=DEPTH,
         adds=added is not None, kind=_multiplied_in(x), num_warps=WARPS,
         num_stages=_stages(x.device, x.element_size()), enable_fp_fusion=True,
     )  # fmt: skip
-
-
-def programs(size: int) -> int:
-    """Return how many tiles of a matrix of ``size`` rows are computed: two in each block of the triangle."""
-    side = -(-size // COLUMNS)
-    return side * (side + 1)
 
 
 def _multiplied_in(x: Tensor) -> tl.dtype:

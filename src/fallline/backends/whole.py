@@ -7,6 +7,7 @@ the result; state of a shape of its own is whole in every process.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from fallline.core.transform import PLACE, Transform
 STACKED = 1 << 16
 #: Elements of a stack: enough for all threads, and few enough for what is made of them to stay in cache.
 STACK = 1 << 18
-#: The same on GPUs, where a matrix of 1024 x 1024 has tiles for less than a third of the multiprocessors.
-STACKED_ON_GPU, STACK_ON_GPU = 1 << 22, 1 << 25
+#: The same two on GPUs; and for products, since one of 2048 rows has tiles for half of the multiprocessors.
+ON_GPU, PRODUCTS_ON_GPU = (1 << 20, 1 << 24), (1 << 24, 1 << 26)
+#: Bytes below the 32 MB at which glibc stops learning what is worth keeping.
+KEPT = 31 << 20
 #: What needs no widening to be computed with.
 _WIDE = (torch.float32, torch.float64)
 
@@ -45,6 +48,7 @@ class Member:
 
 def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[Tensor | None, ...]]]:
     """Yield the number of each member, stack by stack, with what the rule makes of it: target, then slots."""
+    _keep_memory()
     for places in _stacks(t, members):
         settings, divided = members[places[0]].settings, _divided(t, members[places[0]].spread)
         stacks = {n: _stack([members[i].operands[n] for i in places], divided.get(n)) for n in t.inputs}
@@ -53,6 +57,16 @@ def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[
         _refuse_other_shapes(t, made, stacks)
         columns = (_unstacked(x, len(places), divided.get(n)) for n, x in zip(t.outputs, made, strict=True))
         yield from zip(places, zip(*columns, strict=True), strict=True)
+
+
+@cache
+def _keep_memory() -> None:
+    """Have what stacks are computed in kept from step to step.
+
+    glibc gives free memory back to the system, to be zeroed page by page when it is used again, unless there
+    is less of it than twice what was freed at once before.
+    """
+    torch.empty(KEPT, dtype=torch.uint8)
 
 
 def _divided(t: Transform, spread: Spread | None) -> dict[str, Spread]:
@@ -77,15 +91,22 @@ def _stacks(t: Transform, members: Sequence[Member]) -> list[list[int]]:
     reads = t.reads
     for i, member in enumerate(members):
         x = member.like(t)
-        alone = x.numel() > (STACKED if x.is_cpu else STACKED_ON_GPU) or PLACE in reads
+        alone = x.numel() > _limits(t, x)[0] or PLACE in reads
         settings = tuple([member.settings[n] for n in reads])
         stacks[i if alone else (x.shape, x.dtype, x.device, settings, member.spread)].append(i)
-    return [part for alike in stacks.values() for part in _parts(alike, members[alike[0]].like(t))]
+    parts = [_parts(t, alike, members[alike[0]].like(t)) for alike in stacks.values()]
+    return [part for each in parts for part in each]
 
 
-def _parts(alike: list[int], x: Tensor) -> Iterator[list[int]]:
+def _limits(t: Transform, x: Tensor) -> tuple[int, int]:
+    """Return how many elements a tensor like ``x`` may have to be stacked, and a stack of such."""
+    on_gpu = PRODUCTS_ON_GPU if t.whole == "products" else ON_GPU
+    return (STACKED, STACK) if x.is_cpu else on_gpu
+
+
+def _parts(t: Transform, alike: list[int], x: Tensor) -> Iterator[list[int]]:
     """Yield as many members at a time, each like ``x``, as fit into a stack."""
-    count = max(1, (STACK if x.is_cpu else STACK_ON_GPU) // max(x.numel(), 1))
+    count = max(1, _limits(t, x)[1] // max(x.numel(), 1))
     yield from (alike[i : i + count] for i in range(0, len(alike), count))
 
 

@@ -50,14 +50,14 @@ def aspect(x: Tensor) -> float:
     return max(1.0, x.shape[-2] / max(x.shape[-1], 1)) ** 0.5
 
 
-@transform(whole=True)
+@transform(whole="products")
 def orthogonalize(g, *, ns_a, ns_b, ns_c, eps, ns_steps):
     """Make the matrix orthogonal, and scale it by the root of rows over columns if there are more rows."""
     x = matrices(g)
     return scaled(newton_schulz(x, ns_a, ns_b, ns_c, eps, ns_steps), aspect(x)).reshape(g.shape)
 
 
-@transform(whole=True)
+@transform(whole="products")
 def orthogonalize_matching_adamw(g, *, ns_a, ns_b, ns_c, eps, ns_steps):
     """Make the matrix orthogonal, and scale it to the root mean square of AdamW's updates, about 0.2."""
     x = matrices(g)

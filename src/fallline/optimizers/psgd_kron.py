@@ -46,7 +46,7 @@ def slots(limit: int) -> tuple[Slot, ...]:
     return Slot("momentum_buffer"), Slot("factor_rows", shape=rows), Slot("factor_columns", shape=columns)
 
 
-@transform(whole=True, slots=slots(MAX_SIZE))
+@transform(whole="products", slots=slots(MAX_SIZE))
 def scale_by_kron(
     g, p, momentum_buffer, factor_rows, factor_columns, *, b1=0.9, weight_decay=0.0,
     preconditioner_update_probability=0.0, precond_lr=0.1, precond_init_scale=1.0, step, fresh,
