@@ -54,6 +54,16 @@ def test_one_process_goes_on_from_what_two_saved(name, two):
 
 
 @pytest.mark.long
+def test_the_interpreted_kernels_of_the_gpu_backend(tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    kinds = "elements AdamW", "sums LAMB", "sums Prodigy {}", "fully sharded AdamW", "replicas"
+    cases = [name for name in sharded_cases.CASES_BY_NAME if name.startswith(kinds)]
+    worked(2, cases, tmp_path)
+    assert {name: came(tmp_path, name) for name in cases} == dict.fromkeys(cases, [""] * 2)
+
+
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
 def test_four_processes_go_on_from_what_one_saved(tmp_path):
     for name in NAMES:

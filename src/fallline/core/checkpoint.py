@@ -12,8 +12,8 @@ from torch import Tensor
 from fallline.core.errors import CheckpointMismatch
 from fallline.core.plan import plan
 from fallline.core.precision import PRECISION
-from fallline.core.shards import Spread, laid_as, spread_of
-from fallline.core.state import bare, coded, fits
+from fallline.core.shards import Spread, elsewhere, is_joint, spread_of
+from fallline.core.state import bare, coded, fits, laid
 from fallline.core.timetable import STATES
 from fallline.core.transform import STEP
 
@@ -357,7 +357,7 @@ def _misfits(
     elif value.shape != wanted:
         remedy = "; codes belong to one sharding: save with precision=None after a step" if coded_as else ""
         yield f"state {key!r} has shape {tuple(value.shape)}, not {tuple(wanted)}{remedy}"
-    elif wanted and _on_another_mesh(value, p):
+    elif is_joint(value) and elsewhere(spread_of(p), value):
         yield (
             f"state {key!r} is spread over processes, and not those of its parameter; load it with "
             f"torch.distributed.checkpoint, which places it, or save it with full_state_dict=True"
@@ -366,26 +366,14 @@ def _misfits(
         yield f"state {key!r} is {value.dtype}, which does not fit a parameter of {p.dtype}"
 
 
-def _on_another_mesh(value: Tensor, p: Tensor) -> bool:
-    spread, own = spread_of(value), spread_of(p)
-    return spread is not None and (own is None or own.mesh != spread.mesh)
-
-
 def _restore(optimizer: "Optimizer", arranged: dict[str, Any]) -> None:
     rows = [(group, p) for group in optimizer.param_groups for p in group["params"]]
     for i, (group, p) in enumerate(rows):
         for key, value in arranged["state"].get(i, {}).items():
             if isinstance(value, Tensor):
                 device = value.device if value.dim() == 0 and not p.is_cpu else p.device
-                value = _laid(optimizer, group, key, value, p)
+                value = laid(key, value, plan(optimizer.transforms(group)), p)
                 optimizer.state[p][key] = value.detach().to(device, copy=True)
-
-
-def _laid(optimizer: "Optimizer", group: Settings, key: str, value: Tensor, p: Tensor) -> Tensor:
-    """Return a value per element spread over processes as its parameter is."""
-    spread, rule = spread_of(p), plan(optimizer.transforms(group))
-    others = {STEP, *(slot.name for slot in (*rule.scalar_slots, *rule.shaped_slots))}
-    return value if value.shape != p.shape or key in others else laid_as(spread, value)
 
 
 def tensors_from_numbers(optimizer: "Optimizer") -> None:

@@ -250,14 +250,7 @@ def _batches(
     optimizer: "Optimizer", has_grad: list[bool], keep: bool = True
 ) -> tuple[list[tuple[Backend, Batch]], list[New]]:
     stepped = list(_stepped(optimizer, has_grad))
-    for row, _, p in stepped:
-        group = optimizer.param_groups[row]
-        rule = rule_of(optimizer, group)
-        refuse(optimizer, group, p)
-        refuse_beyond_elements(rule, group, p)
-        refuse_precision(rule, group, p)
-        refuse_mismatch(rule, optimizer.state.get(p, {}), p)
-        refuse_misplaced(rule, optimizer.state.get(p, {}), p)
+    _refuse(optimizer, stepped)
     news: list[New] = []
     batches: dict[Any, tuple[Backend, Batch]] = {}
     for row, index, p in stepped:
@@ -266,8 +259,7 @@ def _batches(
         state = _state_of(optimizer, rule, group, p) if keep else dict(optimizer.state.get(p, {}))
         made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
         differentiable = bool(group.get("differentiable"))
-        spread = None if differentiable else spread_of(p)
-        here, own = (shard(p), state_here(state, rule, p)) if spread else (p, state)
+        here, own, spread = (p, state, None) if differentiable else _here(state, rule, p)
         sparse = by_rows(optimizer, group, rule, p)
         backend, _ = choose(group, here, sparse)
         formats = formats_of(rule, precision, here, own)
@@ -280,6 +272,23 @@ def _batches(
         batch.add(here, own, row, index, not rule.fresh_slots.isdisjoint(made), spread)
         news.append((p, state, made))
     return list(batches.values()), news
+
+
+def _refuse(optimizer: "Optimizer", stepped: list[tuple[int, int, Tensor]]) -> None:
+    """Refuse what a step cannot take, before there is any state of it."""
+    for row, _, p in stepped:
+        group = optimizer.param_groups[row]
+        rule = rule_of(optimizer, group)
+        refuse(optimizer, group, p)
+        refuse_beyond_elements(rule, group, p)
+        refuse_precision(rule, group, p)
+        refuse_mismatch(rule, optimizer.state.get(p, {}), p)
+        refuse_misplaced(rule, optimizer.state.get(p, {}), p)
+
+
+def _here(state: dict[str, Any], rule: Plan, p: Tensor) -> tuple[Tensor, dict[str, Any], Spread | None]:
+    """Return what this process holds of a parameter and its state, and how that lies over processes."""
+    return shard(p), state_here(state, rule, p), spread_of(p)
 
 
 def _stepped(optimizer: "Optimizer", has_grad: list[bool]) -> Iterator[tuple[int, int, Tensor]]:

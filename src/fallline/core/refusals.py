@@ -8,7 +8,7 @@ from torch import Tensor
 from fallline.core.backend import on_accelerator
 from fallline.core.plan import Plan, WholePass
 from fallline.core.precision import AS_TORCH, precision_of
-from fallline.core.shards import Spread, lies_as, spread_of
+from fallline.core.shards import Spread, elsewhere, lies_as, spread_of
 from fallline.core.state import coded, fits
 
 if TYPE_CHECKING:
@@ -119,9 +119,8 @@ def refuse_misplaced(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
 
 def refuse_grad_elsewhere(spread: Spread | None, grad: Tensor) -> None:
     """Refuse a gradient that is not held by the processes that hold its parameter."""
-    other = spread_of(grad)
-    if (spread and spread.mesh) != (other and other.mesh):
+    if elsewhere(spread, grad):
         raise RuntimeError(
-            f"a gradient is {other or 'whole in each process'} and its parameter "
+            f"a gradient is {spread_of(grad) or 'whole in each process'} and its parameter "
             f"{spread or 'is whole'}; make the gradient from the parameter itself"
         )

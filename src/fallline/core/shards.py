@@ -117,6 +117,12 @@ def lies_as(spread: Spread | None, x: Any) -> bool:
     return is_joint(x) and x.placements == spread.placements and x.device_mesh == spread.mesh
 
 
+def elsewhere(spread: Spread | None, x: Tensor) -> bool:
+    """Tell whether other processes hold ``x`` than those of ``spread``; None is each for itself."""
+    other = spread_of(x)
+    return (spread and spread.mesh) != (other and other.mesh)
+
+
 def laid_as(spread: Spread | None, x: Tensor) -> Tensor:
     """Return a tensor with a value per element as ``spread`` says, if it is not on another mesh."""
     if lies_as(spread, x) or spread is None:

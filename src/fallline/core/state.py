@@ -10,7 +10,7 @@ from fallline.core import formats
 from fallline.core.formats import CODES, Codes, Format, Plain
 from fallline.core.plan import Plan
 from fallline.core.precision import Precision, precision_of
-from fallline.core.shards import Spread, shard, spread_of
+from fallline.core.shards import Spread, laid_as, shard, spread_of
 from fallline.core.transform import STEP, P, Shape, Slot
 
 #: A float32 counter is exact below 2**24; a dispatch is remade, and counters checked, this often.
@@ -86,6 +86,12 @@ def _fill(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tensor, w
             value = _initial(slot, group)
             state[slot.name] = torch.full(shapes[slot.name], value, dtype=dtype, device=p.device)
     return made + _make_beside(state, formats.of_parameter(precision, p.dtype), p)
+
+
+def laid(key: str, value: Tensor, rule: Plan, p: Tensor) -> Tensor:
+    """Return loaded state; what has a value per element lies over processes as the parameter does."""
+    others = {STEP, *(slot.name for slot in (*rule.scalar_slots, *rule.shaped_slots))}
+    return value if value.shape != p.shape or key in others else laid_as(spread_of(p), value)
 
 
 def forget(state: dict[str, Any], name: str) -> None:
