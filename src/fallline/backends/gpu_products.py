@@ -75,16 +75,17 @@ def product(x: Tensor, added: Tensor | None = None, alpha: float = 1.0, beta: fl
 def launch(x: Tensor, added: Tensor | None, out: Tensor, alpha: float, beta: float, count: int) -> None:
     """Run ``count`` programs, which write a product to ``out``."""
     tile, (size, length) = [1, ROWS, COLUMNS], x.shape[1:]
-    symmetric_product[(count,)](  # pyright: ignore[reportIndexIssue] - a jitted function
-        TensorDescriptor.from_tensor(x, [1, ROWS, DEPTH]),
-        TensorDescriptor.from_tensor(x, [1, COLUMNS, DEPTH]),
-        TensorDescriptor.from_tensor(out if added is None else added, tile),
-        TensorDescriptor.from_tensor(out, tile),
-        TensorDescriptor.from_tensor(out, [1, COLUMNS, ROWS]),
-        alpha, beta, length, triangle(size), rows=ROWS, columns=COLUMNS, depth=DEPTH,
-        adds=added is not None, kind=_multiplied_in(x), num_warps=WARPS,
-        num_stages=_stages(x.device, x.element_size()), enable_fp_fusion=True,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        symmetric_product[(count,)](  # pyright: ignore[reportIndexIssue] - a jitted function
+            TensorDescriptor.from_tensor(x, [1, ROWS, DEPTH]),
+            TensorDescriptor.from_tensor(x, [1, COLUMNS, DEPTH]),
+            TensorDescriptor.from_tensor(out if added is None else added, tile),
+            TensorDescriptor.from_tensor(out, tile),
+            TensorDescriptor.from_tensor(out, [1, COLUMNS, ROWS]),
+            alpha, beta, length, triangle(size), rows=ROWS, columns=COLUMNS, depth=DEPTH,
+            adds=added is not None, kind=_multiplied_in(x), num_warps=WARPS,
+            num_stages=_stages(x.device, x.element_size()), enable_fp_fusion=True,
+        )  # fmt: skip
 
 
 def _multiplied_in(x: Tensor) -> tl.dtype:
