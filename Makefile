@@ -50,6 +50,8 @@ reports: setup
 	mkdir -p docs/reports
 	cp runs/studies/report.html docs/reports/studies.html
 	cp runs/claims/report.html docs/reports/claims.html
+	$(bin)/python tests/studies/test_studies_page.py runs/studies
+	$(bin)/python tests/claims/test_claims_page.py runs/claims
 
 build: setup
 	rm -rf dist

@@ -1,7 +1,9 @@
 """Public implementations of optimizers, where they are installed: one step of each, as a function of nothing.
 
 They are no dependency of fallline: install them beside it (`pip install -c constraints.txt pytorch_optimizer
-torch-optimi torch_optimizer schedulefree adam-mini optax`). What is not there is left out, and said.
+torch-optimi torch_optimizer schedulefree adam-mini optax opt_einsum`; without the last, torch contracts the
+factors of pytorch_optimizer's Kron in an order that takes a minute and more). What is not there is left out,
+and said.
 """
 
 import importlib

@@ -153,7 +153,6 @@ def _run(request: "Request", dry_run: bool, yes: bool, quiet: bool, as_json: boo
     from fallline.compare.planning import prepare
     from fallline.compare.progress import print_plan
     from fallline.compare.run import run_shown
-    from fallline.report.terminal import print_report
 
     messages = Console(stderr=True, quiet=quiet)
     with redirect_stdout(sys.stderr):  # what a task prints is not part of the result
@@ -167,6 +166,8 @@ def _run(request: "Request", dry_run: bool, yes: bool, quiet: bool, as_json: boo
     if as_json:
         _print_json({**document(comparison), "folder": str(prepared.store.folder)})
     else:
+        from fallline.report.terminal import print_report
+
         print_report(comparison, Console())
     if comparison.interrupted:
         raise typer.Exit(INTERRUPTED)

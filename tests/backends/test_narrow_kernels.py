@@ -27,6 +27,11 @@ PARAMS = [
 ]
 #: Around the borders of blocks; two chunks of 65536 and a rest.
 SIZES = (1, 0, 127, 128, 129, 256, 257, 1000)
+#: The first settings of each class; the others' kernels take minutes to compile.
+FIRST_AND_LONG = [
+    case if i == 0 or case[0] is not CASES[i - 1][0] else pytest.param(*case, marks=pytest.mark.long)
+    for i, case in enumerate(CASES)
+]
 
 
 @transform(slots=("kept",))
@@ -65,8 +70,10 @@ def test_kernels_store_the_same_bits_as_torch_operations(state, dtype, params):
         assert torch.equal(a, b), key
 
 
-@pytest.mark.parametrize("state", ["bf16", "8bit", "4bit"])
-@pytest.mark.parametrize(("cls", "settings"), CASES, ids=IDS)
+@pytest.mark.parametrize(
+    "state", ["8bit", *(pytest.param(s, marks=pytest.mark.long) for s in ("bf16", "4bit"))]
+)
+@pytest.mark.parametrize(("cls", "settings"), FIRST_AND_LONG, ids=IDS)
 def test_every_elementwise_rule_steps_as_on_torch_operations(cls, settings, state):
     """The arithmetic of a rule may differ in the last bit, and a code at its threshold by one then."""
 

@@ -15,7 +15,8 @@ from fallline.compare.executors.pool import Pool
 from fallline.compare.executors.worker import Job
 from fallline.compare.records import Arm, Spec
 from fallline.compare.run import compare
-from fallline.compare.trials.stacking import ROUNDING, Gain, Stack, run_stacked
+from fallline.compare.trials.stacking import Stack, run_stacked
+from fallline.compare.trials.stacking_gain import ROUNDING, Gain
 from fallline.compare.trials.training import Training
 from fallline.compare.trials.trial import run_trial
 from fallline.tasks import load

@@ -12,7 +12,7 @@ from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Arm
 from fallline.compare.run import compare
 from fallline.compare.search.arms import arms_of
-from fallline.compare.trials.stacking import able_arms, stacking_gain
+from fallline.compare.trials.stacking_gain import able_arms, stacking_gain
 from fallline.tasks import load
 
 SMALL = Path(__file__).with_name("small_task.py")
@@ -163,5 +163,5 @@ def test_a_bias_without_effect_is_no_difference(blobs):
 
 
 def test_trainings_that_do_not_fit_into_the_memory_together_are_refused(blobs, monkeypatch):
-    monkeypatch.setattr("fallline.compare.trials.stacking.free_memory", lambda: 1000.0)
+    monkeypatch.setattr("fallline.compare.trials.stacking_gain.free_memory", lambda: 1000.0)
     assert "8 trainings together need 0.0 GB" in stacking_gain(blobs, {"sgd": Arm("sgd")}).problem

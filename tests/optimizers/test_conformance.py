@@ -16,7 +16,11 @@ OF_FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS, ids=str)
+#: Further settings of a class need kernels of their own, which take minutes to compile.
+MARKED = [pytest.param(row, marks=() if row.fullest else pytest.mark.long) for row in ROWS]
+
+
+@pytest.mark.parametrize("row", MARKED, ids=str)
 def test_every_optimizer_conforms(row):
     subject = Subject(row.make, row.traits)
     chosen = [each for name, each in CHECKS.items() if row.fullest or name in OF_FORMULAS]

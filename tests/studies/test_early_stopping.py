@@ -60,6 +60,7 @@ def test_an_outcome_is_in_closed_form():
     assert found.loss.mean == pytest.approx(1.0)
     assert found.excess.mean == pytest.approx((np.log(4) + 0) / 2)
     assert found.share.mean == pytest.approx((0.5 + 0.75) / 2)
+    assert (found.share.low, found.share.high) == (0.0, 1.0)  # 0.625 more or less 1.6
     end = at_the_end(runs, "log")
     assert end.excess.mean == pytest.approx((0 + np.log(3)) / 2)
     linear = outcome(runs, 1, "linear")

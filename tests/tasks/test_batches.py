@@ -108,6 +108,20 @@ def test_steps_of_an_epoch(form, steps):
     assert steps_per_epoch(data, 4) == Batches(data, 4, seed=0).steps_per_epoch == steps
 
 
+@pytest.mark.parametrize("form", ["tensors", "dataset", "loader", "without the last"])
+@pytest.mark.parametrize("batch_size", [1, 2, 11, 21, 22, 23, 24])
+def test_no_epoch_ends_with_a_single_sample_unless_all_its_batches_are_single_ones(form, batch_size):
+    data = DataLoader(Numbers(), batch_size, drop_last=True) if form == "without the last" else FORMS[form]()
+    batches = Batches(data, batch_size, seed=5)
+    sizes = [len(next(leaves(batch))) for batch in islice(batches, batches.steps_per_epoch)]
+    if form == "without the last":
+        assert sizes == [batch_size] * (COUNT // batch_size)
+    else:
+        assert sum(sizes) == COUNT
+        assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+        assert batch_size == 1 or sizes[-1] > 1
+
+
 def test_noise_is_the_same_in_any_number_of_processes_and_leaves_the_caller_s_alone():
     torch.manual_seed(1)
     expected = torch.rand(1)

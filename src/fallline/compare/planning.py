@@ -17,6 +17,7 @@ import cloudpickle
 
 from fallline.compare.cost import Cost, measure
 from fallline.compare.errors import ComparisonError
+from fallline.compare.executors.pool import start_server
 from fallline.compare.executors.worker import Job
 from fallline.compare.memory import free_memory
 from fallline.compare.protocol import budget, settling
@@ -31,7 +32,7 @@ from fallline.compare.storage.files import check_room
 from fallline.compare.storage.lock import refuse_second_driver
 from fallline.compare.storage.store import Store
 from fallline.compare.trials.rehearsal import rehearse
-from fallline.compare.trials.stacking import Gain, stacking_gain
+from fallline.compare.trials.stacking_gain import Gain, stacking_gain
 from fallline.core.registry import FULL_SPACE_TRIALS, find
 from fallline.tasks.load import load
 from fallline.tasks.task import Task
@@ -92,6 +93,8 @@ def rounds_seconds(trainings: Iterable[float], workers: int) -> float:
 
 def prepare(request: Request) -> Prepared:
     """Load the task, measure what a training costs and plan the comparison; nothing is written yet."""
+    if _workers(request) and request.executor != "ray":
+        start_server()
     task = load(request.task) if isinstance(request.task, str) else request.task
     store = Store(request.out or _default_folder(task))
     refuse_second_driver(store.folder)

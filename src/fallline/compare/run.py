@@ -114,10 +114,10 @@ def _quiet(request: Request) -> Comparison:
 def _shown(request: Request) -> Comparison:
     from rich.console import Console
 
-    from fallline.report.terminal import print_report
-
     comparison = run_shown(prepare(request), Console(stderr=True))
     assert comparison is not None
+    from fallline.report.terminal import print_report
+
     print_report(comparison, Console())
     return comparison
 

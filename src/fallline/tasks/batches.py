@@ -6,7 +6,17 @@ from itertools import count, islice, repeat
 import torch
 from torch import Tensor
 
-from fallline.tasks.data import Batch, Data, Tree, each, in_memory, is_stream, leaves, sample_count
+from fallline.tasks.data import (
+    Batch,
+    Data,
+    Tree,
+    batch_sizes,
+    each,
+    in_memory,
+    is_stream,
+    leaves,
+    sample_count,
+)
 from fallline.tasks.errors import TaskError
 from fallline.tasks.loading import Loading, loading
 from fallline.tasks.seeding import derived
@@ -17,6 +27,8 @@ BLOCK = 8192
 
 class Batches:
     """The shuffled batches of epoch after epoch, without end; the last one of an epoch may be smaller.
+
+    It has two samples at least: a single one left over joins the batch before.
 
     The order of an epoch is a function of ``(seed, epoch)`` alone, whatever else draws random numbers, and
     what the samples of a Dataset draw is the same in any number of loading processes. So starting at any step
@@ -32,9 +44,9 @@ class Batches:
         TaskError: a stream has no samples.
 
     Example:
-        >>> batches = Batches((torch.arange(4.0), torch.arange(4)), batch_size=3, seed=0)
+        >>> batches = Batches((torch.arange(5.0), torch.arange(5)), batch_size=3, seed=0)
         >>> [len(inputs) for inputs, targets in islice(batches, 4)], batches.steps_per_epoch
-        ([3, 1, 3, 1], 2)
+        ([3, 2, 3, 2], 2)
     """
 
     def __init__(self, data: Data, batch_size: int, seed: int, step: int = 0):
@@ -60,7 +72,7 @@ def steps_per_epoch(data: Data, batch_size: int) -> int | None:
         return None
     if not in_memory(data):
         return loading(data).steps_per_epoch(batch_size)
-    return -(-(sample_count(data) or 0) // batch_size)
+    return len(batch_sizes(sample_count(data) or 0, batch_size))
 
 
 def in_order(data: Data, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
@@ -69,7 +81,8 @@ def in_order(data: Data, batch_size: int, limit: int | None = None) -> Iterator[
     A DataLoader's own batch size counts, as far as it has one.
     """
     if in_memory(data):
-        yield from _pieces(each(lambda tensor: tensor[:limit], data), batch_size)
+        first = each(lambda tensor: tensor[:limit], data)
+        yield from _pieces(first, batch_sizes(sample_count(first) or 0, batch_size))
         return
     source = loading(data)
     size = source.batch_size or batch_size
@@ -80,17 +93,19 @@ def _from_memory(data: Data, batch_size: int, seed: int, epoch: int, first: int)
     samples = sample_count(data) or 0
     if batch_size >= samples:
         yield from repeat(data)
+    sizes, many = batch_sizes(samples, batch_size), max(1, BLOCK // batch_size)
     for number in count(epoch):
         generator = torch.Generator().manual_seed(derived(seed, number))
         order = torch.randperm(samples, generator=generator)[first * batch_size :]
-        for block in order.split(batch_size * max(1, BLOCK // batch_size)):
-            yield from _pieces(each(lambda tensor, at=block: tensor.index_select(0, at), data), batch_size)
+        blocks = [sizes[at : at + many] for at in range(first, len(sizes), many)]
+        for block, here in zip(blocks, order.split([sum(block) for block in blocks]), strict=True):
+            yield from _pieces(each(lambda tensor, at=here: tensor.index_select(0, at), data), block)
         first = 0
 
 
-def _pieces(data: Tree, batch_size: int) -> Iterator[Batch]:
-    """Yield ``data`` in pieces of ``batch_size``."""
-    pieces = zip(*(leaf.split(batch_size) for leaf in leaves(data)), strict=True)
+def _pieces(data: Tree, sizes: list[int]) -> Iterator[Batch]:
+    """Yield ``data`` in pieces of these ``sizes``."""
+    pieces = zip(*(leaf.split(sizes) for leaf in leaves(data)), strict=True)
     if isinstance(data, tuple) and all(isinstance(leaf, Tensor) for leaf in data):
         yield from pieces  # they have the form already, and this is the loop of a small model's training
         return

@@ -40,6 +40,20 @@ def sample_count(data: Data) -> int | None:
     return len(drawn)
 
 
+def batch_sizes(samples: int, batch_size: int) -> list[int]:
+    """Return the sizes of the batches of an epoch, of which only the last may differ from ``batch_size``.
+
+    A single sample that is left over joins the batch before: batch normalisation cannot train on one.
+
+    >>> batch_sizes(10, 4), batch_sizes(9, 4)
+    ([4, 4, 2], [4, 5])
+    """
+    whole, rest = divmod(samples, batch_size)
+    if rest == 1 and whole:
+        return [batch_size] * (whole - 1) + [batch_size + 1]
+    return [batch_size] * whole + [rest] * (rest > 0)
+
+
 def leaves(tree: Tree) -> Iterator[Any]:
     """Yield the tensors of a tree, from the first to the last."""
     if isinstance(tree, (tuple, list, Mapping)):

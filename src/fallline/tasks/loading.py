@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import accumulate, count, pairwise
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from fallline.tasks.data import Data, subset
+from fallline.tasks.data import Data, batch_sizes, subset
 from fallline.tasks.seeding import cpu_seeded, derived
 
 #: What is taken over from a DataLoader as it is.
@@ -52,7 +52,7 @@ class Loading:
         if self.batch_sampler is not None:
             return len(self.batch_sampler)
         samples = len(self.dataset if self.sampler is None else self.sampler)
-        return samples // batch_size if self.drop_last else -(-samples // batch_size)
+        return samples // batch_size if self.drop_last else len(batch_sizes(samples, batch_size))
 
     def endless(self, batch_size: int, seed: int, epoch: int, step: int) -> Iterator[Any]:
         """Yield the batches from ``step`` of ``epoch`` on, epoch after epoch."""
@@ -81,7 +81,7 @@ class Loading:
             order = torch.randperm(len(self.dataset), generator=generator).tolist()
             batches = self._epoch(order, batch_size, epoch_seed, number)
             if self.drop_last:
-                batches = [batch for batch in batches if len(batch) == batch_size]
+                batches = [batch[:batch_size] for batch in batches if len(batch) >= batch_size]
             for index in range(step, len(batches)):
                 yield derived(seed, number, index), batches[index]
             step = 0
@@ -92,7 +92,8 @@ class Loading:
             if self.batch_sampler is not None:
                 return [list(batch) for batch in _restarted(self.batch_sampler, epoch)]
             indices = list(order if self.sampler is None else _restarted(self.sampler, epoch))
-        return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+        ends = list(accumulate(batch_sizes(len(indices), batch_size), initial=0))
+        return [indices[start:end] for start, end in pairwise(ends)]
 
     def _loaded(self, orders: Iterable["Order"]) -> Iterator[Any]:
         fetch: Any = Fetch(self.dataset, self.collate)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from itertools import islice
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -20,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fallline.compare.errors import ComparisonError
+from fallline.compare.executors.portions import Portions
 from fallline.compare.executors.retries import Retries
 from fallline.compare.executors.worker import Job, Report, Surroundings, serve
 from fallline.compare.records import Spec, Trial
@@ -115,6 +115,7 @@ class Pool:
     def __init__(self, job: Job, workers: int, judge: Judge | None = None):
         self.job, self.judge = replace(job, reports=judge is not None), judge
         self._retries = Retries()
+        self._portions = Portions(job.stack or 1, workers)
         self._start_deaths = 0
         self.workers: list[Worker] = []
         try:
@@ -141,17 +142,20 @@ class Pool:
                 yield from self._collect(connection)
 
     def _hand_out(self, next_spec: Callable[[], Spec | None]) -> bool:
-        """Give every idle worker something to do; say whether there is anything to wait for.
+        """Give every idle worker something to do; say whether there is anything to wait for."""
+        idle = [worker for worker in self.workers if worker.ready and not worker.specs]
+        for worker in idle:
+            if part := self._part(next_spec):
+                worker.assign(part)
+        return not idle or any(worker.specs for worker in self.workers)
+
+    def _part(self, next_spec: Callable[[], Spec | None]) -> list[Spec]:
+        """Return what one worker is to do next.
 
         What is tried again is tried alone, so that a training that kills its process takes no other with it.
         """
-        idle = [worker for worker in self.workers if worker.ready and not worker.specs]
-        each = 1 if self._retries.waiting else self.job.stack or 1
-        specs = list(islice(iter(lambda: self._retries.next(next_spec), None), each * len(idle)))
-        for place, worker in enumerate(idle):
-            if part := specs[place :: len(idle)]:
-                worker.assign(part)
-        return not idle or any(worker.specs for worker in self.workers)
+        again = self._retries.next(lambda: None)
+        return [again] if again else self._portions.next(next_spec)
 
     def _collect(self, connection: object) -> Iterator[Trial]:
         worker = next(worker for worker in self.workers if worker.connection is connection)

@@ -28,11 +28,6 @@ class Retries:
         """Return a training that waits to be tried again, or else a new one; None if there is neither."""
         return self._again.popleft() if self._again else next_spec()
 
-    @property
-    def waiting(self) -> bool:
-        """Whether a training waits to be tried again."""
-        return bool(self._again)
-
     def again(self, spec: Spec) -> None:
         """Have ``spec`` tried again; it had no part in what went wrong."""
         self._again.append(spec)

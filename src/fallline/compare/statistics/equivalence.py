@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
-from scipy import integrate, stats
+from scipy import special
 
 from fallline.compare.statistics.pairs import Interval
 
@@ -79,7 +79,7 @@ def _within(differences: Sequence[float], low: float, high: float, level: float)
     _check_share("level", level, 0.5)
     mean, df = float(d.mean()), len(d) - 1
     error = float(d.std(ddof=1)) / sqrt(len(d))
-    reach = float(stats.t.ppf(1 - level, df)) * error
+    reach = float(special.stdtrit(df, 1 - level)) * error
     p = max(_above(mean - high, error, df), _above(low - mean, error, df))
     return MarginTest(Interval(mean, mean - reach, mean + reach), low, high, p, level)
 
@@ -88,7 +88,7 @@ def _above(gap: float, error: float, df: int) -> float:
     """Return the p-value of a true gap below 0; without any spread it is certain."""
     if error == 0:
         return float(gap >= 0)
-    return float(stats.t.cdf(gap / error, df))
+    return float(special.stdtr(df, gap / error))
 
 
 def power_within(difference: float, low: float, high: float, error: float, df: float, level: float) -> float:
@@ -104,6 +104,8 @@ def power_within(difference: float, low: float, high: float, error: float, df: f
 
     Source: Phillips, Power of the Two One-Sided Tests Procedure in Bioequivalence, 1990.
     """
+    from scipy import integrate, stats  # a second to import, for the one number that needs them
+
     t = float(stats.t.ppf(1 - level, df))
 
     def shown(chi2: float) -> float:

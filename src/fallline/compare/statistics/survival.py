@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from fallline.compare.statistics.pairs import Interval, kaplan_meier
 
@@ -42,7 +42,7 @@ class Curve:
         the interval is nearer to its confidence with few runs and stays between 0 and 1. Where S is 0 both
         ends are 0. Source: Kalbfleisch and Prentice, The Statistical Analysis of Failure Time Data, 1980.
         """
-        z = float(stats.norm.ppf((1 + confidence) / 2))
+        z = float(special.ndtri((1 + confidence) / 2))
         inside = self.surviving > 0
         log_s = np.log(self.surviving, out=np.full(len(inside), -1.0), where=inside)
         spread = np.exp(z * np.sqrt(np.cumsum(self._steps())) / -log_s)
@@ -113,7 +113,7 @@ def restricted_mean(curve: Curve, horizon: float, confidence: float = 0.95) -> I
     areas = np.concatenate([[1.0], curve.surviving[within]]) * np.diff(edges)
     left = np.cumsum(areas[::-1])[::-1][1:]
     mean, error = float(areas.sum()), sqrt(float(np.sum(left**2 * curve._steps()[within])))
-    margin = float(stats.norm.ppf((1 + confidence) / 2)) * error
+    margin = float(special.ndtri((1 + confidence) / 2)) * error
     return Interval(mean, mean - margin, mean + margin)
 
 

@@ -136,10 +136,15 @@ def _ratio(passes: float, fewest: float) -> str:
 
 def figure(of: Profiles, shown: Sequence[str]) -> Figure:
     """Return the performance profiles of those ``shown``."""
-    drawn = {arm: Line(of.taus.tolist(), of.shares[arm].tolist()) for arm in shown}
+    drawn = {arm: _steps(of.taus, of.shares[arm]) for arm in shown}
     return Figure(
         "Performance profiles",
         "The share of tasks on which an optimizer needs at most so many times the passes of the fastest one; "
         f"the {len(drawn)} with the highest scores.",
         lines(drawn, Axis("passes over the fewest"), Axis("share of tasks"), markers=False),
     )
+
+
+def _steps(x: np.ndarray, y: np.ndarray) -> Line:
+    """Return the line of a function that stays what it is up to the next point."""
+    return Line(x.repeat(2)[1:].tolist(), y.repeat(2)[:-1].tolist())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log
+from math import inf, log
 
 from fallline.compare.judgement.wording import number
 from fallline.compare.records import Comparison, Curve, Trial
@@ -57,7 +57,12 @@ def outcome(runs: Sequence[Trial], patience: int | None, scale: Scale) -> Outcom
     return Outcome(
         mean_over(runs, lambda run: kept(run.curve, patience), scale),
         _excess(runs, lambda run: kept(run.curve, patience), scale),
-        mean_over(runs, lambda run: run.curve.step[stop(run.curve, patience)] / run.curve.step[-1], "linear"),
+        _within(
+            mean_over(
+                runs, lambda run: run.curve.step[stop(run.curve, patience)] / run.curve.step[-1], "linear"
+            ),
+            1.0,
+        ),
     )
 
 
@@ -72,8 +77,15 @@ def at_the_end(runs: Sequence[Trial], scale: Scale) -> Outcome:
 
 def _excess(runs: Sequence[Trial], loss: Callable[[Trial], float], scale: Scale) -> Interval:
     """Return how far a loss lies above the lowest of its training on average: never below it."""
-    found = mean_over(runs, lambda run: gap(loss(run), min(run.curve.valid_loss), scale), "linear")
-    return found if found.ends is None else replace(found, low=max(0.0, found.ends[0]))
+    return _within(mean_over(runs, lambda run: gap(loss(run), min(run.curve.valid_loss), scale), "linear"))
+
+
+def _within(found: Interval, highest: float = inf) -> Interval:
+    """Return the interval of what lies between 0 and ``highest``, cut off there."""
+    if found.ends is None:
+        return found
+    low, high = found.ends
+    return replace(found, low=max(0.0, low), high=min(highest, high))
 
 
 def gap(loss: float, lowest: float, scale: Scale) -> float:

@@ -1,0 +1,62 @@
+"""Cross-entropy by gathering: torch's own, under `vmap` too; the rest is left to torch."""
+
+import pytest
+import torch
+from torch.func import grad, vmap
+from torch.nn import functional
+
+from fallline.compare.trials.gathered import Gathered
+from test_packaging import after_import
+
+OUTPUTS = torch.randn(3, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.randint(0, 4, (3, 6), generator=torch.Generator().manual_seed(1))
+IGNORED = TARGETS.where(torch.arange(6) % 3 > 0, -100)
+OPTIONS = {
+    "usual": {},
+    "weighted": {"weight": torch.arange(1.0, 5.0, dtype=torch.float64)},
+    "sum": {"reduction": "sum"},
+    "smoothed": {"label_smoothing": 0.1},
+    "ignoring another": {"ignore_index": 2},
+}
+
+
+def gathered(outputs, targets, **options):
+    with Gathered():
+        return functional.cross_entropy(outputs, targets, **options)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("targets", [TARGETS, IGNORED], ids=["all", "some ignored"])
+def test_losses_and_gradients_are_torch_s(options, targets):
+    if "ignore_index" in options:
+        targets = TARGETS
+    for x, y in zip(OUTPUTS, targets, strict=True):
+        ours, theirs = (grad(f)(x, y, **options) for f in (gathered, functional.cross_entropy))
+        assert torch.allclose(ours, theirs, rtol=1e-14, atol=1e-16)
+        expected = functional.cross_entropy(x, y, **options)
+        assert torch.allclose(gathered(x, y, **options), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("targets", [TARGETS, IGNORED], ids=["all", "some ignored"])
+def test_many_at_once_are_as_one_by_one(targets):
+    together = vmap(grad(gathered))(OUTPUTS, targets)
+    each = [grad(functional.cross_entropy)(x, y) for x, y in zip(OUTPUTS, targets, strict=True)]
+    assert torch.allclose(together, torch.stack(each), rtol=1e-14, atol=1e-16)
+
+
+def test_shares_of_classes_and_pixels_are_left_to_torch():
+    shares = OUTPUTS[0].softmax(1)
+    assert torch.equal(gathered(OUTPUTS[0], shares), functional.cross_entropy(OUTPUTS[0], shares))
+    pixels = OUTPUTS.transpose(1, 2)
+    assert torch.equal(gathered(pixels, TARGETS), functional.cross_entropy(pixels, TARGETS))
+
+
+def test_a_stack_does_not_load_torchs_compiler():
+    program = (
+        "from fallline.compare.records import Arm, Spec\n"
+        "from fallline.compare.trials.stacking import run_stacked\n"
+        "from fallline.tasks import load\n"
+        "specs = [Spec('sgd', 'tune', i, i, {'lr': 0.1}) for i in range(2)]\n"
+        "list(run_stacked(load('digits'), {'sgd': Arm('sgd')}, specs, share=0.01))"
+    )
+    assert "sympy" not in after_import(program)
