@@ -106,10 +106,10 @@ def test_they_resume_to_the_same_bits(rule):
     assert all(torch.equal(a, b) for a, b in zip(straight, params, strict=True))
 
 
-@pytest.mark.parametrize("rule", [fallline.Adafactor, fallline.CAME])
+@pytest.mark.parametrize("rule", [fallline.Adafactor, fallline.CAME, fallline.AdamMini])
 def test_large_matrices_are_worked_on_in_parts_to_the_same_result(rule, monkeypatch):
     at_once = walked(rule, "cpu", D)
-    for in_cache in (1, 7):  # less than a row, and some rows with a rest
+    for in_cache in (1, 7, 13):  # less than a row, some rows with a rest, some matrices
         monkeypatch.setattr(moments, "IN_CACHE", in_cache)
         for a, b in zip(walked(rule, "cpu", D), at_once, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)

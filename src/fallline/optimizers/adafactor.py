@@ -12,7 +12,7 @@ from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt, where
 from fallline.core.space import Range
 from fallline.core.transform import Shape, Slot, Transform, per_tensor, summed, transform
-from fallline.optimizers.moments import factors, mean, over_product, toward
+from fallline.optimizers.moments import factors, in_parts, itself, mean, toward
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space, weight_decay
 
 _EPS = Hyperparameter(
@@ -57,10 +57,11 @@ def scale_by_factored_rms(
     if variance is not None:
         variance = toward(variance, g * g, share)
         return g / variance.sqrt().clamp(min=least), None, None, variance
-    rows, columns = factors(g)
+    rows, columns = factors(itself, g)
     row_var, col_var = toward(row_var, rows, share), toward(col_var, columns, share)
     relative = row_var / mean(row_var, -2).clamp(min=least)
-    return over_product(g, relative.sqrt(), col_var.sqrt(), least), row_var, col_var, None
+    update = in_parts(lambda g, r, c: g / (r * c).clamp(min=least), g, relative.sqrt(), col_var.sqrt())
+    return update, row_var, col_var, None
 
 
 @summed(over="tensor")

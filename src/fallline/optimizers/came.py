@@ -11,7 +11,7 @@ from fallline.core.registry import Entry, register
 from fallline.core.space import Range
 from fallline.core.transform import Shape, Slot, Transform, transform
 from fallline.optimizers.adam import with_decoupled_decay
-from fallline.optimizers.moments import factors, root_mean_square, toward
+from fallline.optimizers.moments import factors, in_parts, itself, mean, root_mean_square, toward
 from fallline.optimizers.settings import MAXIMIZE, decay_rates, learning_rate, space, weight_decay
 
 _EPS = Hyperparameter(
@@ -35,19 +35,26 @@ def _vectors(shape: Shape) -> Shape | None:
     return shape if len(shape) < 2 else None
 
 
-def averaged_squares(x: Tensor, rows: Tensor, columns: Tensor, beta: Any, eps: Any) -> tuple[Tensor, Tensor]:
-    """Return the averages of the means of ``x * x + eps`` over each row and over each column."""
-    row, column = factors(x)
+def averaged(
+    squares: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor, beta: Any, eps: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the averages of mean ``squares`` plus ``eps`` of each row and of each column."""
+    row, column = squares
     return (
         toward(rows, row.squeeze(-1) + eps, 1 - beta),
         toward(columns, column.squeeze(-2) + eps, 1 - beta),
     )
 
 
-def over_factored_root(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return ``x`` divided by the root of the second moment that has these means of rows and columns."""
+def inverse_roots(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one over the root of the second moment with these means as factors of rows and of columns."""
     share = (rows / rows.mean(-1, keepdim=True)).rsqrt()
-    return (x * share.unsqueeze(-1)).mul_(columns.rsqrt().unsqueeze(-2))
+    return share.unsqueeze(-1), columns.rsqrt().unsqueeze(-2)
+
+
+def product(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Return ``x`` times both factors."""
+    return x * row * column
 
 
 @transform(
@@ -63,18 +70,23 @@ def scale_by_came(
     beta1=0.9, beta2=0.999, beta3=0.9999, eps1=1e-30, eps2=1e-16, clip_threshold=1.0,
 ):  # fmt: skip
     """Average clipped updates of Adafactor; divide by the root of their squared distance from it."""
-    if exp_avg_sq is None:
-        rows, columns = averaged_squares(g, exp_avg_sq_row, exp_avg_sq_col, beta2, eps1)
-        update = over_factored_root(g, rows, columns)
-    else:
+    if exp_avg_sq is not None:
         exp_avg_sq = toward(exp_avg_sq, g * g + eps1, 1 - beta2)
         update = g * exp_avg_sq.rsqrt()
-    update = update / (root_mean_square(update) / clip_threshold).clamp(min=1.0)
-    exp_avg = toward(exp_avg, update, 1 - beta1)
-    if exp_avg_sq is not None:
+        length = (root_mean_square(update) / clip_threshold).clamp(min=1.0)
+        exp_avg = toward(exp_avg, update / length, 1 - beta1)
         return exp_avg, exp_avg, exp_avg_sq, None, None, None, None
-    residual = averaged_squares(update - exp_avg, exp_avg_res_row, exp_avg_res_col, beta3, eps2)
-    return over_factored_root(exp_avg, *residual), exp_avg, None, rows, columns, *residual
+    rows, columns = averaged(factors(itself, g), exp_avg_sq_row, exp_avg_sq_col, beta2, eps1)
+    update = g, *inverse_roots(rows, columns)
+    mean_square = mean(factors(product, *update)[0].flatten(1), 1).reshape(-1, *(1 for _ in g.shape[1:]))
+    length = (mean_square.sqrt() / clip_threshold).clamp(min=1.0)
+    exp_avg = in_parts(
+        lambda m, n, *update: toward(m, product(*update) / n, 1 - beta1), exp_avg, length, *update
+    )
+    deviations = factors(lambda m, n, *update: product(*update) / n - m, exp_avg, length, *update)
+    residual = averaged(deviations, exp_avg_res_row, exp_avg_res_col, beta3, eps2)
+    relative = in_parts(product, exp_avg, *inverse_roots(*residual))
+    return relative, exp_avg, None, rows, columns, *residual
 
 
 class CAME(Optimizer):

@@ -1,12 +1,20 @@
-"""Means of squares over parts of tensors, for rules on stacks of whole tensors."""
+"""Means of squares and elementwise functions of stacks of tensors; of large matrices by parts."""
 
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+#: A function of tensors element by element, written with operators that take tensors of one element for many.
+Elementwise = Callable[..., Tensor]
+
 #: What is made of so many elements at a time stays in cache until it is used.
-IN_CACHE = 1 << 18
+IN_CACHE = 1 << 17
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def mean(x: Tensor, dim: int) -> Tensor:
@@ -24,38 +32,85 @@ def toward(old: Tensor, new: Tensor, share: Any) -> Tensor:
     return torch.lerp(old, new, share.to(old.dtype) if isinstance(share, Tensor) else share)
 
 
-def factors(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the means of squares of each row and of each column of stacks of matrices, both kept.
+def factors(function: Elementwise, *operands: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean squares of each row and of each column, both kept, of ``function`` of `in_parts`.
 
     Adding up squares takes a tenth of the time of torch's norm along the rows.
     """
-    if x.numel() <= IN_CACHE:
-        square = x * x
-        return mean(square, -1), mean(square, -2)
-    rows, columns = zip(*[_sums(part * part) for part in _parts(x)], strict=True)
-    return torch.cat(rows, -2) / x.shape[-1], torch.stack(columns).sum(0) / x.shape[-2]
+    shape, flat = operands[0].shape, _matrices(operands)
+    if _is_small(flat[0]):
+        square = _square(function(*flat))
+        rows, columns = mean(square, -1), mean(square, -2)
+    else:
+        found = [_sums(_square(function(*part))) for part in _parts(flat)]
+        rows, columns = (torch.cat(each, _axis(flat[0])) for each in zip(*found, strict=True))
+        columns = columns if _axis(flat[0]) == 0 else columns.sum(-2, keepdim=True)
+        rows, columns = rows / shape[-1], columns / shape[-2]
+    return rows.reshape(*shape[:-1], 1), columns.reshape(*shape[:-2], 1, shape[-1])
+
+
+def _square(x: Tensor) -> Tensor:
+    return x * x
 
 
 def _sums(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.sum(-1, keepdim=True), x.sum(-2, keepdim=True)
 
 
-def over_product(x: Tensor, rows: Tensor, columns: Tensor, least: Any) -> Tensor:
-    """Return ``x`` divided by ``rows`` times ``columns``, or by ``least`` where that is smaller."""
-    if x.numel() <= IN_CACHE:
-        return x / (rows * columns).clamp(min=least)
-    made, first = torch.empty_like(x), 0
-    for part in _parts(x):
-        count = part.shape[-2]
-        divisor = (rows.narrow(-2, first, count) * columns).clamp(min=least)
-        made.narrow(-2, first, count).copy_(part / divisor)
-        first += count
-    return made
+def in_parts(function: Elementwise, *operands: Tensor) -> Tensor:
+    """Return an elementwise function of stacks of matrices, by parts where they are large.
+
+    What it makes on the way stays in cache then: new memory costs more than all arithmetic. The first operand
+    has the shape of the result; others may have one row, or one column, for all.
+    """
+    flat = _matrices(operands)
+    if _is_small(flat[0]):
+        return function(*flat).reshape(operands[0].shape)
+    made, first, axis = None, 0, _axis(flat[0])
+    for part in _parts(flat):
+        result = function(*part)
+        made = _blank(flat[0].shape, result) if made is None else made
+        made.narrow(axis, first, result.shape[axis]).copy_(result)
+        first += result.shape[axis]
+    assert made is not None
+    return made.reshape(operands[0].shape)
 
 
-def _parts(x: Tensor) -> tuple[Tensor, ...]:
-    """Return the rows of a stack of large matrices in parts that fit into the cache."""
-    return x.split(max(1, IN_CACHE * x.shape[-2] // x.numel()), dim=-2)
+def _blank(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return new memory; on CPUs numpy's, which asks for huge pages: a third of the time."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(like)  # pyright: ignore
+    if wrapped or not like.is_cpu or like.dtype not in _NUMPY:
+        return like.new_empty(shape)
+    return torch.from_numpy(np.empty(shape, _NUMPY[like.dtype]))
+
+
+def itself(x: Tensor) -> Tensor:
+    """Return ``x``."""
+    return x
+
+
+def _matrices(operands: Sequence[Tensor]) -> list[Tensor]:
+    """Return the operands as stacks of as many matrices as the first has."""
+    many = operands[0].shape[:-2]
+    return [x.expand(*many, *x.shape[-2:]).flatten(0, -3) for x in operands]
+
+
+def _is_small(x: Tensor) -> bool:
+    """Say whether there is no use in parts; a GPU's caches are not what it waits for."""
+    return x.numel() <= IN_CACHE or not x.is_cpu
+
+
+def _axis(x: Tensor) -> int:
+    """Return what a stack of matrices is divided along: into matrices, or into rows where these are large."""
+    return 0 if x.shape[-2] * x.shape[-1] <= IN_CACHE else -2
+
+
+def _parts(operands: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Yield parts of the operands that fit into the cache."""
+    x, axis = operands[0], _axis(operands[0])
+    size = max(1, IN_CACHE * x.shape[axis] // x.numel())
+    divided = (y.split(size, axis) if y.shape[axis] == x.shape[axis] else repeat(y) for y in operands)
+    return zip(*divided, strict=False)
 
 
 def root_mean_square(x: Tensor) -> Tensor:
