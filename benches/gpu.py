@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 
 import fallline
+from benches import graphs
 from benches.library import MATRICES, bytes_moved
 from benches.peers import PEERS
+from benches.precision import PARAMS, STATES
 from benches.shapes import Shape, resnet50
 from benches.steps import DROP_INS
 from benches.timing import ratio
+from fallline import Precision
 from fallline.gradients import clip_by_global_norm
 
 ROUNDS, LR = 10, 1e-6
@@ -40,8 +43,15 @@ SHAPES: dict[str, list[Shape]] = {
 }
 
 
+#: What Muon steps: matrices of one shape, and those between a decoder's embedding and its last norm.
+MATRICES_OF = {
+    "64 x 1024x1024": [(1024, 1024)] * 64,
+    "the transformer's matrices": [shape for shape in transformer()[1:] if len(shape) == 2],
+}
+
+
 def main() -> None:
-    """Print a table for each list of parameters."""
+    """Print a table for each list of parameters, and one of Muon on matrices."""
     if not torch.cuda.is_available():
         print("no GPU is here")
         return
@@ -57,10 +67,19 @@ def main() -> None:
         ):
             print(_row(each, params, roof), flush=True)
         print(_three_calls(params))
+        print(_compared("AdamW in a CUDA graph", _rounds(graphs.in_a_graph(params))))
+        print(_compared("AdamW by the clock, Python included", graphs.by_the_clock(params)))
+        print(_precisions("float32 parameters", params, [Precision(each) for each in STATES], roof))
+        half = _parameters(shapes, torch.bfloat16)
+        print(_precisions("bfloat16 parameters", half, [Precision("8bit", each) for each in PARAMS], roof))
+        del params
+    print("\n| Muon on | ms | TFLOP/s of all products | torch / fallline |\n|---|---|---|---|")
+    for name, shapes in MATRICES_OF.items():
+        print(_muon(name, shapes), flush=True)
 
 
-def _parameters(shapes: list[Shape]) -> list[nn.Parameter]:
-    params = [nn.Parameter(torch.randn(shape, device="cuda")) for shape in shapes]
+def _parameters(shapes: list[Shape], dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    params = [nn.Parameter(torch.randn(shape, device="cuda", dtype=dtype)) for shape in shapes]
     for p in params:
         p.grad = torch.randn_like(p)
     return params
@@ -92,6 +111,17 @@ def _row(name: str, params: list[nn.Parameter], roof: float) -> str:
     return f"| {' | '.join(columns)} |"
 
 
+def _muon(name: str, shapes: list[Shape]) -> str:
+    """Compare Muon with torch's; both count as if they multiplied whole matrices five times three."""
+    params = _parameters(shapes)
+    ours, theirs = _on_gpu(fallline.Muon(params, lr=LR)), torch.optim.Muon(params, lr=LR)
+    seconds = _rounds({"ours": ours.step, "theirs": theirs.step}, calls=1)
+    sides = [sorted(shape) for shape in shapes]
+    operations = sum(5 * (4 * m * m * n + 2 * m**3) for m, n in sides)
+    took, faster = median(seconds["ours"]), ratio(seconds["theirs"], seconds["ours"])
+    return f"| {name} | {took * 1e3:.3f} | {operations / took / 1e12:.0f} | {faster:.2f} |"
+
+
 def _extra(optimizer: torch.optim.Optimizer, params: list[nn.Parameter]) -> float:
     """Return the memory that a step needs at its peak, over that of the parameters."""
     torch.cuda.reset_peak_memory_stats()
@@ -117,14 +147,33 @@ def _three_calls(params: list[nn.Parameter]) -> str:
     return f"clip + AdamW + average, torch's three calls / one chain: {faster:.2f}"
 
 
+def _compared(what: str, seconds: Mapping[str, list[float]]) -> str:
+    theirs, ours = seconds["theirs"], seconds["ours"]
+    return f"{what}: {median(ours) * 1e3:.3f} ms, torch fused / fallline {ratio(theirs, ours):.2f}"
+
+
+def _precisions(title: str, params: list[nn.Parameter], precisions: list[Precision], roof: float) -> str:
+    """Compare the formats of AdamW's state and parameters with the first: bytes not moved are time saved."""
+    optimizers = {each: _on_gpu(fallline.AdamW(params, lr=LR, precision=each)) for each in precisions}
+    seconds = _rounds({str(each): optimizer.step for each, optimizer in optimizers.items()})
+    first = seconds[str(precisions[0])]
+    lines = [f"\nAdamW, {title}", "| state | parameters | ms | of the roof | speed |", f"|{'---|' * 5}"]
+    for each, optimizer in optimizers.items():
+        own = seconds[str(each)]
+        share = bytes_moved(optimizer) / roof / median(own)
+        columns = [each.state, each.params, f"{median(own) * 1e3:.3f}", f"{share:.2f}"]
+        lines.append(f"| {' | '.join(map(str, columns))} | {ratio(first, own):.2f} |")
+    return "\n".join(lines)
+
+
 def _on_gpu(optimizer: fallline.Optimizer) -> fallline.Optimizer:
     for group in optimizer.param_groups:
         group["fused"] = True
     return optimizer
 
 
-def _rounds(steps: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Return seconds per call by device events, in turns; small steps are called often enough to be seen."""
+def _rounds(steps: Mapping[str, Callable[[], object]], calls: int = 10) -> dict[str, list[float]]:
+    """Return seconds per call by device events, in turns, of so many ``calls`` that small steps are seen."""
     for step in steps.values():
         step()
         step()
@@ -133,9 +182,9 @@ def _rounds(steps: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]
         for name, step in steps.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
-            for _ in range(10):
+            for _ in range(calls):
                 step()
             end.record()
             end.synchronize()
-            seconds[name].append(begin.elapsed_time(end) / 1e4)
+            seconds[name].append(begin.elapsed_time(end) / 1e3 / calls)
     return seconds

@@ -60,9 +60,9 @@ def test_every_rule_agrees_with_torch_operations(cls, settings, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("cls", [fallline.SGD, fallline.AdamW])
-def test_narrow_parameters_are_within_a_rounding_a_step(cls, dtype):
-    """The interpreter cuts bfloat16 off where a GPU rounds to nearest: a whole ulp."""
-    closer_than(2 * STEPS * torch.finfo(dtype).eps, lambda params: cls(params, lr=1e-2), dtype)
+def test_narrow_parameters_are_within_a_rounding(cls, dtype):
+    """Of numbers halfway between two, one may be rounded to the other: float32 may differ in its last bit."""
+    closer_than(torch.finfo(dtype).eps, lambda params: cls(params, lr=1e-2), dtype)
 
 
 SUMS = {

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fallline.backends.cpu_access import Signature
-from fallline.backends.gpu_kernel import BLOCK, CHUNK, TENSORS, generate
+import fallline
+from backends.test_narrow_kernels import PARAMS, STATES
+from fallline.backends.gpu_kernel import BLOCK, CHUNK, REGISTERS, TENSORS, generate
 from fallline.backends.gpu_launch import load
-from fallline.core.formats import Plain
+from fallline.backends.operands import Signature
 from fallline.core.plan import plan
+from fallline.core.precision import AS_TORCH, Precision
+from fallline.core.state import formats_of
 from optimizers.cases import CASES, IDS
 
 pytest.importorskip("triton", reason="Triton is in the extra gpu")
 
-CHECKS = Path(__file__).with_name("gpu_cases.py")
+CHECKS = [str(Path(__file__).with_name(f"gpu_{kind}cases.py")) for kind in ("", "narrow_", "graph_")]
 POINTER = {torch.float32: "*fp32", torch.float64: "*fp64"}
 
 
@@ -31,28 +34,29 @@ def compiled(function, signature, constants):
     named = {function.arg_names.index(name): value for name, value in constants.items()}
     source = ASTSource(fn=function, signature=signature | dict.fromkeys(constants, "constexpr"),
                        constexprs={(place,): value for place, value in named.items()})  # fmt: skip
-    target = GPUTarget("cuda", 90, 32)
-    return triton_compile(source, target=target, options={"enable_fp_fusion": False}).asm["ptx"]
+    options = {"enable_fp_fusion": False, "maxnreg": REGISTERS}
+    return triton_compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
 
 
-def assembly(cls, settings, dtype):
+def assembly(cls, settings, dtype, precision=AS_TORCH):
     """Yield the assembly of each pass of an optimizer: per tensor, and per element."""
-    optimizer = cls([torch.zeros(2, dtype=dtype, requires_grad=True)], **settings)
+    p = torch.zeros(2, dtype=dtype, requires_grad=True)
+    optimizer = cls([p], **settings, precision=precision)
     rule = plan(optimizer.transforms(optimizer.param_groups[0]))
     scalars = (torch.float32,) * len(rule.scalar_slots)
+    formats = formats_of(rule, precision, p, {slot.name: p for slot in rule.slots})
     for one in rule.passes:
-        names = ("p", *(slot.name for slot in rule.slots))
-        dtypes = Signature(tuple((name, Plain(dtype)) for name in names), dtype, scalars)
+        dtypes = Signature(tuple(formats.items()), dtype, scalars)
         module, numbers = load(generate(rule, one, dtypes)), POINTER[dtypes.compute]
         yield compiled(
             module.once,
             {"_addresses": "*i64", "_rows": "*i64", "_settings": "*fp64", "_fresh": "*fp64", "_sums": "*fp64",
-             "_numbers": numbers, "_tensors": "i64"},
+             "_bases": "*i64", "_withheld": "*fp32", "_numbers": numbers, "_keys": "*i64", "_tensors": "i64"},
             {"_BLOCK": TENSORS},
         ), compiled(
             module.elements,
-            {"_addresses": "*i64", "_numbers": numbers, "_sizes": "*i64", "_owners": "*i64",
-             "_starts": "*i64", "_partials": "*fp64", "_tensors": "i64"},
+            {"_addresses": "*i64", "_withheld": "*fp32", "_numbers": numbers, "_keys": "*i64",
+             "_sizes": "*i64", "_owners": "*i64", "_starts": "*i64", "_partials": "*fp64", "_tensors": "i64"},
             {"_CHUNK": CHUNK, "_BLOCK": BLOCK, "_ALIGNED": True},
         )  # fmt: skip
 
@@ -80,8 +84,41 @@ def check(cls, settings, dtype):
         assert not re.search(r"(ld|st)\.local", elements + once)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(("dtype", "params"), PARAMS, ids=str)
+def test_every_format_compiles_to_wide_loads_and_stores(state, dtype, params):
+    check_format(fallline.AdamW, {}, state, dtype, params)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("state", ["bf16", "8bit", "4bit"])
+@pytest.mark.parametrize(("cls", "settings"), CASES, ids=IDS)
+def test_every_rule_with_narrow_state_compiles_to_wide_loads_and_stores(cls, settings, state):
+    check_format(cls, settings, state, torch.float32, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "dtype", "params"),
+    [("8bit", torch.float32, None), ("4bit", torch.bfloat16, "kahan"), ("bf16", torch.float16, "stochastic")],
+)
+def test_some_formats_compile_to_wide_loads_and_stores(state, dtype, params):
+    check_format(fallline.AdamW, {}, state, dtype, params)
+
+
+def check_format(cls, settings, state, dtype, params):
+    """A thread takes eight neighbours: 16 bytes of numbers, 8 of codes; nothing goes byte by byte."""
+    for once, elements in assembly(cls, settings, dtype, Precision(state, params)):
+        assert not re.search(r"(ld|st)\.local", elements + once)
+        assert re.search(r"ld\.global\.v4\.b32", elements)
+        assert re.search(r"st\.global\.v4\.b32", elements)
+        assert not re.search(r"^\s+(ld|st)\.global\.b(8|16)\b", elements, re.MULTILINE)
+        if "redux" in elements:
+            assert re.search(r"ld\.global\.v2\.b32", elements)
+
+
 def test_every_rule_agrees_with_torch_operations_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(CHECKS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *CHECKS]
     done = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
@@ -91,6 +128,6 @@ def test_every_rule_agrees_with_torch_operations_in_the_interpreter():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 def test_every_rule_agrees_with_torch_operations_on_the_gpu():
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(CHECKS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *CHECKS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]

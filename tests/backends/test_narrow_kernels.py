@@ -13,6 +13,8 @@ from fallline.core.plan import plan
 from fallline.core.registry import entries
 from fallline.core.state import formats_of, parts_of
 from fallline.core.transform import transform
+from fallline.gradients import centralize
+from fallline.transforms import scale_by_learning_rate, trace
 from optimizers.cases import CASES, IDS, on_backend
 
 STATES = (None, "fp32", "bf16", "8bit", "4bit")
@@ -156,6 +158,16 @@ def test_sums_see_what_the_state_stands_for():
         train(fallline.LAMB, b, torch.float32, Precision("4bit"), (70_000,)) for b in ("cpu", "eager")
     )
     assert ((p[0] - q[0]).abs() > 1e-6).double().mean() < 0.01
+
+
+def test_random_bits_are_the_same_ahead_of_a_rule_on_whole_tensors():
+    """The momentum is stored before the parameters are, once; the eager backend is the oracle."""
+    make = fallline.chain(trace(momentum=0.9), centralize, scale_by_learning_rate(0.1))
+    ours, theirs = (
+        everything(*train(make, b, torch.float32, Precision("bf16"), (600,), layout=lambda x: x.view(20, 30)))
+        for b in ("cpu", "eager")
+    )
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))
 
 
 def test_every_registered_optimizer_that_is_elementwise_has_codes():

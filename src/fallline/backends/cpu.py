@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fallline.backends import kernel_cache, whole
-from fallline.backends.cpu_access import ELEMENT, Signature, stream, traffic, writes_params
 from fallline.backends.cpu_kernel import generate
 from fallline.backends.cpu_launch import Launch
 from fallline.backends.cpu_table import Table, Watch
+from fallline.backends.operands import ELEMENT, Signature, stream, traffic, writes
 from fallline.core import rounding, source
-from fallline.core.backend import Batch, Prepared, Sums
+from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 from fallline.core.formats import Format, Plain
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
-from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, G
+from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, G, P
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -70,15 +70,15 @@ class Cpu:
 
 def signature(batch: Batch) -> Signature:
     """Return how a batch's operands are stored."""
-    p, state = batch.params[0], batch.states[0]
+    state = batch.states[0]
     return Signature(
         tuple((name, _real(kept_as)) for name, kept_as in batch.formats.items()),
-        _real_dtype(p if p.grad is None else p.grad),
+        _REAL.get(batch.grad_dtype, batch.grad_dtype),
         tuple(state[slot.name].dtype for slot in batch.plan.scalar_slots),
     )
 
 
-class Job:
+class Job(AtOnce):
     """A batch laid out for its kernels, and how far the present step has got in its passes."""
 
     def __init__(self, batch: Batch):
@@ -93,7 +93,7 @@ class Job:
         self._in_order = False
         self._next = self._taken = 0
         self._stages = [self._stage(one, dtypes) for one in batch.plan.passes]
-        self._writes = any(map(writes_params, batch.plan.passes))
+        self._writes = any(writes(one, P) for one in batch.plan.passes)
 
     def _stage(self, one: Pass, dtypes: Signature) -> Any:
         if isinstance(one, WholePass):
@@ -162,13 +162,14 @@ class Job:
             self._settings.ravel()[:] = values
             self._values = values
 
+    def _by_row(self) -> dict[int, dict[str, Any]]:
+        """Return the settings of each group by name."""
+        rows = zip(self._used_rows, self._settings.tolist(), strict=True)
+        return {row: dict(zip(self._batch.plan.settings, values, strict=True)) for row, values in rows}
+
     def _run_whole(self, one: WholePass) -> None:
         """Apply a rule on whole tensors to the operands as they lie in the table."""
-        t, names = one.transform, self._batch.plan.settings
-        by_row = {
-            row: dict(zip(names, values.tolist(), strict=True))
-            for row, values in zip(self._used_rows, self._settings, strict=True)
-        }
+        t, by_row = one.transform, self._by_row()
         rounding, reads, outputs = torch.finfo(self._batch.params[0].dtype).eps, t.reads, t.outputs
         columns = self._table.columns(one.takes)
         seen = [(name, columns[name]) for name in {*t.inputs, *outputs}]
@@ -178,13 +179,15 @@ class Job:
             known = {FRESH: float(self._batch.fresh[i]), PLACE: place, ROUNDING: rounding}
             step = {STEP: self._step_of(i)} if STEP in reads else {}
             operands = {name: column[i] for name, column in seen}
-            members.append(whole.Member(operands, {**by_row[row], **known, **step}))
+            settings = {**by_row[row], **known, **step}
+            members.append(whole.Member(operands, settings, self._batch.spreads[i]))
+        streams = [self._stream(one, name) for name in outputs]
         with torch.no_grad():
             for i, results in whole.apply(t, members):
                 noise = self._noise(i)
                 results = whole.apart(outputs, results, {n: members[i].operands[n] for n in rooms})
-                for name, value in zip(outputs, results, strict=True):
-                    self._table.put(name, i, value, noise, self._stream(one, name))
+                for name, value, number in zip(outputs, results, streams, strict=True):
+                    self._table.put(name, i, value, noise, number)
 
     def _noise(self, i: int) -> Noise | None:
         """Return the random bits of this step for tensor ``i``."""

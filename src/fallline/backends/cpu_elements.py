@@ -3,8 +3,8 @@
 import re
 from textwrap import indent
 
-from fallline.backends.cpu_access import Operand, Signature, operands
 from fallline.backends.formula import program
+from fallline.backends.operands import Operand, Signature, operands
 from fallline.core.plan import ElementPass, Plan
 
 _FLAGS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True'

@@ -1,8 +1,8 @@
 """Code generation for the CPU: a Numba module for one element pass and the formats of its values."""
 
-from fallline.backends.cpu_access import SCALAR, Signature, rows
 from fallline.backends.cpu_elements import Elements, block, python
 from fallline.backends.formula import Program, program
+from fallline.backends.operands import SCALAR, Signature, rows
 from fallline.core.plan import ElementPass, Plan
 from fallline.core.transform import FRESH, STEP
 

@@ -17,7 +17,7 @@ from fallline.backends import kernel_cache, row_kernel
 from fallline.backends.cpu import Cpu, signature
 from fallline.backends.cpu_kernel import generate
 from fallline.backends.row_table import RowTable
-from fallline.core.backend import Batch, Prepared
+from fallline.core.backend import AtOnce, Batch, Prepared
 from fallline.core.plan import ElementPass
 
 
@@ -38,7 +38,7 @@ class CpuRows(Cpu):
         return _Job(batch)
 
 
-class _Job:
+class _Job(AtOnce):
     """A batch of parameters with sparse gradients, and how far the present step has got in its passes."""
 
     def __init__(self, batch: Batch):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fallline.backends.cpu_access import LEFT, Signature, rows
+from fallline.backends.operands import LEFT, Signature, rows
 from fallline.core.backend import Batch
 from fallline.core.formats import Codes, Format, Plain
 from fallline.core.rounding import Noise
@@ -45,7 +45,7 @@ class Table:
         self._grad_addresses: list[int] = []
 
     def _rows(self) -> list[list[int]]:
-        """Return the addresses row by row, in the order of `cpu_access.rows`."""
+        """Return the addresses row by row, in the order of `operands.rows`."""
         nowhere, slots = [0] * len(self._batch.params), self._batch.plan.scalar_slots
         scalars = [[state[slot.name] for state in self._batch.states] for slot in slots]
         first, beside = zip(*((each[0], each[1:]) for each in self._parts.values()), strict=True)
@@ -162,8 +162,9 @@ class Watch:
         self._tensors = [x for x in self._state if isinstance(x, Tensor)]
         self._memory = [x.untyped_storage() for x in self._tensors]
         self._first = [address(x) for x in self._tensors[:1]]
-        grads = [p.grad for p in batch.params if p.grad is not None] if batch.plan.uses_grad else []
-        self._grad_bytes, self._grad_dtype = list(map(_bytes, grads)), [g.dtype for g in grads[:1]]
+        params, dtype = batch.params if batch.plan.uses_grad else [], batch.grad_dtype
+        self._grad_bytes = [p.numel() * dtype.itemsize for p in params]
+        self._grad_dtype = [dtype] * bool(params)
 
     def unchanged(self, grads: Sequence[Tensor], in_order: bool) -> bool:
         """Tell whether all lies where it did; unless the gradients are ``in_order``, look at strides, too."""

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from fallline.backends.whole import Member, apart, apply
 from fallline.core import rounding, source
-from fallline.core.backend import Batch, Prepared
+from fallline.core.backend import AtOnce, Batch, Prepared
 from fallline.core.errors import RuleError
 from fallline.core.formats import Format, Plain
-from fallline.core.plan import ElementPass, Pass, WholePass, negate
+from fallline.core.plan import PREPARING, ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
+from fallline.core.shards import Spread
 from fallline.core.state import parts_of
 from fallline.core.transform import (
     FRESH,
@@ -30,17 +31,18 @@ from fallline.core.transform import (
 )
 
 
-def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate(
+    one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any], spread: Spread | None = None
+) -> dict[str, Any]:
     """Run one pass on ``values`` (``g``, ``p``, state by name); return all values after it.
 
     The values may be tensors or Python floats: with floats this is the float64 oracle. A pass that takes sums
-    changes nothing: what each sum's function gives is among the values, and adding up is the caller's.
+    changes nothing: what each sum's function gives is among the values, and adding up is the caller's. With
+    ``spread`` they are this process's shards.
     """
-    values = {GAIN: 1.0, **values}
-    if G in values and one.transforms[:1] != (negate,):
-        values.setdefault(GRAD, values[G])
+    values = _opened(one, values)
     if isinstance(one, WholePass):
-        return _apply_whole(one.transform, values, settings)
+        return _apply_whole(one.transform, values, settings, spread)
     known = {**settings, **{n: v for n, v in values.items() if n not in (GAIN, GRAD)}}
     gained = GAIN in one.leaves or any(GAIN in t.inputs for t in one.transforms)
     before, summands = values, {}
@@ -53,12 +55,20 @@ def evaluate(one: Pass, values: Mapping[str, Any], settings: Mapping[str, Any]) 
         summands |= _summands(one, place, values, known)
         arrived, scalars = values, {**known, **given.get(t.per_tensor, {})}
         values = _apply(t, values, scalars)
-        if t is negate:
+        if t in PREPARING:
             values[GRAD] = values[G]
         if gained and t.target == G:
             values[GAIN] = values[GAIN] * _gain(t, {**values, G: arrived[G]}, scalars)
     summands |= _summands(one, len(one.transforms), values, known)
     return {**before, **summands} if one.sums else values
+
+
+def _opened(one: Pass, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a pass begins with: those there are, the gain and the gradient as it came."""
+    values = {GAIN: 1.0, **values}
+    if G in values and not set(one.transforms[:1]) & set(PREPARING):
+        values.setdefault(GRAD, values[G])
+    return values
 
 
 def _summands(
@@ -86,13 +96,15 @@ def _gain(t: Transform, values: Mapping[str, Any], scalars: Mapping[str, Any]) -
     return t.gain(*(values[n] for n in positional(t.gain)), **{n: scalars[n] for n in keywords(t.gain)})
 
 
-def _apply_whole(t: Transform, values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    ((_, results),) = apply(t, [Member(values, dict(settings))])
+def _apply_whole(
+    t: Transform, values: dict[str, Any], settings: Mapping[str, Any], spread: Spread | None
+) -> dict[str, Any]:
+    ((_, results),) = apply(t, [Member(values, dict(settings), spread)])
     return {**values, **dict(zip(t.outputs, results, strict=True))}
 
 
 class Eager:
-    """Executes plans as torch operations, one parameter after the other."""
+    """Executes plans as torch operations: one parameter after the other, whole tensors in stacks."""
 
     name, fuses = "eager", False
 
@@ -112,7 +124,7 @@ class Eager:
         """Return nothing: each torch operation moves bytes of its own."""
 
 
-class _Prepared:
+class _Prepared(AtOnce):
     def __init__(self, batch: Batch):
         self._batch = batch
         self._settings: dict[int, dict[str, Any]] = {}
@@ -141,8 +153,7 @@ class _Prepared:
             while self._next < len(passes):
                 one = passes[self._next]
                 self._next += 1
-                for member in self._members:
-                    member.run(one)
+                self._run(one)
                 if isinstance(one, ElementPass) and one.sums:
                     self._taken = tuple(each.name for each in one.sums)
                     return np.array([[m.total(n) for n in self._taken] for m in self._members])
@@ -151,6 +162,15 @@ class _Prepared:
         self.release()
         self._batch.fresh = [False] * len(self._batch.fresh)
         return None
+
+    def _run(self, one: Pass) -> None:
+        """Run one pass: on one parameter after the other, or on all those that a rule takes as one stack."""
+        if isinstance(one, ElementPass):
+            for member in self._members:
+                member.run(one)
+            return
+        for i, results in apply(one.transform, [member.seen(one) for member in self._members]):
+            self._members[i].put(one, results)
 
     def take(self, totals: np.ndarray) -> None:
         """Let later passes see the totals of the last sums."""
@@ -163,7 +183,7 @@ class _Prepared:
 
     def _begin(self, grads: Sequence[Tensor]) -> list["_Member"]:
         batch = self._batch
-        rows = zip(batch.params, grads or batch.params, batch.states, strict=True)
+        rows = zip(batch.params, grads or batch.params, batch.states, batch.spreads, strict=True)
         numbers = zip(batch.rows, batch.fresh, batch.indices, strict=True)
         return [
             _Member(batch, *row, {**self._settings[group], FRESH: float(fresh), PLACE: place})
@@ -174,23 +194,40 @@ class _Prepared:
 class _Member:
     """One parameter in the course of a step: its values so far, and the numbers that its rules read."""
 
-    def __init__(self, batch: Batch, p: Tensor, g: Tensor, state: dict[str, Any], settings: dict[str, Any]):
-        plan = batch.plan
-        self._batch, self._plan, self._p, self._state, self.settings = batch, plan, p, state, settings
+    def __init__(
+        self,
+        batch: Batch,
+        p: Tensor,
+        g: Tensor,
+        state: dict[str, Any],
+        spread: Spread | None,
+        settings: dict[str, Any],
+    ):
+        self._batch, self._plan, self._p, self._state, self._spread = batch, batch.plan, p, state, spread
+        self.settings = settings
         self._differentiable = torch.is_grad_enabled()
         settings[ROUNDING] = torch.finfo(p.dtype).eps
         self._values = _element_values(batch, p, g, state)
         if self._differentiable:
             self._values["p"] = self._values["p"].clone()
         self._came = self._values
-        for slot in plan.scalar_slots:
+        for slot in self._plan.scalar_slots:
             number = _number(state[slot.name], self._differentiable)
             known = settings if slot.name == STEP else self._values
             known[slot.name] = number + 1 if slot.name == STEP else number
 
-    def run(self, one: Pass) -> None:
-        """Run one pass."""
-        self._values = evaluate(one, self._values, self.settings)
+    def run(self, one: ElementPass) -> None:
+        """Run one pass over elements."""
+        self._values = evaluate(one, self._values, self.settings, self._spread)
+
+    def seen(self, one: WholePass) -> Member:
+        """Return what a rule on whole tensors sees of it."""
+        self._values = _opened(one, self._values)
+        return Member(self._values, self.settings, self._spread)
+
+    def put(self, one: WholePass, results: tuple[Tensor | None, ...]) -> None:
+        """Take what the rule has made of it."""
+        self._values = {**self._values, **dict(zip(one.transform.outputs, results, strict=True))}
 
     def total(self, name: str) -> float:
         """Return the sum of the values called ``name`` over the whole tensor."""

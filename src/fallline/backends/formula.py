@@ -10,11 +10,12 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import takewhile
 from typing import Any
 
 from fallline.core import source
 from fallline.core.errors import RuleError, suggestion
-from fallline.core.plan import ElementPass, negate
+from fallline.core.plan import PREPARING, ElementPass
 from fallline.core.scalar import FUNCTIONS
 from fallline.core.transform import (
     FRESH,
@@ -81,7 +82,8 @@ def program(each: ElementPass) -> Program:
 
 def _start(each: ElementPass) -> int | None:
     """Return the place before which the update is the gradient, None where an earlier pass has changed it."""
-    return None if G in each.takes else int(each.transforms[:1] == (negate,))
+    ahead = list(takewhile(PREPARING.__contains__, each.transforms))
+    return None if G in each.takes else len(ahead)
 
 
 class _Lowering:

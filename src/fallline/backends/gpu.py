@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from fallline.backends.cpu import Cpu, Job, signature
-from fallline.backends.cpu_access import rows
-from fallline.backends.gpu_kernel import TYPES, generate
+from fallline.backends.gpu_kernel import generate
 from fallline.backends.gpu_launch import Launch, load
+from fallline.backends.gpu_tables import Tables
+from fallline.backends.operands import ELEMENT, rows
 from fallline.core import source
 from fallline.core.backend import Batch, Sums
 from fallline.core.plan import ElementPass, Pass, WholePass
-from fallline.core.precision import AS_TORCH, Precision, precision_of
+from fallline.core.transform import STEP
 
 
 @cache
@@ -42,14 +43,10 @@ class Gpu(Cpu):
         """Refuse what must stay visible to autograd, other devices, and tensors that are not plain memory."""
         if not (param.is_cuda or interpreted()):
             return f"the parameter is on {param.device}"
-        if param.is_cuda and not group.get("fused"):
-            return "it has not run on hardware yet, so ask for it: fused=True"
-        if group.get("capturable"):
-            return "capturable=True"
-        if precision_of(group) not in (AS_TORCH, Precision("fp32")):
-            return str(precision_of(group))
+        if param.is_cuda and not (group.get("fused") or group.get("capturable")):
+            return "it has not run on hardware yet, so ask for it: fused=True or capturable=True"
         reason = missing() or self.refuses_tensor(group, param)
-        return reason or (None if param.dtype in TYPES else f"{param.dtype} has no format")
+        return reason or (None if param.dtype in ELEMENT else f"{param.dtype} has no format")
 
     def prepare(self, batch: Batch) -> "GpuJob":
         """Generate the batch's kernels, and lay out its job."""
@@ -70,54 +67,134 @@ class GpuJob(Job):
 
     def __init__(self, batch: Batch):
         self._device = batch.params[0].device
-        self._tables: dict[str, Tensor] = {}
-        self._uploaded: dict[str, np.ndarray] = {}
+        self._done = 0
+        self._first_steps: dict[int, tuple[int, float]] = {}
         scalars = {slot.name for slot in batch.plan.scalar_slots}
-        self._of_elements = [row for name, row in rows(batch.plan).items() if name not in scalars]
+        places = rows(batch.plan, signature(batch).beside)
+        self._of_elements = [row for name, row in places.items() if name not in scalars]
+        self._on_device: list[tuple[int, Tensor]] = []
+        self._made = self._withheld = torch.zeros((), device=self._device)
         super().__init__(batch)
+        self._sums = torch.zeros(self._sums.shape, dtype=torch.float64, device=self._device)
+        self._lay_out()
 
     def _stage(self, one: Pass, dtypes: Any) -> Any:
         if isinstance(one, WholePass):
             return one
-        if not self._tables:
-            groups = np.array([self._used_rows.index(r) for r in self._batch.rows], np.int64)
-            self._arrays = {
-                "addresses": self._table.addresses, "settings": self._settings, "fresh": self._fresh,
-                "sums": self._sums, "rows": groups,
-            }  # fmt: skip
-            self._tables = {n: torch.from_numpy(x.copy()).to(self._device) for n, x in self._arrays.items()}
         module = load(generate(self._batch.plan, one, dtypes))
-        return Launch(one, module, np.diff(self._table.offsets), self._tables, dtypes.compute)
+        return Launch(one, module, self._table.sizes, self._device, dtypes.compute)
 
-    def _upload(self, *names: str) -> None:
-        """Bring tables that have changed to the device; nothing waits for it."""
-        for name in names:
-            before = self._uploaded.get(name)
-            if before is None or not np.array_equal(self._arrays[name], before):
-                self._uploaded[name] = self._arrays[name].copy()
-                self._tables[name].copy_(torch.from_numpy(self._uploaded[name]), non_blocking=True)
+    def _lay_out(self) -> None:
+        """Put what kernels read beside each other, to be brought to the device in one piece."""
+        groups = np.array([self._used_rows.index(r) for r in self._batch.rows], np.int64)
+        arrays = {
+            "addresses": self._table.addresses, "settings": self._settings, "fresh": self._fresh,
+            "rows": groups, "bases": self._bases,
+        }  # fmt: skip
+        self._tables = Tables(arrays, self._device, spare=len(self._stages))
+        here = self._tables.here
+        self._table.addresses, self._settings, self._fresh = (
+            here["addresses"],
+            here["settings"],
+            here["fresh"],
+        )
+        self._aligned = self._is_aligned()
+
+    def _is_aligned(self) -> bool:
+        return not (self._table.addresses[self._of_elements] % 16).any()
+
+    @property
+    def defers(self) -> bool:  # type: ignore[override]
+        """Whether kernels alone see to it: not where torch operations take part, or the host anyway looks."""
+        kernels_alone = all(isinstance(stage, Launch) for stage in self._stages)
+        host_looks = any(self._batch.fresh) or any(each.vetoes for each in self._batch.plan.sums)
+        return kernels_alone and not host_looks
+
+    def defer(self, withheld: Tensor) -> None:
+        """Make the step that is `ready` only if ``withheld`` is zero."""
+        self._withheld = withheld.to(self._device, non_blocking=True)
+
+    def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
+        """Take the settings, and tell whether the table is right for the tensors as they are now."""
+        self._withheld = self._made
+        return super().ready(grads, settings)
+
+    def _set_settings(self, settings: Mapping[int, Sequence[Any]]) -> None:
+        """Take the settings; those that are tensors on the device stay there, and nothing waits for them."""
+        given = [value for row in self._used_rows for value in settings[row]]
+        self._on_device = [
+            (i, value.detach().reshape(()))
+            for i, value in enumerate(given)
+            if isinstance(value, Tensor) and value.device == self._device
+        ]
+        there = {i for i, _ in self._on_device}
+        values = [0.0 if i in there else float(value) for i, value in enumerate(given)]
+        if values != self._values:
+            self._settings.ravel()[:] = values
+            self._values = values
+
+    def _by_row(self) -> dict[int, dict[str, Any]]:
+        found, names = super()._by_row(), self._batch.plan.settings
+        for i, value in self._on_device:
+            row, place = divmod(i, len(names))
+            found[self._used_rows[row]][names[place]] = value
+        return found
 
     def advance(self, grads: Sequence[Tensor]) -> Sums | None:
         """Run the passes up to the next reduction and return its sums by tensor, or None at the end."""
         if self._next == 0:
             self._table.set_grads(grads, self._in_order)
             self._table.stage()
-            self._upload("settings", "fresh")
+            self._read: dict[str, Tensor] = {}
         while self._next < len(self._stages):
             stage = self._stages[self._next]
             self._next += 1
             if isinstance(stage, WholePass):
                 self._run_whole(stage)
+                self._read = {}  # what it has made lies anew in each step
                 continue
-            self._upload("addresses")  # what whole rules make lies anew in each step
-            stage.run(aligned=not (self._table.addresses[self._of_elements] % 16).any())
+            self._read = self._read or self._there()
+            stage.run(self._read, self._withheld, self._aligned)
             if stage.each.sums:
                 return stage.totals()
         self._finish()
         return None
 
+    def _there(self) -> dict[str, Tensor]:
+        """Return the tables on the device as they are to be now."""
+        if capturing(self._device):
+            there, self._aligned = self._tables.captured(), self._is_aligned()
+        else:
+            self._aligned = self._is_aligned() if self._tables.sent() else self._aligned
+            there = self._tables.there
+        for i, value in self._on_device:
+            there["settings"].view(-1)[i].copy_(value)
+        return there | {"sums": self._sums}
+
+    def _finish(self) -> None:
+        super()._finish()
+        if not capturing(self._device):
+            self._tables.make_ready()
+            self._done += 1
+
+    def _step_of(self, i: int) -> float:
+        """Return the number of this step for a tensor, read again only if somebody else has written it."""
+        counter = self._batch.states[i].get(STEP)
+        if counter is None:
+            return 0.0
+        version, first = self._first_steps.get(i, (None, 0.0))
+        if version != counter._version:
+            first = super()._step_of(i) - self._done
+            self._first_steps[i] = counter._version, first
+        return first + self._done
+
     def take(self, totals: Any) -> None:
         """Take the totals, by tensor, of the sums that `advance` returned last."""
         width = totals.shape[1]
-        self._tables["sums"][:, self._taken : self._taken + width] = totals
+        self._sums[:, self._taken : self._taken + width] = totals
         self._taken += width
+
+
+def capturing(device: torch.device) -> bool:
+    """Tell whether what runs on ``device`` becomes part of a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -6,20 +6,19 @@ from textwrap import indent
 
 import torch
 
-from fallline.backends.cpu_access import Operand, Signature, operands, rows
 from fallline.backends.formula import program
+from fallline.backends.gpu_access import TYPES, addresses, key, load, store
+from fallline.backends.operands import Signature, operands, rows
+from fallline.core.formats import Codes
 from fallline.core.plan import ElementPass, Plan
 from fallline.core.transform import FRESH, STEP
 
 #: Elements that one program of a kernel works on, in blocks of so many at once.
 CHUNK, BLOCK = 8192, 1024
+#: Registers of a thread at most, so that 16 warps stay on a multiprocessor.
+REGISTERS = 128
 #: Tensors that one program of the per-tensor kernel works on.
 TENSORS = 128
-
-TYPES = {
-    torch.float64: "tl.float64", torch.float32: "tl.float32", torch.bfloat16: "tl.bfloat16",
-    torch.float16: "tl.float16",
-}  # fmt: skip
 
 _MODULE = '''\
 """{title}
@@ -30,6 +29,7 @@ Written by fallline from the rule. Names with an underscore are the generator's,
 import triton
 import triton.language as tl
 
+from fallline.backends import gpu_narrow as _narrow
 from fallline.backends.gpu_primitives import (
     absolute, divide, exp, log, maximum, minimum, power, sign, single, sqrt, sqrt_f64,
     where,
@@ -37,11 +37,16 @@ from fallline.backends.gpu_primitives import (
 
 
 @triton.jit
-def once(_addresses, _rows, _settings, _fresh, _sums, _numbers, _tensors, _BLOCK: tl.constexpr):
+def once(
+    _addresses, _rows, _settings, _fresh, _sums, _bases, _withheld, _numbers, _keys, _tensors,
+    _BLOCK: tl.constexpr,
+):
     """Per tensor: advance the state kept per tensor, and compute the numbers the elements read."""
     _t = tl.program_id(0).to(tl.int64) * _BLOCK + tl.arange(0, _BLOCK)
     _here = _t < _tensors
     _row = tl.load(_rows + _t, mask=_here, other=0)
+    if tl.load(_withheld) != 0:
+        return
 {inputs}
 {lines}
 {outputs}
@@ -49,7 +54,7 @@ def once(_addresses, _rows, _settings, _fresh, _sums, _numbers, _tensors, _BLOCK
 
 @triton.jit
 def elements(
-    _addresses, _numbers, _sizes, _owners, _starts, _partials, _tensors,
+    _addresses, _withheld, _numbers, _keys, _sizes, _owners, _starts, _partials, _tensors,
     _CHUNK: tl.constexpr, _BLOCK: tl.constexpr, _ALIGNED: tl.constexpr,
 ):
     """Per element: the rule, on one chunk of one tensor."""
@@ -57,18 +62,20 @@ def elements(
     _t = tl.load(_owners + _chunk)
     _start = tl.multiple_of(tl.load(_starts + _chunk), _BLOCK)
     _end = tl.minimum(_start + _CHUNK, tl.load(_sizes + _t))
-{numbers}
-{addresses}
+    if tl.load(_withheld) != 0:
+        return
 {before}
     for _begin in range(0, _end - _start, _BLOCK):
-        _k = _start + _begin + tl.arange(0, _BLOCK)
-        if _start + _begin + _BLOCK <= _end:
+        _first = _start + _begin
+        if _first + _BLOCK <= _end:
 {whole}
         else:
-            _mask = _k < _end
 {part}
 {after}
 '''
+
+#: The elements of a kernel's block where all of them exist.
+_WHOLE = ["_k = _first + tl.arange(0, _BLOCK)"]
 
 
 def generate(plan: Plan, each: ElementPass, dtypes: Signature) -> str:
@@ -81,7 +88,7 @@ def generate(plan: Plan, each: ElementPass, dtypes: Signature) -> str:
 
 
 def _once(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
-    code, place = program(each), rows(plan)
+    code, place = program(each), rows(plan, dtypes.beside)
     settings = [(i, n) for i, n in enumerate(plan.settings) if n in code.needs]
     sums = [(i, one.name) for i, one in enumerate(plan.sums) if one.name in code.needs]
     scalars = [s.name for s in plan.scalar_slots]
@@ -98,41 +105,44 @@ def _once(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
     outputs += [
         f"tl.store(_numbers + _t * {width} + {i}, {n}, mask=_here)" for i, n in enumerate(code.numbers)
     ]
+    if dtypes.is_random:
+        base = "tl.load(_bases + _t, mask=_here, other=0)"
+        outputs.append(f"tl.store(_keys + _t, _narrow.at_step({base}, {STEP}), mask=_here)")
     lines = [_triton(line, double=True) for line in code.once]
     return {"inputs": _block(inputs, 1), "lines": _block(lines, 1), "outputs": _block(outputs, 1)}
 
 
 def _elements(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
-    code = program(each)
+    code, sums = program(each), [one.name for one in each.sums]
     loads, stores = operands(plan, each, dtypes)
-    compute, width = TYPES[dtypes.compute], len(code.numbers)
-    sums = [one.name for one in each.sums]
-    numbers = [f"{n} = tl.load(_numbers + _t * {width} + {i})" for i, n in enumerate(code.numbers)]
-    addresses = []
-    for o in dict.fromkeys((*loads, *stores)):
-        at = f"tl.load(_addresses + {o.rows[0]} * _tensors + _t).to(tl.pointer_type({_type(o)}))"
-        addresses.append(f"_at_{o.name} = {at}")
-        addresses.append(f"if _ALIGNED:\n    _at_{o.name} = tl.multiple_of(_at_{o.name}, 16)")
-    bodies = {}
-    for kind, mask in (("whole", ""), ("part", ", mask=_mask")):
-        other = mask and f"{mask}, other=0.0"
-        body = [f"{o.name} = tl.load(_at_{o.name} + _k{other}).to({compute})" for o in loads]
-        body += [_triton(line, dtypes.compute == torch.float64) for line in code.element]
-        body += [f"tl.store(_at_{o.name} + _k, {o.name}.to({_type(o)}){mask})" for o in stores]
-        for n in sums:
-            summand = f"tl.where(_mask, {n}, 0.0)" if mask else n
-            body.append(f"_total_{n} += {summand}.to(tl.float64)")
-        bodies[kind] = _block(body, 3)
-    before = [f"_total_{n} = tl.zeros([_BLOCK], tl.float64)" for n in sums]
+    width = len(code.numbers)
+    before = [f"{n} = tl.load(_numbers + _t * {width} + {i})" for i, n in enumerate(code.numbers)]
+    before += [line for o in {o.rows: o for o in (*loads, *stores)}.values() for line in addresses(o)]
+    before += [key(o) for o in stores if o.access.random or o.codes]
+    before += [f"_total_{n} = tl.zeros([_BLOCK], tl.float64)" for n in sums]
     at = f"_partials + _chunk * {len(sums)}"
     after = [f"tl.store({at} + {i}, tl.sum(_total_{n}))" for i, n in enumerate(sums)]
-    fixed = {"numbers": numbers, "addresses": addresses, "before": before, "after": after}
-    return {**{name: _block(lines, 1) for name, lines in fixed.items()}, **bodies}
+
+    def body(order: list[str], mask: str, summand: str) -> str:
+        lines = [*order, *(load(o, dtypes.compute, mask) for o in loads)]
+        lines += [_triton(line, dtypes.compute == torch.float64) for line in code.element]
+        lines += [store(o, mask) for o in stores]
+        lines += [f"_total_{n} += {summand.format(n)}.to(tl.float64)" for n in sums]
+        return _block(lines, 3)
+
+    return {
+        "before": _block(before, 1),
+        "whole": body(_WHOLE, "None", "{}"),
+        "part": body(_order(dtypes), "_mask", "tl.where(_mask, {}, 0.0)"),
+        "after": _block(after, 1),
+    }
 
 
-def _type(operand: Operand) -> str:
-    """Return the type of an operand in memory; others than plain numbers are refused before."""
-    return TYPES[operand.kept_as.dtypes[0]]
+def _order(dtypes: Signature) -> list[str]:
+    """Return the lines that tell the elements at the end of a tensor, and which of them exist."""
+    if any(isinstance(each, Codes) and each.bits == 4 for _, each in dtypes.formats):
+        return ["_k, _mask = _narrow.halved(_first, _end, _BLOCK)"]
+    return [*_WHOLE, "_mask = tl.arange(0, _BLOCK) < (_end - _first).to(tl.int32)"]
 
 
 def _load(name: str, at: str, mask: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fallline.backends.formula import program
-from fallline.backends.gpu_kernel import BLOCK, CHUNK, TENSORS
+from fallline.backends.gpu_kernel import BLOCK, CHUNK, REGISTERS, TENSORS
 from fallline.core.plan import ElementPass
 
 
@@ -27,18 +27,17 @@ def load(source: str) -> ModuleType:
 
 
 class Launch:
-    """A kernel of one element pass over tensors of these ``sizes``; ``tables`` are kept by the job."""
+    """A kernel of one element pass over tensors of these ``sizes`` on ``device``."""
 
     def __init__(
         self,
         each: ElementPass,
         module: ModuleType,
         sizes: np.ndarray,
-        tables: Mapping[str, Tensor],
+        device: torch.device,
         compute: torch.dtype,
     ):
-        self.each, self._module, self._tables = each, module, tables
-        device, self._tensors = tables["addresses"].device, len(sizes)
+        self.each, self._module, self._tensors = each, module, len(sizes)
         owners, starts = _chunks(sizes)
         lengths = np.bincount(owners, minlength=self._tensors)
         self._sizes, self._owners, self._starts, self._lengths = (
@@ -46,19 +45,20 @@ class Launch:
         )
         width = len(program(each).numbers)
         self._numbers = torch.zeros((self._tensors, width), dtype=compute, device=device)
+        self._keys = torch.zeros(self._tensors, dtype=torch.int64, device=device)
         self._partials = torch.zeros((len(starts), len(each.sums)), dtype=torch.float64, device=device)
 
-    def run(self, aligned: bool) -> None:
-        """Run the kernel over all tensors."""
-        of = self._tables
+    def run(self, of: Mapping[str, Tensor], withheld: Tensor, aligned: bool) -> None:
+        """Run the kernel over all tensors, reading these tables, unless it is ``withheld``."""
         self._module.once[(-(-self._tensors // TENSORS),)](
-            of["addresses"], of["rows"], of["settings"], of["fresh"], of["sums"], self._numbers,
-            self._tensors, _BLOCK=TENSORS,
+            of["addresses"], of["rows"], of["settings"], of["fresh"], of["sums"], of["bases"],
+            withheld, self._numbers, self._keys, self._tensors, _BLOCK=TENSORS,
         )  # fmt: skip
         if len(self._partials):
             self._module.elements[(len(self._partials),)](
-                of["addresses"], self._numbers, self._sizes, self._owners, self._starts, self._partials,
-                self._tensors, _CHUNK=CHUNK, _BLOCK=BLOCK, _ALIGNED=aligned, enable_fp_fusion=False,
+                of["addresses"], withheld, self._numbers, self._keys, self._sizes, self._owners, self._starts,
+                self._partials, self._tensors, _CHUNK=CHUNK, _BLOCK=BLOCK, _ALIGNED=aligned,
+                enable_fp_fusion=False, maxnreg=REGISTERS,
             )  # fmt: skip
 
     def totals(self) -> Tensor:

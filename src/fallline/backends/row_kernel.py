@@ -2,7 +2,7 @@
 
 import torch
 
-from fallline.backends.cpu_access import ELEMENT, WIDENED
+from fallline.backends.operands import ELEMENT, WIDENED
 
 #: The fields of a job, in order. The gradient has ``entries``, whose rows are ``indices`` below ``limit`` and
 #: whose values, ``width`` numbers each, begin ``stride`` bytes apart. There is room in ``places`` for every

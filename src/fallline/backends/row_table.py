@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fallline.backends.compiler import Kernel
-from fallline.backends.cpu_access import rows
 from fallline.backends.cpu_launch import Launch
+from fallline.backends.operands import rows
 from fallline.backends.row_kernel import BY_PLACE, BY_ROW, FIELDS, LISTED
 from fallline.core.plan import ElementPass, Plan
 from fallline.core.transform import G, P

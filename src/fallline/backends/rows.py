@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fallline.backends.eager import Eager
-from fallline.core.backend import Batch, Prepared, Sums
+from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 
 #: The rows that a gradient touches, as an index of its parameter.
 Place = tuple[Tensor, ...]
@@ -25,7 +25,7 @@ class Rows(Eager):
         return _Prepared(batch)
 
 
-class _Prepared:
+class _Prepared(AtOnce):
     def __init__(self, batch: Batch):
         self._batch = batch
         self.release()
@@ -36,7 +36,7 @@ class _Prepared:
             return False
         self.release()
         batch, slots = self._batch, [slot.name for slot in self._batch.plan.slots]
-        rows = replace(batch, params=[], states=[], rows=[], indices=[], fresh=[])
+        rows = replace(batch, params=[], states=[], rows=[], indices=[], fresh=[], spreads=[])
         for i, (p, state, g) in enumerate(zip(batch.params, batch.states, grads, strict=True)):
             g = g.detach().coalesce()
             place = tuple(g.indices())

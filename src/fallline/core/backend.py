@@ -1,15 +1,18 @@
 """What a backend is: it prepares batches of parameters that share a plan, and steps them."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fallline.core.formats import Format
 from fallline.core.plan import Pass, Plan
 from fallline.core.precision import AS_TORCH, Precision
+from fallline.core.shards import Spread
 
 #: Sums by tensor: here, or on the device that took them.
 Sums = np.ndarray | Tensor
@@ -21,9 +24,11 @@ class Batch:
 
     ``rows[i]`` is the parameter group of parameter ``i`` and ``indices[i]`` its place among all parameters;
     ``fresh[i]`` tells whether the state of a rule that asks was made for the coming step. ``states[i]`` is
-    the optimizer's own state dict of parameter ``i``. ``differentiable`` asks that autograd can follow,
-    ``by_rows`` that only those rows are looked at that the parameters' sparse gradients touch. ``formats``
-    tells how the parameter, ``p``, and each slot are stored.
+    the optimizer's own state dict of parameter ``i``. Of a parameter that several processes hold together,
+    parameter, state and gradient are this process's shards, and ``spreads[i]`` tells how it lies over them.
+    ``differentiable`` asks that autograd can follow, ``by_rows`` that only those rows are looked at that the
+    parameters' sparse gradients touch. ``formats`` tells how the parameter, ``p``, and each slot are stored,
+    ``grad_dtype`` the gradients, ``joint`` whether any parameter is held together.
     """
 
     plan: Plan
@@ -35,19 +40,41 @@ class Batch:
     rows: list[int] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     fresh: list[bool] = field(default_factory=list)
+    spreads: list[Spread | None] = field(default_factory=list)
     by_rows: bool = False
+    grad_dtype: torch.dtype = torch.float32
+    joint: bool = False
 
-    def add(self, param: Tensor, state: dict[str, Any], row: int, index: int, fresh: bool) -> None:
+    def add(
+        self,
+        param: Tensor,
+        state: dict[str, Any],
+        row: int,
+        index: int,
+        fresh: bool,
+        spread: Spread | None = None,
+    ) -> None:
         """Add one parameter."""
         self.params.append(param)
         self.states.append(state)
         self.rows.append(row)
         self.indices.append(index)
         self.fresh.append(fresh)
+        self.spreads.append(spread)
+        self.joint |= spread is not None
 
 
 class Prepared(Protocol):
     """A batch that a backend has got ready to step again and again."""
+
+    @property
+    def defers(self) -> bool:
+        """Whether its kernels can see for themselves that the coming step is not to be made."""
+        ...
+
+    def defer(self, withheld: Tensor) -> None:
+        """Make the step that is `ready` only if ``withheld``, on the device, is zero."""
+        ...
 
     def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
         """Take the values of ``plan.settings`` by group; tell whether the tensors are still as prepared.
@@ -67,6 +94,15 @@ class Prepared(Protocol):
     def release(self) -> None:
         """Let go of the gradients, and of what a step that does not go on has computed from them."""
         ...
+
+
+class AtOnce:
+    """What is prepared to step when it is told to: whether a step is to be made is known by then."""
+
+    defers = False
+
+    def defer(self, withheld: Tensor) -> None:
+        """Nothing is deferred."""
 
 
 class Backend(Protocol):
@@ -96,6 +132,14 @@ class Backend(Protocol):
 available: list[Callable[[], Backend]] = []
 #: Those that look at the rows that sparse gradients touch, and at no others.
 available_by_rows: list[Callable[[], Backend]] = []
+
+
+def on_accelerator(params: Sequence[Tensor]) -> bool:
+    """Tell whether the host would have to wait to read from what these parameters' kernels write.
+
+    Triton's interpreter, in which kernels are tested, counts as a device.
+    """
+    return bool(params) and (not params[0].is_cpu or os.environ.get("TRITON_INTERPRET") == "1")
 
 
 def choose(group: Mapping[str, Any], param: Tensor, by_rows: bool = False) -> tuple[Backend, list[str]]:

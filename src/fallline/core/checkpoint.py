@@ -12,7 +12,8 @@ from torch import Tensor
 from fallline.core.errors import CheckpointMismatch
 from fallline.core.plan import plan
 from fallline.core.precision import PRECISION
-from fallline.core.state import bare, coded, fits
+from fallline.core.shards import Spread, elsewhere, is_joint, spread_of
+from fallline.core.state import bare, coded, fits, laid
 from fallline.core.timetable import STATES
 from fallline.core.transform import STEP
 
@@ -286,7 +287,7 @@ def _states(
         kept_by_shape = _kept(optimizer, {**ours, **group})
         for number, label, p, match in zip(group["params"], _labels(group), ours["params"], row, strict=True):
             entry = saved.get(match.id, {}) if match else {}
-            name, kept = type(optimizer).__name__, kept_by_shape(p.shape)
+            name, kept = type(optimizer).__name__, kept_by_shape(p.shape, spread_of(p))
             faults = list(_faults(name, entry, kept, p))
             for fault in (*faults, *_gaps(name, entry, kept)):
                 report.add(fault, label)
@@ -302,7 +303,7 @@ def _labels(group: Settings) -> list[str]:
     return [repr(name) for name in names] if names else [f"parameter {n}" for n in group["params"]]
 
 
-def _kept(optimizer: "Optimizer", group: Settings) -> Callable[[torch.Size], Kept]:
+def _kept(optimizer: "Optimizer", group: Settings) -> Callable[[torch.Size, Spread | None], Kept]:
     """Return the state there may be, by a parameter's shape, under ``group`` or with one setting switched.
 
     A setting may be switched in mid-training, and the state of the time before is saved along.
@@ -314,10 +315,10 @@ def _kept(optimizer: "Optimizer", group: Settings) -> Callable[[torch.Size], Kep
     plans = [plan(optimizer.transforms(each)) for each in variants]
 
     @cache
-    def kept(shape: torch.Size) -> Kept:
+    def kept(shape: torch.Size, spread: Spread | None) -> Kept:
         shapes = [each.shapes(tuple(shape)) for each in plans]
         every = {STEP: torch.Size()} | {n: torch.Size(s) for each in shapes for n, s in each.items()}
-        codes = {key: found for each in plans for key, found in coded(each, tuple(shape)).items()}
+        codes = {key: found for each in plans for key, found in coded(each, tuple(shape), spread).items()}
         return Kept(every, set.intersection(*map(set, shapes)), codes)
 
     return kept
@@ -354,17 +355,24 @@ def _misfits(
     elif hasattr(value, "codes"):
         yield f"state {key!r} is quantized; convert the state dict with fallline.checkpoints.from_torchao"
     elif value.shape != wanted:
-        yield f"state {key!r} has shape {tuple(value.shape)}, not {tuple(wanted)}"
+        remedy = "; codes belong to one sharding: save with precision=None after a step" if coded_as else ""
+        yield f"state {key!r} has shape {tuple(value.shape)}, not {tuple(wanted)}{remedy}"
+    elif is_joint(value) and elsewhere(spread_of(p), value):
+        yield (
+            f"state {key!r} is spread over processes, and not those of its parameter; load it with "
+            f"torch.distributed.checkpoint, which places it, or save it with full_state_dict=True"
+        )
     elif not fits(value, p, coded_as):
         yield f"state {key!r} is {value.dtype}, which does not fit a parameter of {p.dtype}"
 
 
 def _restore(optimizer: "Optimizer", arranged: dict[str, Any]) -> None:
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    for i, p in enumerate(params):
+    rows = [(group, p) for group in optimizer.param_groups for p in group["params"]]
+    for i, (group, p) in enumerate(rows):
         for key, value in arranged["state"].get(i, {}).items():
             if isinstance(value, Tensor):
                 device = value.device if value.dim() == 0 and not p.is_cpu else p.device
+                value = laid(key, value, plan(optimizer.transforms(group)), p)
                 optimizer.state[p][key] = value.detach().to(device, copy=True)
 
 

@@ -14,15 +14,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
+from fallline.core import capture
 from fallline.core.backend import Backend, Batch, Prepared, Sums, choose
 from fallline.core.errors import RuleError
-from fallline.core.plan import Plan, plan
+from fallline.core.plan import Plan
 from fallline.core.precision import AS_TORCH, PRECISION, precision_of
-from fallline.core.reduction import Taken, refuse_unaligned, totals, vetoed
-from fallline.core.refusals import refuse, refuse_beyond_elements, refuse_mismatch, refuse_precision
+from fallline.core.reduction import Taken, over_processes, refuse_unaligned, totals, vetoed
+from fallline.core.refusals import (
+    refuse,
+    refuse_beyond_elements,
+    refuse_grad_elsewhere,
+    refuse_mismatch,
+    refuse_misplaced,
+    refuse_precision,
+)
+from fallline.core.scaling import SCALE, rule_of, settings_of_groups, withheld
+from fallline.core.shards import Spread, laid_as, lies_as, shard, spread_of
 from fallline.core.sparsity import by_rows
-from fallline.core.state import STEPS_PER_DISPATCH, forget, formats_of, make_state
+from fallline.core.state import STEPS_PER_DISPATCH, forget, formats_of, make_state, state_here
 from fallline.core.transform import Sum
 
 if TYPE_CHECKING:
@@ -33,9 +44,9 @@ New = tuple[Tensor, dict[str, Any], list[str]]
 
 
 class Outcome(Enum):
-    """What came of a step: it was done, vetoed by a sum, or the dispatch does not hold any more."""
+    """What came of a step: it was done, vetoed by a sum, withheld, or the dispatch does not hold any more."""
 
-    DONE, VETOED, STALE = range(3)
+    DONE, VETOED, WITHHELD, STALE = range(4)
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,19 @@ class _Job:
     rows: np.ndarray
 
 
+class _Shard:
+    """A parameter that several processes hold together, and what its dispatch was made from."""
+
+    def __init__(self, p: Tensor, state: dict[str, Any]):
+        self.p, self._state = p, state
+        self._own, self._values = shard(p), list(state.values())
+
+    def holds(self) -> bool:
+        """Tell whether shard and state are the same objects as before."""
+        same = shard(self.p) is self._own and len(self._state) == len(self._values)
+        return same and all(map(is_, self._state.values(), self._values))
+
+
 class Dispatch:
     """The batches of one optimizer, ready to step."""
 
@@ -57,8 +81,13 @@ class Dispatch:
         self.has_grad = [p.grad is not None for p in self._params]
         self.batches, self._new = _batches(optimizer, self.has_grad)
         self._states = list(optimizer.state.values())
+        spread = [
+            i for _, batch in self.batches for i, s in zip(batch.indices, batch.spreads, strict=True) if s
+        ]
+        self._shards = [_Shard(p, optimizer.state.get(p, {})) for p in map(self._params.__getitem__, spread)]
         self._steps_left = STEPS_PER_DISPATCH
         self.veto: tuple[Sum, list[int]] | None = None
+        self.withheld: Tensor | None = None
         self._jobs: list[_Job] = []
         try:
             refuse_unaligned([batch.plan for _, batch in self.batches])
@@ -80,29 +109,42 @@ class Dispatch:
         grads = [p.grad for p in self._params]
         if not self._holds(optimizer, grads):
             return Outcome.STALE
-        groups = optimizer.param_groups
+        groups = settings_of_groups(optimizer)
         work = [(job, _chosen(job.batch, grads)) for job in self._jobs]
         for job, own in work:
             settings = {row: _read(groups[row], places) for row, places in job.readers}
             if not job.prepared.ready(own, settings):
                 return Outcome.STALE
-        outcome = Outcome.VETOED
+        outcome = Outcome.WITHHELD
         try:
-            outcome = self._run(work)
+            self.withheld = withheld(optimizer)
+            if self.withheld is None or self._may_happen(optimizer, self.withheld):
+                outcome = self._run(work)
         finally:
             if outcome is not Outcome.DONE:
                 self._abandon(optimizer)
         self._new = []
+        if self._shards and outcome is Outcome.DONE:
+            increment_version([each.p for each in self._shards])
         return outcome
+
+    def _may_happen(self, optimizer: "Optimizer", withheld: Tensor) -> bool:
+        """Tell whether to go on with the step; where only the device knows, kernels will see."""
+        if optimizer._timetable.waits or not all(job.prepared.defers for job in self._jobs):
+            capture.refuse_waiting()
+            return not withheld
+        for job in self._jobs:
+            job.prepared.defer(withheld)
+        return True
 
     def _run(self, work: list[tuple["_Job", list[Tensor]]]) -> Outcome:
         """Advance all batches from reduction to reduction, until none is left that waits for one."""
         waiting, turn = _advance(work), 0
         while waiting:
-            contributions = [
+            contributions = over_processes(
                 Taken(job.batch, job.rows, job.batch.plan.reductions[turn].sums, sums)
                 for job, _, sums in waiting
-            ]
+            )
             self.veto = vetoed(contributions)
             if self.veto:
                 return Outcome.VETOED
@@ -133,6 +175,7 @@ class Dispatch:
             and len(states) == len(self._states)
             and all(map(is_, params, self._params))
             and all(map(is_, states, self._states))
+            and all(each.holds() for each in self._shards)
             and [g is not None for g in grads] == self.has_grad
             and _kinds(optimizer) == self._kinds
         )
@@ -147,7 +190,17 @@ def _advance(work: list[tuple[_Job, list[Tensor]]]) -> list[tuple[_Job, list[Ten
 def _chosen(batch: Batch, grads: list[Any]) -> list[Tensor]:
     if not batch.plan.uses_grad:
         return []
-    return grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
+    chosen = grads if len(batch.indices) == len(grads) else [grads[i] for i in batch.indices]
+    return list(map(_grad_here, chosen, batch.spreads)) if batch.joint else chosen
+
+
+def _grad_here(grad: Tensor, spread: Spread | None) -> Tensor:
+    """Return what this process holds of a gradient, once that lies as its parameter does."""
+    if spread is None or lies_as(spread, grad):
+        return shard(grad)
+    refuse_grad_elsewhere(spread, grad)
+    with torch.no_grad():
+        return shard(laid_as(spread, grad))
 
 
 def _readers(optimizer: "Optimizer", batch: Batch) -> list[tuple[int, list[tuple[str, int | None]]]]:
@@ -155,7 +208,8 @@ def _readers(optimizer: "Optimizer", batch: Batch) -> list[tuple[int, list[tuple
     readers = []
     for row in sorted(set(batch.rows)):
         records = optimizer.hyperparameters_of(optimizer.param_groups[row])
-        known = {name: place for h in records for name, place in h.readers.items()}
+        known: dict[str, Any] = {name: place for h in records for name, place in h.readers.items()}
+        known.setdefault(SCALE, (SCALE, None))
         for name in batch.plan.settings:
             if name not in known:
                 raise RuleError(
@@ -180,7 +234,7 @@ def _kinds(optimizer: "Optimizer") -> list[Any]:
     """What the structure of each group's update depends on, and so a dispatch."""
     return [
         (
-            plan(optimizer.transforms(group)),
+            rule_of(optimizer, group),
             len(group["params"]),
             group.get("foreach"),
             group.get("fused"),
@@ -196,40 +250,52 @@ def _batches(
     optimizer: "Optimizer", has_grad: list[bool], keep: bool = True
 ) -> tuple[list[tuple[Backend, Batch]], list[New]]:
     stepped = list(_stepped(optimizer, has_grad))
-    for row, _, p in stepped:
-        group = optimizer.param_groups[row]
-        rule = plan(optimizer.transforms(group))
-        refuse(optimizer, group, p)
-        refuse_beyond_elements(rule, group, p)
-        refuse_precision(rule, group, p)
-        refuse_mismatch(rule, optimizer.state.get(p, {}), p)
+    _refuse(optimizer, stepped)
     news: list[New] = []
     batches: dict[Any, tuple[Backend, Batch]] = {}
     for row, index, p in stepped:
         group = optimizer.param_groups[row]
-        rule, precision = plan(optimizer.transforms(group)), precision_of(group)
+        rule, precision = rule_of(optimizer, group), precision_of(group)
         state = _state_of(optimizer, rule, group, p) if keep else dict(optimizer.state.get(p, {}))
         made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
-        sparse = by_rows(optimizer, group, rule, p)
-        backend, _ = choose(group, p, sparse)
         differentiable = bool(group.get("differentiable"))
-        formats = formats_of(rule, precision, p, state)
-        numbers = [state[slot.name].dtype for slot in rule.scalar_slots]
-        grad = p if p.grad is None else p.grad
-        key = (rule, backend.name, differentiable, p.device, precision, p.dtype, grad.dtype)
+        here, own, spread = (p, state, None) if differentiable else _here(state, rule, p)
+        sparse = by_rows(optimizer, group, rule, p)
+        backend, _ = choose(group, here, sparse)
+        formats = formats_of(rule, precision, here, own)
+        numbers = [own[slot.name].dtype for slot in rule.scalar_slots]
+        dtype = p.dtype if p.grad is None else p.grad.dtype
+        key = (rule, backend.name, differentiable, p.device, precision, p.dtype, dtype)
         key = (*key, *formats.values(), *numbers)
-        batch = Batch(rule, differentiable, precision, formats, by_rows=sparse)
+        batch = Batch(rule, differentiable, precision, formats, by_rows=sparse, grad_dtype=dtype)
         _, batch = batches.setdefault(key, (backend, batch))
-        batch.add(p, state, row, index, fresh=not rule.fresh_slots.isdisjoint(made))
+        batch.add(here, own, row, index, not rule.fresh_slots.isdisjoint(made), spread)
         news.append((p, state, made))
     return list(batches.values()), news
+
+
+def _refuse(optimizer: "Optimizer", stepped: list[tuple[int, int, Tensor]]) -> None:
+    """Refuse what a step cannot take, before there is any state of it."""
+    for row, _, p in stepped:
+        group = optimizer.param_groups[row]
+        rule = rule_of(optimizer, group)
+        refuse(optimizer, group, p)
+        refuse_beyond_elements(rule, group, p)
+        refuse_precision(rule, group, p)
+        refuse_mismatch(rule, optimizer.state.get(p, {}), p)
+        refuse_misplaced(rule, optimizer.state.get(p, {}), p)
+
+
+def _here(state: dict[str, Any], rule: Plan, p: Tensor) -> tuple[Tensor, dict[str, Any], Spread | None]:
+    """Return what this process holds of a parameter and its state, and how that lies over processes."""
+    return shard(p), state_here(state, rule, p), spread_of(p)
 
 
 def _stepped(optimizer: "Optimizer", has_grad: list[bool]) -> Iterator[tuple[int, int, Tensor]]:
     """Yield group, place among all parameters, and parameter, for each that will be stepped."""
     index = 0
     for row, group in enumerate(optimizer.param_groups):
-        uses_grad = plan(optimizer.transforms(group)).uses_grad
+        uses_grad = rule_of(optimizer, group).uses_grad
         for p in group["params"]:
             if has_grad[index] or not uses_grad:
                 yield row, index, p

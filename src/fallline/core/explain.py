@@ -1,5 +1,6 @@
 """Seeing what will run: the plan of an optimizer, and the code of its kernels."""
 
+import math
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def _describe(group: dict[str, Any], backend: Backend, batch: Batch) -> list[str
     elements = sum(q.numel() for q in batch.params)
     tensors = f"{len(batch.params)} tensor{'s' if len(batch.params) > 1 else ''}"
     lines = [f"  {tensors}, {elements:,} elements, {p.dtype}, backend {backend.name}"]
-    lines += [f"    not {reason}" for reason in reasons] + _sparsity(batch)
+    lines += [f"    not {reason}" for reason in reasons] + _sparsity(batch) + _sharding(batch)
     if not backend.fuses:
         names = ", ".join(_names(batch.plan.transforms))
         return [*lines, f"    torch operations, one tensor after the other: {names}"]
@@ -110,6 +111,22 @@ def _sparsity(batch: Batch) -> list[str]:
         return ["    sparse gradients are made dense: the rules move more than the rows they touch"]
     touched = sum(g._nnz() for g in grads)
     return [f"    sparse gradients of {touched:,} rows: they are stepped, and no others looked at"]
+
+
+def _sharding(batch: Batch) -> list[str]:
+    """Return what the processes do that hold the batch's parameters together."""
+    spreads = [spread for spread in batch.spreads if spread]
+    if not spreads:
+        return []
+    elements = sum(map(math.prod, (spread.shape for spread in spreads)))
+    count = f"{len(spreads)} tensor{'s' if len(spreads) > 1 else ''}"
+    meshes = ", ".join(dict.fromkeys(str(spread.mesh) for spread in spreads))
+    lines = [f"    shards of {count} of {elements:,} elements on {meshes}"]
+    if batch.plan.sums:
+        lines.append("    sums are all-reduced, once for each reduction and each mesh dimension")
+    if any(isinstance(one, WholePass) for one in batch.plan.passes):
+        lines.append("    whole tensors are gathered in every process, which keeps its shards of the results")
+    return lines
 
 
 def _names(transforms: tuple[Transform, ...]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch.autograd import profiler
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from fallline.core import checkpoint, finite
+from fallline.core import capture, checkpoint, compiled, finite
 from fallline.core.dispatch import Dispatch, Outcome
 from fallline.core.errors import NotSettled, RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
@@ -51,7 +51,7 @@ class Extra(TypedDict, total=False):
     precision: Precision | None
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(torch.optim.Optimizer, compiled.Traceable):
     """An update rule as a ``torch.optim.Optimizer``; a subclass gives its hyperparameters and `rules`.
 
     Args:
@@ -76,6 +76,8 @@ class Optimizer(torch.optim.Optimizer):
     before: tuple[Transform, ...] = ()
     after: tuple[Transform, ...] = ()
     _dispatches: tuple[Dispatch, ...] = ()
+    #: Dispatches in graphs, which read their tables at each replay.
+    _captured: tuple[Dispatch, ...] = ()
     _added: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
@@ -129,12 +131,14 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the loss of ``closure`` if one is given."""
         if torch.compiler.is_compiling():
-            return _step_outside_the_graph(self, closure)
-        if self._watched():
-            return _step_with_hooks(self) if closure is None else _step_with_hooks(self, closure)
-        return _step(self, closure)
+            alone = closure is None and self._number
+            return compiled.step(self) if alone else _step_outside_the_graph(self, closure)
+        return self._step_watched(closure) if self._watched() else _step(self, closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # hooks run when there are any: torch need not wrap it
+
+    def _step_watched(self, closure: Callable[[], Any] | None = None) -> Any:
+        return _step_with_hooks(self) if closure is None else _step_with_hooks(self, closure)
 
     def _watched(self) -> bool:
         """Tell whether a hook or a profiler wants to see the step."""
@@ -148,7 +152,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; unknown keys and values out of range are refused before anything changes."""
-        steps = max((group.get(STEPS, 0) for group in self.param_groups), default=0)
+        steps = max((int(group.get(STEPS, 0)) for group in self.param_groups), default=0)
         if isinstance(param_group, dict):
             self._check(_settled(param_group, steps))
             _refuse_unknown(type(self).__name__, param_group, set(self.defaults) | COMMON_KEYS)
@@ -156,6 +160,7 @@ class Optimizer(torch.optim.Optimizer):
         _uncompiled(super().add_param_group)(param_group)
         self._timetable.add(self.param_groups[-1], steps)
         self._dispatches = ()
+        self._register()
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> None:
         """Load a state made by `state_dict` of this class or of torch's; dtypes are kept exactly.
@@ -181,7 +186,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset all gradients to None, or to zero."""
-        _uncompiled(super().zero_grad)(set_to_none)
+        if set_to_none and torch.compiler.is_compiling():
+            compiled.zero_grad(self)
+        else:
+            _uncompiled(super().zero_grad)(set_to_none)
 
     def settings_loaded(self, own: Mapping[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
         """Return the settings of a group that had ``own`` ones after loading ``saved`` ones."""
@@ -191,6 +199,7 @@ class Optimizer(torch.optim.Optimizer):
         """Return state and groups as torch does; groups with a schedule tell their step and its state."""
         packed = _uncompiled(super().state_dict)()
         self._timetable.fit(self.param_groups)
+        self._timetable.plain(packed["param_groups"])
         for group, states in zip(packed["param_groups"], self._timetable.states(), strict=True):
             group.update({STATES: states} if states else {})
             if group.get(PRECISION) is not None:
@@ -210,6 +219,7 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(key, value)
         checkpoint.tensors_from_numbers(self)
         self._timetable.restore(self.param_groups, checkpoint.steps_made(self))
+        self._register()
 
     def _add_transforms(
         self, before: Sequence[Transform], after: Sequence[Transform], skip: bool, known: set[str]
@@ -250,6 +260,7 @@ class Optimizer(torch.optim.Optimizer):
             outcome = dispatch.step(self)
             if outcome is not Outcome.STALE:
                 return self._remember(dispatch, outcome)
+        capture.refuse_new_dispatch(self)
         dispatch = Dispatch(self)
         outcome = dispatch.step(self)
         if outcome is Outcome.STALE:
@@ -263,12 +274,22 @@ class Optimizer(torch.optim.Optimizer):
 
     def _follow_schedules(self) -> None:
         """Give scheduled settings their values at this step, all of them or none."""
-        values = self._timetable.values(self.param_groups)
-        for group, row in zip(self.param_groups, values, strict=True):
-            for h in self.hyperparameters_of(group) if row else ():
-                if h.name in row:
-                    h.check(row[h.name])
-        self._timetable.set(self.param_groups, values)
+        self._timetable.set(
+            self.param_groups, self._timetable.values(self.param_groups, self._check_scheduled)
+        )
+
+    def _check_scheduled(self, group: dict[str, Any], values: dict[str, Any]) -> None:
+        for h in self.hyperparameters_of(group) if values else ():
+            if h.name in values:
+                h.check(values[h.name])
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """For `torch.amp.GradScaler`: fused steps, as in torch, divide gradients by the scale as they read.
+
+        They leave the gradients as they are. For others the scaler divides them in place.
+        """
+        return all(group.get("fused") for group in self.param_groups)
 
     @property
     def skipped_steps(self) -> int:
@@ -331,15 +352,21 @@ def _step(optimizer: Optimizer, closure: Callable[[], Any] | None = None) -> Any
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
+    graph = capture.going_on()
+    if graph:
+        capture.refuse(optimizer)
     if optimizer._timetable.active:
         optimizer._follow_schedules()
-    if optimizer._advance() is Outcome.VETOED:
+    outcome = optimizer._advance()
+    if outcome is Outcome.VETOED:
         optimizer._note_veto()
-    elif optimizer._timetable.active:
-        optimizer._timetable.count(optimizer.param_groups)
+    elif outcome is Outcome.DONE and optimizer._timetable.active:
+        optimizer._timetable.count(optimizer.param_groups, optimizer._dispatches[0].withheld)
+    if graph:
+        optimizer._captured += (optimizer._dispatches[0],)
     return loss
 
 
 _step_with_hooks = torch.optim.Optimizer.profile_hook_step(_step)
-#: A compiled training step calls the kernels as they are: they are fused already.
+#: What calls back into the model is no operation of a graph.
 _step_outside_the_graph = torch._disable_dynamo(Optimizer.step)  # type: ignore[attr-defined]

@@ -29,6 +29,16 @@ def negate(g):
     return -g
 
 
+@transform(gain=1.0)
+def unscale(g, *, gradient_scale):
+    """Divide by what `torch.amp.GradScaler` has multiplied the loss by."""
+    return g * (1 / gradient_scale)
+
+
+#: What makes of the gradient as it came the one that rules see; it stands ahead of all rules.
+PREPARING = unscale, negate
+
+
 @transform()
 def descend(p, g):
     """Take the step: subtract the update from the parameter."""

@@ -45,7 +45,9 @@ class Precision:
     many small changes go where they should. The random bits
     follow from ``seed``, the step, the parameter's place and the element alone: not from threads, and a
     resumed training goes on to the same bits. State that holds a copy of a parameter (averages of weights)
-    stays in float32. A block of codes of which one value is infinite or NaN is NaN.
+    stays in float32. A block of codes of which one value is infinite or NaN is NaN. Where several processes
+    hold a parameter, an element is known by its place in the shard, and blocks end with it: what is rounded
+    at random, and codes, depend on the sharding.
 
     Args:
         state: format of the state with one value per element; state of other shapes stays in float32.

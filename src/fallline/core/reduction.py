@@ -1,8 +1,9 @@
 """Sums over a tensor, a parameter group or the whole model, gathered from every batch that takes them."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from fallline.core.backend import Batch, Sums
 from fallline.core.errors import RuleError
 from fallline.core.plan import Plan
+from fallline.core.shards import Spread
 from fallline.core.transform import Sum
 
 
@@ -28,6 +30,52 @@ class Taken:
     by_tensor: Sums
 
 
+def over_processes(contributions: Iterable[Taken]) -> list[Taken]:
+    """Return the contributions with sums over whole tensors where this process has taken them over shards.
+
+    All processes of a mesh must take part: the sums of all tensors on it are added up together, once for each
+    of its dimensions along which any of them is divided. What several processes hold alike counts once.
+    """
+    contributions = list(contributions)
+    joint = [taken for taken in contributions if taken.batch.joint]
+    for mesh in dict.fromkeys(s.mesh for taken in joint for s in taken.batch.spreads if s):
+        contributions = _over(mesh, contributions)
+    return contributions
+
+
+def _over(mesh: Any, contributions: list[Taken]) -> list[Taken]:
+    from torch.distributed import all_reduce
+
+    places = [
+        [i for i, s in enumerate(taken.batch.spreads) if s and s.mesh == mesh] for taken in contributions
+    ]
+    every = [s for taken, at in zip(contributions, places, strict=True) for s in _spreads(taken, at)]
+    dims = sorted({i for s in every for i in s.divided})
+    parts = [_counted(taken, at, dims) for taken, at in zip(contributions, places, strict=True)]
+    joint = torch.cat([part.flatten().to(mesh.device_type) for part in parts])
+    for i in dims:
+        all_reduce(joint, group=mesh.get_group(i))
+    added = joint.split([part.numel() for part in parts])
+    return [_with(taken, at, own) for taken, at, own in zip(contributions, places, added, strict=True)]
+
+
+def _spreads(taken: Taken, at: list[int]) -> list[Spread]:
+    return [s for s in map(taken.batch.spreads.__getitem__, at) if s]
+
+
+def _counted(taken: Taken, at: list[int], dims: list[int]) -> Tensor:
+    """Return the sums of the tensors at ``at``, zero where another process counts the same elements."""
+    sums = torch.as_tensor(taken.by_tensor)[at]
+    sums[[k for k, s in enumerate(_spreads(taken, at)) if not s.counts_here(dims)]] = 0.0
+    return sums
+
+
+def _with(taken: Taken, at: list[int], totals: Tensor) -> Taken:
+    sums = torch.as_tensor(taken.by_tensor).clone()
+    sums[at] = totals.view(len(at), sums.shape[1]).to(sums.device)
+    return replace(taken, by_tensor=sums if isinstance(taken.by_tensor, Tensor) else sums.numpy())
+
+
 def totals(contributions: Sequence[Taken]) -> list[Any]:
     """Return for each contribution the totals that its tensors are to read, in the shape of ``by_tensor``.
 
@@ -40,7 +88,7 @@ def totals(contributions: Sequence[Taken]) -> list[Any]:
 def _totals_on(device: torch.device, contributions: Sequence[Taken]) -> list[Any]:
     groups = 1 + max((int(taken.rows.max()) for taken in contributions), default=0)
     sums = [torch.as_tensor(taken.by_tensor, device=device) for taken in contributions]
-    members = [torch.from_numpy(np.eye(groups)[taken.rows]).to(device) for taken in contributions]
+    members = [_members(taken.rows.tobytes(), groups, device) for taken in contributions]
     by_group: dict[Sum, Any] = defaultdict(float)
     for taken, own, member in zip(contributions, sums, members, strict=True):
         for k, each in enumerate(taken.sums):
@@ -53,6 +101,12 @@ def _totals_on(device: torch.device, contributions: Sequence[Taken]) -> list[Any
         r if isinstance(t.by_tensor, Tensor) else r.cpu().numpy()
         for r, t in zip(read, contributions, strict=True)
     ]
+
+
+@cache
+def _members(rows: bytes, groups: int, device: torch.device) -> Tensor:
+    """Return which tensor is in which group, brought to the device once: captured steps cannot."""
+    return torch.from_numpy(np.eye(groups)[np.frombuffer(rows, np.int64)]).to(device)
 
 
 def _read_by(each: Sum, own: Tensor, member: Tensor, by_group: Mapping[Sum, Tensor]) -> Tensor:

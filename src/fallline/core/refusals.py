@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fallline.core.backend import on_accelerator
 from fallline.core.plan import Plan, WholePass
 from fallline.core.precision import AS_TORCH, precision_of
+from fallline.core.shards import Spread, elsewhere, lies_as, spread_of
 from fallline.core.state import coded, fits
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ def refuse(optimizer: "Optimizer", group: dict[str, Any], p: Tensor) -> None:
         raise RuntimeError(f"{name} cannot step a parameter of {p.dtype}; it needs a floating-point dtype")
     if p.grad is not None:
         _refuse_layout(optimizer, group, p.grad.layout)
-    if group.get("capturable") and p.device.type == "cpu":
+    if group.get("capturable") and not on_accelerator([p]):
         raise AssertionError(
             f"If capturable=True, params and state_steps must be on supported devices: "
             f"['cuda', 'xpu', 'hpu', 'privateuseone', 'xla']; {name} got cpu, so leave capturable=False"
@@ -80,7 +82,7 @@ def refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
     """Refuse a gradient or state that does not fit its parameter: a kernel would read beyond it."""
     wanted = {name: torch.Size(shape) for name, shape in rule.shapes(tuple(p.shape)).items()}
     wanted |= {"gradient": p.shape}
-    codes = coded(rule, tuple(p.shape)) if state.keys() - wanted.keys() else {}
+    codes = coded(rule, tuple(p.shape), spread_of(p)) if state.keys() - wanted.keys() else {}
     wanted |= {name: torch.Size(shape) for name, (shape, _) in codes.items()}
     for name, x in {**state, "gradient": p.grad}.items():
         if name not in wanted or x is None:
@@ -95,3 +97,30 @@ def refuse_mismatch(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
             raise RuntimeError(f"{name} is {x.dtype}, which does not fit a parameter of {p.dtype}")
         if x.device != p.device and not (name != "gradient" and x.dim() == 0 and x.is_cpu):
             raise RuntimeError(f"{name} is on {x.device} and its parameter on {p.device}; move it there")
+
+
+def refuse_misplaced(rule: Plan, state: dict[str, Any], p: Tensor) -> None:
+    """Refuse a parameter that is no tensor yet, and state that does not lie over processes as it does."""
+    spread = spread_of(p)
+    if spread and any(each.is_partial() for each in spread.placements):
+        raise RuntimeError(
+            f"a parameter is {spread}, a sum still to be made; make it of p.redistribute(placements=...)"
+        )
+    if p.grad is not None:
+        refuse_grad_elsewhere(spread, p.grad)
+    for slot in rule.slots:
+        x = state.get(slot.name)
+        if x is not None and not lies_as(spread, x):
+            raise RuntimeError(
+                f"{slot.name} is {spread_of(x) or 'whole in each process'} and its parameter "
+                f"{spread or 'is whole'}; load it with torch.distributed.checkpoint, which places it"
+            )
+
+
+def refuse_grad_elsewhere(spread: Spread | None, grad: Tensor) -> None:
+    """Refuse a gradient that is not held by the processes that hold its parameter."""
+    if elsewhere(spread, grad):
+        raise RuntimeError(
+            f"a gradient is {spread_of(grad) or 'whole in each process'} and its parameter "
+            f"{spread or 'is whole'}; make the gradient from the parameter itself"
+        )

@@ -44,6 +44,11 @@ class Schedule(ABC):
         """For how many steps it is defined; None: it goes on for ever."""
         return None
 
+    @property
+    def settled(self) -> int | None:
+        """From which step on a schedule without an end stays the same; None: it never does."""
+        return None
+
     @abstractmethod
     def value_at(self, step: int) -> float:
         """Return the value at a step from 0 to `length`; at `length`, the value at which it arrives."""
@@ -115,6 +120,11 @@ class Scaled(Schedule):
         """That of the schedule."""
         return self.schedule.length
 
+    @property
+    def settled(self) -> int | None:
+        """That of the schedule."""
+        return self.schedule.settled
+
     def value_at(self, step: int) -> float:
         """Return the multiple."""
         return self.factor * self.schedule.value_at(step)
@@ -140,6 +150,12 @@ class Product(Schedule):
         known = [part.length for part in (self.left, self.right) if part.length is not None]
         return min(known, default=None)
 
+    @property
+    def settled(self) -> int | None:
+        """The later one of both."""
+        known = [part.settled for part in (self.left, self.right) if part.settled is not None]
+        return max(known) if len(known) == 2 else None
+
     def value_at(self, step: int) -> float:
         """Return the product."""
         return self.left.value_at(step) * self.right.value_at(step)
@@ -157,6 +173,11 @@ class Held(Schedule):
     """A schedule that stays at the value at which another arrives."""
 
     schedule: Schedule
+
+    @property
+    def settled(self) -> int | None:
+        """Where the schedule ends."""
+        return self.schedule.settled if self.schedule.length is None else self.schedule.length
 
     def value_at(self, step: int) -> float:
         """Return the value there, or where the schedule arrives."""

@@ -10,6 +10,7 @@ from fallline.core import formats
 from fallline.core.formats import CODES, Codes, Format, Plain
 from fallline.core.plan import Plan
 from fallline.core.precision import Precision, precision_of
+from fallline.core.shards import Spread, laid_as, shard, spread_of
 from fallline.core.transform import STEP, P, Shape, Slot
 
 #: A float32 counter is exact below 2**24; a dispatch is remade, and counters checked, this often.
@@ -22,12 +23,48 @@ _BESIDE = formats.Kahan(torch.float16), formats.Split()
 def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tensor) -> list[str]:
     """Put what the plan needs and is not there into ``state`` of ``p``; return the names of what was made.
 
-    What is there in another format than the group's precision wants is converted.
+    What is there in another format than the group's precision wants is converted. Of a parameter that several
+    processes hold each makes its part: state with a value per element lies over them as the parameter does.
     """
+    spread = spread_of(p)
+    if spread is None:
+        return _fill(state, rule, group, p, tuple(p.shape))
+    own = state_here(state, rule, p)
+    before = dict(own)
+    made = _fill(own, rule, group, shard(p), spread.shape)
+    _publish(state, own, before, rule, spread)
+    return made
+
+
+def state_here(state: dict[str, Any], rule: Plan, p: Tensor) -> dict[str, Any]:
+    """Return what this process holds of ``state``: the dict itself, if it holds the parameter alone."""
+    if spread_of(p) is None:
+        return state
+    codes = _codes(rule, tuple(shard(p).shape))
+    parts = {key: shard(x) for key, x in state.items()}
+    return {key: x.view(-1)[: codes[key][0][0]] if key in codes else x for key, x in parts.items()}
+
+
+def _publish(
+    state: dict[str, Any], own: dict[str, Any], before: dict[str, Any], rule: Plan, spread: Spread
+) -> None:
+    """Put what is new in ``own`` into the state that all processes have together, and drop what has gone."""
+    rows = _codes(rule, spread.largest)
+    per_element = {slot.name for slot in rule.slots} | _beside(spread.shape).keys()
+    for key in before.keys() - own.keys():
+        del state[key]
+    for key, x in own.items():
+        if key not in before or x is not before[key]:
+            joint = spread.row(x, rows[key][0][0]) if key in rows else x
+            state[key] = spread.joint(x) if key in per_element else joint
+
+
+def _fill(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tensor, whole: Shape) -> list[str]:
+    """Make and convert the state of a parameter, or of the part ``p`` of one of shape ``whole``."""
     precision = precision_of(group)
-    shapes = rule.shapes(tuple(p.shape))
+    shapes = rule.shapes(whole)
     made = [name for name in shapes if not _present(state, name)]
-    on_device = p.is_cuda and group.get("fused")  # as in torch: only a fused kernel keeps scalars on a GPU
+    on_device = p.is_cuda and (group.get("fused") or group.get("capturable"))  # as in torch
     for slot in rule.scalar_slots:
         if slot.name in made:
             state[slot.name] = torch.tensor(_initial(slot, group), dtype=scalar_dtype(slot), device="cpu")
@@ -51,6 +88,12 @@ def make_state(state: dict[str, Any], rule: Plan, group: dict[str, Any], p: Tens
     return made + _make_beside(state, formats.of_parameter(precision, p.dtype), p)
 
 
+def laid(key: str, value: Tensor, rule: Plan, p: Tensor) -> Tensor:
+    """Return loaded state; what has a value per element lies over processes as the parameter does."""
+    others = {STEP, *(slot.name for slot in (*rule.scalar_slots, *rule.shaped_slots))}
+    return value if value.shape != p.shape or key in others else laid_as(spread_of(p), value)
+
+
 def forget(state: dict[str, Any], name: str) -> None:
     """Delete what was made under ``name``, in whatever format."""
     for key in _keys(name):
@@ -72,10 +115,29 @@ def fits(x: Tensor, p: Tensor, coded_as: torch.dtype | None = None) -> bool:
     return x.is_complex() <= p.is_complex() and (x.is_floating_point() or x.is_complex())
 
 
-def coded(rule: Plan, shape: Shape) -> dict[str, tuple[Shape, torch.dtype]]:
-    """Return shape and dtype of every key that there is in some precision only."""
+def coded(rule: Plan, shape: Shape, spread: Spread | None) -> dict[str, tuple[Shape, torch.dtype]]:
+    """Return shape and dtype of every key of the state that there is in some precision only.
+
+    Where several processes hold the parameter, each has a row of the codes.
+    """
+    if spread is None:
+        return _beside(shape) | _codes(rule, shape)
+    rows = _codes(rule, spread.largest).items()
+    return _beside(spread.shape) | {k: ((*spread.mesh.shape, *size), dtype) for k, (size, dtype) in rows}
+
+
+def _beside(shape: Shape) -> dict[str, tuple[Shape, torch.dtype]]:
+    return _parts([(P, each) for each in _BESIDE], shape)
+
+
+def _codes(rule: Plan, shape: Shape) -> dict[str, tuple[Shape, torch.dtype]]:
+    return _parts([(slot.name, codes) for slot in rule.slots for codes in CODES], shape)
+
+
+def _parts(kept: list[tuple[str, Any]], shape: Shape) -> dict[str, tuple[Shape, torch.dtype]]:
+    """Return shape and dtype of what formats keep in keys of their own."""
     found = {}
-    for name, kept_as in [(P, each) for each in _BESIDE] + [(s.name, c) for s in rule.slots for c in CODES]:
+    for name, kept_as in kept:
         parts = zip(kept_as.endings, kept_as.shapes(shape), kept_as.dtypes, strict=True)
         found |= {name + ending: (size, dtype) for ending, size, dtype in parts if ending}
     return found

@@ -100,7 +100,8 @@ class Transform:
     ``gain`` tells by how much it multiplies a gradient that stays the same: a number, a function of ``g`` as
     it comes, the slots as they are kept, and settings, or None where there is no such number. The rule of a
     ``whole`` transform is not a scalar formula: it maps stacks of whole tensors, of shape (count, \\*shape),
-    with torch operations that write to none of their inputs.
+    with torch operations that write to none of their inputs; ``"products"`` says that most of its time goes
+    into products of matrices, so that GPUs do well to have many at once.
     """
 
     rule: Callable[..., Any]
@@ -109,7 +110,7 @@ class Transform:
     per_tensor: PerTensor | None = None
     sums: tuple[Sum, ...] = ()
     gain: float | Callable[..., Any] | None = None
-    whole: bool = False
+    whole: bool | Literal["products"] = False
     hyperparameters: tuple[Hyperparameter, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -242,7 +243,7 @@ def transform(
     per_tensor: PerTensor | None = None,
     sums: tuple[Sum, ...] = (),
     gain: float | Callable[..., Any] | None = None,
-    whole: bool = False,
+    whole: bool | Literal["products"] = False,
     hyperparameters: tuple[Hyperparameter, ...] = (),
 ) -> Callable[[Callable[..., Any]], Transform]:
     """Declare a scalar function, or with ``whole`` a function of whole tensors, to be a transform.

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from fallline.backends.products import gram, quadratic
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
@@ -32,12 +33,16 @@ def matrices(x: Tensor) -> Tensor:
 def newton_schulz(x: Tensor, a: float, b: float, c: float, eps: float, steps: int) -> Tensor:
     """Return a stack of matrices with singular values near 1; those in float32 are multiplied in bfloat16."""
     wide = x.shape[-2] <= x.shape[-1]
-    y = (x if wide else x.mT).to(torch.bfloat16 if x.dtype == torch.float32 else x.dtype)
+    y = (x if wide else x.mT).to(torch.bfloat16 if x.dtype == torch.float32 else x.dtype).contiguous()
     y = y / torch.linalg.vector_norm(y, dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(int(steps)):
-        gram = y @ y.mT
-        y = torch.baddbmm(y, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), y, beta=a)
+        y = torch.baddbmm(y, quadratic(gram(y), b, c), y, beta=a)
     return (y if wide else y.mT).to(x.dtype)
+
+
+def scaled(y: Tensor, by: float) -> Tensor:
+    """Return ``y``, which nobody else has, times a number."""
+    return y if by == 1 else y.mul_(by)
 
 
 def aspect(x: Tensor) -> float:
@@ -45,20 +50,19 @@ def aspect(x: Tensor) -> float:
     return max(1.0, x.shape[-2] / max(x.shape[-1], 1)) ** 0.5
 
 
-@transform(whole=True)
+@transform(whole="products")
 def orthogonalize(g, *, ns_a, ns_b, ns_c, eps, ns_steps):
     """Make the matrix orthogonal, and scale it by the root of rows over columns if there are more rows."""
     x = matrices(g)
-    y = newton_schulz(x, ns_a, ns_b, ns_c, eps, ns_steps)
-    return (y * aspect(x)).reshape(g.shape)
+    return scaled(newton_schulz(x, ns_a, ns_b, ns_c, eps, ns_steps), aspect(x)).reshape(g.shape)
 
 
-@transform(whole=True)
+@transform(whole="products")
 def orthogonalize_matching_adamw(g, *, ns_a, ns_b, ns_c, eps, ns_steps):
     """Make the matrix orthogonal, and scale it to the root mean square of AdamW's updates, about 0.2."""
     x = matrices(g)
     y = newton_schulz(x, ns_a, ns_b, ns_c, eps, ns_steps)
-    return (y * 0.2 * max(x.shape[-2:]) ** 0.5).reshape(g.shape)
+    return scaled(y, 0.2 * max(x.shape[-2:]) ** 0.5).reshape(g.shape)
 
 
 @transform(slots=("momentum_buffer",))

@@ -25,7 +25,7 @@ _NAME_OF_A_BIAS = re.compile(r"bias", re.IGNORECASE)
 _NAME_OF_A_FUSED_QKV = re.compile(r"qkv|in_proj_weight|c_attn|query_key_value", re.IGNORECASE)
 
 
-@transform(whole=True)
+@transform(whole="products")
 def orthogonalize_thirds(g, *, ns_a, ns_b, ns_c, eps, ns_steps):
     """Make each of three square matrices orthogonal that lie one below the other, or side by side."""
     below = g.shape[1] > g.shape[2]

@@ -42,7 +42,7 @@ def even_rows(x: Tensor, mean: Tensor, beta2: float) -> tuple[Tensor, Tensor]:
     return x / (mean.sqrt() + TINY), mean
 
 
-@transform(whole=True, slots=(Slot("second_momentum_buffer", shape=_rows),))
+@transform(whole="products", slots=(Slot("second_momentum_buffer", shape=_rows),))
 def orthogonalize_evenly(g, second_momentum_buffer, *, ns_a, ns_b, ns_c, eps, ns_steps, beta2):
     """Make the matrix orthogonal, scaled as Muon's, and its rows evenly long at the same length in all."""
     x = newton_schulz(matrices(g), ns_a, ns_b, ns_c, eps, ns_steps)
@@ -50,7 +50,7 @@ def orthogonalize_evenly(g, second_momentum_buffer, *, ns_a, ns_b, ns_c, eps, ns
     return (y * (aspect(x) * length(x) / (length(y) + TINY))).reshape(g.shape), second_momentum_buffer
 
 
-@transform(whole=True, slots=(Slot("second_momentum_buffer", shape=_rows),))
+@transform(whole="products", slots=(Slot("second_momentum_buffer", shape=_rows),))
 def orthogonalize_evenly_matching_adamw(g, second_momentum_buffer, *, ns_a, ns_b, ns_c, eps, ns_steps, beta2):
     """Make the matrix orthogonal and its rows evenly long, with AdamW's root mean square of about 0.2."""
     x = newton_schulz(matrices(g), ns_a, ns_b, ns_c, eps, ns_steps)

@@ -46,7 +46,7 @@ def slots(limit: int) -> tuple[Slot, ...]:
     return Slot("momentum_buffer"), Slot("factor_rows", shape=rows), Slot("factor_columns", shape=columns)
 
 
-@transform(whole=True, slots=slots(MAX_SIZE))
+@transform(whole="products", slots=slots(MAX_SIZE))
 def scale_by_kron(
     g, p, momentum_buffer, factor_rows, factor_columns, *, b1=0.9, weight_decay=0.0,
     preconditioner_update_probability=None, precond_lr=0.1, precond_init_scale=1.0, step, fresh,
@@ -86,9 +86,9 @@ def fits_due(steps: int, probability: float | None) -> int:
 
 
 def probe(x: Tensor, step: int) -> Tensor:
-    """Return a random direction, a function of the step and the shape alone."""
-    generator = torch.Generator().manual_seed(step)
-    return torch.randn(x.shape[1:], generator=generator, dtype=x.dtype).to(x.device)
+    """Return a random direction, a function of the step, the shape and the kind of device alone."""
+    generator = torch.Generator(x.device).manual_seed(step)
+    return torch.randn(x.shape[1:], generator=generator, dtype=x.dtype, device=x.device)
 
 
 def begun(factors: Factors, scale: float) -> Factors:
@@ -194,8 +194,9 @@ class PSGDKron(Optimizer):
 
     with upper triangular :math:`Q_L, Q_R`, in which the preconditioner comes to be that whose product with
     :math:`\hat M` has the identity for covariance. Not every step fits it: step :math:`t` does if the sum of
-    the probabilities up to it passes a whole number. The random matrix :math:`V` is a function of the step
-    and the shape: neither a random number of the program nor the order of the parameters matters.
+    the probabilities up to it passes a whole number. The random matrix :math:`V` is a function of the step,
+    the shape and the kind of device: neither a random number of the program nor the order of the parameters
+    matters.
 
     A tensor of shape :math:`(r, d_1, d_2, \dots)` counts as a matrix of :math:`r` rows and
     :math:`d_1 d_2 \cdots` columns. Vectors, sides of one element and those above ``max_size_triangular``

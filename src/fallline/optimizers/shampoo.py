@@ -54,7 +54,7 @@ def preconditioning(block_size: int, grafting: str) -> Transform:
     lengthened = {NONE: alone, SGD: as_long_as, ADAM: as_long_as}[grafting]
 
     @transform(
-        whole=True,
+        whole="products",
         slots=(
             Slot("exp_avg"),
             Slot("exp_avg_sq", shape=None if grafting == ADAM else absent),

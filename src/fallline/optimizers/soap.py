@@ -40,7 +40,7 @@ def slots(limit: int) -> tuple[Slot, ...]:
     )
 
 
-@transform(whole=True, slots=slots(MAX_DIM))
+@transform(whole="products", slots=slots(MAX_DIM))
 def scale_by_soap(
     g, exp_avg, exp_avg_sq, gram_rows, gram_columns, basis_rows, basis_columns, *, beta1=0.95, beta2=0.95,
     shampoo_beta=-1, eps=1e-8, precondition_frequency=10, step, fresh,

@@ -66,6 +66,12 @@ class join(Schedule):
         last = self.parts[-1].length
         return None if last is None else (0, *self.at)[-1] + last
 
+    @property
+    def settled(self) -> int | None:
+        """Where the last part stays the same."""
+        last = self.parts[-1].settled
+        return None if last is None else (0, *self.at)[-1] + last
+
     def value_at(self, step: int) -> float:
         """Return the value of the part that the step is in."""
         i = bisect_right(self.at, step)

@@ -34,6 +34,11 @@ class constant(Schedule):
     def __post_init__(self):
         number(self, "factor")
 
+    @property
+    def settled(self) -> int:
+        """The first step."""
+        return 0
+
     def value_at(self, step: int) -> float:
         """Return the factor."""
         return self.factor

@@ -19,7 +19,8 @@ def twin_of(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> t
     vars(twin).update({name: v for name, v in vars(optimizer).items() if name not in SET_FROM_OUTSIDE})
     twin.param_groups, twin.state = groups, defaultdict(dict)
     if isinstance(twin, Optimizer):
-        twin._dispatches, twin._timetable = (), Timetable()
+        twin._dispatches, twin._captured, twin._number, twin._timetable = (), (), "", Timetable()
+        twin._register()
         for group in groups:
             twin._timetable.add(group, 0)
     return twin

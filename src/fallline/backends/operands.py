@@ -198,14 +198,15 @@ def traffic(plan: Plan, each: ElementPass, dtypes: Signature) -> tuple[float, fl
     return sum(o.size for o in loads), sum(o.size for o in stores)
 
 
-def writes_params(one: Pass) -> bool:
-    """Tell whether a pass changes the parameters."""
+def writes(one: Pass, name: str) -> bool:
+    """Tell whether a pass changes the parameters, or a slot."""
     if isinstance(one, WholePass):
-        return one.transform.target == P
-    return not one.sums and P in program(one).assigned
+        return name in one.transform.outputs
+    return not one.sums and name in program(one).assigned
 
 
 def stream(plan: Plan, one: Pass, dtypes: Signature, name: str) -> int:
     """Return the number of the random bits of a value; what is written twice has others first."""
     later = plan.passes[plan.passes.index(one) + 1 :]
-    return [n for n, _ in dtypes.formats].index(name) + len(dtypes.formats) * sum(map(writes_params, later))
+    again = sum(writes(each, name) for each in later)
+    return [n for n, _ in dtypes.formats].index(name) + len(dtypes.formats) * again

@@ -1,0 +1,52 @@
+"""Lines of generated GPU code that load and store the values of a pass, by how each is stored."""
+
+import torch
+
+from fallline.backends.operands import Operand
+from fallline.core.formats import Codes, Kahan, Split
+
+#: Triton's name of each type that numbers, and parts of them, are stored in.
+TYPES = {
+    torch.float64: "tl.float64", torch.float32: "tl.float32", torch.bfloat16: "tl.bfloat16",
+    torch.float16: "tl.float16", torch.uint8: "tl.uint8", torch.int16: "tl.int16",
+}  # fmt: skip
+
+
+def addresses(o: Operand) -> list[str]:
+    """Return the lines that find its parts of the tensor ``_t``."""
+    lines = []
+    for row, at, dtype in zip(o.rows, o.pointers, o.kept_as.dtypes, strict=True):
+        pointer = f"tl.pointer_type({TYPES[dtype]})"
+        lines.append(f"{at} = tl.load(_addresses + {row} * _tensors + _t).to({pointer})")
+        lines.append(f"if _ALIGNED:\n    {at} = tl.multiple_of({at}, 16)")
+    return lines
+
+
+def key(o: Operand) -> str:
+    """Return the line that makes the key of its random bits."""
+    return f"{o.key} = _narrow.key(tl.load(_keys + _t), {o.stream})"
+
+
+def load(o: Operand, compute: torch.dtype, mask: str) -> str:
+    """Return the line that loads it for the elements ``_k`` of which those of ``mask`` exist."""
+    at, kept_as = ", ".join(o.pointers), o.kept_as
+    if isinstance(kept_as, Codes):
+        kind = f"{kept_as.bits}, {kept_as.signed}"
+        return f"{o.name} = _narrow.load_codes({at}, _first, _end, {mask}, _BLOCK, {kind})"
+    if isinstance(kept_as, (Kahan, Split)):
+        kind = type(kept_as).__name__.lower()
+        return f"{o.name} = _narrow.load_{kind}({at}, _k, {mask})"
+    return f"{o.name} = _narrow.load({at}, _k, {mask}).to({TYPES[compute]})"
+
+
+def store(o: Operand, mask: str) -> str:
+    """Return the line that stores it."""
+    at, kept_as = ", ".join(o.pointers), o.kept_as
+    if isinstance(kept_as, Codes):
+        kind = f"{kept_as.bits}, {kept_as.signed}"
+        return f"_narrow.store_codes({at}, _first, _end, _k, {o.name}, {mask}, {o.key}, {kind})"
+    if isinstance(kept_as, (Kahan, Split)):
+        return f"_narrow.store_{type(kept_as).__name__.lower()}({at}, _k, {o.name}, {mask})"
+    if o.access.random:
+        return f"_narrow.store_random({at}, _k, {o.name}, {mask}, {o.key})"
+    return f"_narrow.store({at}, _k, {o.name}, {mask})"
