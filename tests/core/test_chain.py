@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import fallline
-from fallline import chain, per_tensor, transform
+from fallline import Slot, chain, per_tensor, transform, transforms
+from fallline.core import transform as core_transform
 from fallline.core.errors import RuleError, UnknownOptionError
 from fallline.optimizers.adam import scale_by_adam
 from fallline.optimizers.sgd import scale_by_learning_rate
@@ -95,6 +96,84 @@ def test_chains_are_saved_copied_and_pickled():
     assert torch.equal(params[0], twin.param_groups[0]["params"][0])
 
 
+@per_tensor(total=0.0)
+def forget_total(total, *, step):
+    return dict(mean=total / step)
+
+
+@transform(per_tensor=forget_total)
+def scale_by_mean(g, *, mean):
+    return g * mean
+
+
+@transform(slots=(Slot("memory", "frist"),))
+def begin_memory(g, memory):
+    return g + memory, memory
+
+
+@transform(slots=("memory",))
+def lose_memory(g, memory):
+    return g + memory
+
+
+@transform(whole=True, slots=("memory",))
+def remember_a_number(g, memory):
+    return g, 1.0
+
+
+def stepped(links, flags):
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    chain(*links, scale_by_learning_rate(0.1))([p], **flags).step()
+
+
+@pytest.mark.parametrize("flags", [{}, {"foreach": False, "fused": False}], ids=["cpu", "eager"])
+@pytest.mark.parametrize(
+    ("links", "remedy"),
+    [
+        ((scale_by_mean,), r"forget_total keeps \['total'\] and does not return it"),
+        ((begin_memory,), "setting 'frist' has no value; give frist="),
+        ((lose_memory,), "lose_memory must return g, memory; it returns 1 values"),
+        ((remember_a_number,), r"must return g, memory of the shapes .* it returned \[\(1, 2\), 1.0\]"),
+    ],
+)
+def test_mistakes_in_a_users_own_rule_are_named_on_every_backend(links, remedy, flags):
+    with pytest.raises(RuleError, match=remedy):
+        stepped(links, flags)
+
+
+def test_slots_sums_and_what_is_summed_over_are_checked_where_they_are_declared():
+    with pytest.raises(RuleError, match=r"tuples, of one also: slots=\('velocity',\)"):
+        transform(slots="velocity")
+    with pytest.raises(RuleError, match="sum over 'tensor', 'group' or 'model'"):
+        core_transform.summed(over="layer")(lose_memory.rule)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        transforms.scale_by_factored_rms(),
+        transforms.scale_by_yogi(initial_accumulator=0.5),
+        transforms.scale_by_root_sum_of_squares(
+            lr=0.1, lr_decay=0.0, eps=1e-10, initial_accumulator_value=0.5
+        ),
+    ],
+    ids=lambda link: link.name,
+)
+def test_settings_that_state_begins_with_and_such_as_may_be_none_go_into_a_chain(link):
+    stepped((link,), {})
+
+
+@transform()
+def scale_by_own_precision(g, *, precision=0.1):
+    return g * precision
+
+
+@transform()
+def scale_by_name(g, *, name=0.1):
+    return g * name
+
+
 def prox_free():
     return add_decayed_weights(0.01)
 
@@ -113,9 +192,20 @@ def prox_free():
             UnknownOptionError,
             "did you mean 'lr'",
         ),
+        (lambda: chain(scale_by_own_precision), RuleError, "reads 'precision', .* use another name"),
+        (lambda: chain(scale_by_name), RuleError, "reads 'name', .* use another name"),
+        (lambda: chain(fallline.AdamW), TypeError, "AdamW'> is no transform; give those of"),
+        (
+            lambda: fallline.AdamW([torch.zeros(1)], before=[torch.nn.utils.clip_grad_norm_]),
+            TypeError,
+            "is no transform",
+        ),
     ],
-    ids=["slots", "order", "setting", "count", "missing", "conflict", "option"],
-)
+    ids=[
+        "slots", "order", "setting", "count", "missing", "conflict", "option", "reserved", "group key",
+        "optimizer", "function",
+    ],
+)  # fmt: skip
 def test_what_does_not_fit_together_is_refused_with_a_remedy(build, error, remedy):
     with pytest.raises(error, match=remedy):
         build()

@@ -24,6 +24,7 @@ import fallline
             TypeError,
             "decay must be a number in [0, 1]",
         ),
+        (lambda p: fallline.SGD(p, lr=float("inf")), ValueError, "lr must lie in [0, inf)"),
         (lambda p: fallline.Adam(p, betas=0.9), TypeError, "0.9; give 2 numbers, such as (0.9, 0.999)"),
         (lambda p: fallline.Adam(p, betas=(0.9,)), IndexError, "(0.9,); give 2 numbers"),
         (lambda p: fallline.Adam(p, betas=(0.9, 0.99, 0.999)), ValueError, "give 2 numbers"),

@@ -12,6 +12,7 @@ from fallline import chain, transform
 from fallline.core.errors import RuleError
 from fallline.core.finite import skip_nonfinite
 from fallline.core.plan import ElementPass, WholePass, plan
+from fallline.core.scalar import maximum
 from fallline.core.transform import summed
 from fallline.gradients import clip_by_global_norm, clip_by_norm
 from fallline.optimizers.adam import scale_by_adam
@@ -187,6 +188,35 @@ def test_sums_that_no_order_can_gather_are_refused():
     optimizer = Mixed(groups, {"lr": 0.1})
     with pytest.raises(RuleError, match="begin the chain with the transform"):
         optimizer.step()
+
+
+@summed(over="tensor", vetoes="it is negative")
+def own_negatives(g):
+    return maximum(-g, 0.0)
+
+
+@transform(sums=(own_negatives,))
+def veto_own_negatives(g):
+    return g
+
+
+def test_a_veto_that_comes_after_another_groups_step_is_refused():
+    """Each tensor may veto for all: the groups must wait for each other."""
+
+    class Mixed(fallline.Optimizer):
+        hyperparameters = fallline.SGD.hyperparameters
+
+        @classmethod
+        def rules(cls, group):
+            first = (rules.divide_by_tensor_sum,) if group["lr"] > 1 else ()
+            return *first, veto_own_negatives, rules.scale
+
+    params = positive([(3,), (4,)])
+    optimizer = Mixed([{"params": params[:1]}, {"params": params[1:], "lr": 2.0}], {"lr": 0.1})
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(RuleError, match="own_negatives, a sum over the tensor, comes after other sums"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
 
 
 @summed(over="tensor")

@@ -37,6 +37,16 @@ def begin_at_one(g, total, *, fresh):
     return g / total, total
 
 
+@transform()
+def decay_later(g, p, *, weight_decay=0.1, step):
+    return g + where(step > 100, weight_decay * p, 0.0)
+
+
+@transform()
+def decay_at_first(g, p, *, weight_decay=0.1, step):
+    return g + where(step < 2, weight_decay * p, 0.0)
+
+
 KEPT = {
     "SGD": (scale_by_learning_rate,),
     "Adagrad": (scale_by_root_sum_of_squares,),
@@ -52,6 +62,8 @@ MOVED = {
     "whole tensors": (rules.reverse, scale_by_learning_rate),
     "nothing over nothing": (divide_by_itself, scale_by_learning_rate),
     "a first value": (begin_at_one, scale_by_learning_rate),
+    "decay from a step on": (decay_later, scale_by_learning_rate),
+    "decay up to a step": (decay_at_first, scale_by_learning_rate),
 }
 
 

@@ -320,3 +320,21 @@ def test_in_a_group_of_two_dtypes_each_has_its_own_spacing():
         cls([alone], eps=(None, 1.0)).step()
         sides[cls] = torch.equal(second, alone)
     assert sides == {PAIR.ours: True, PAIR.theirs: False}
+
+
+@pytest.mark.parametrize("backend", [{}, EAGER], ids=["cpu", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(4,), (4, 3)], ids=str)
+def test_gradients_below_the_spacing_are_divided_by_it(shape, dtype, backend):
+    """A quarter of the spacing moves parameters of 1 by a quarter of the rate."""
+    quarter = torch.finfo(dtype).eps / 4
+    ends = []
+    for cls in (PAIR.ours, PAIR.theirs):
+        p = torch.ones(shape, dtype=dtype, requires_grad=True)
+        optimizer = cls([p], lr=0.5)
+        optimizer.param_groups[0].update(backend if cls is PAIR.ours else {})
+        p.grad = torch.full(shape, quarter, dtype=dtype)
+        optimizer.step()
+        ends.append(p.detach())
+    torch.testing.assert_close(ends[0], ends[1])
+    torch.testing.assert_close(ends[0], torch.full(shape, 0.875, dtype=dtype))

@@ -124,6 +124,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         | {"grafting": "none", "decoupled_weight_decay": False},
         {"eps": 1e-3, "weight_decay": 0.1, "start_preconditioning_step": 5, "precondition_frequency": 3}
         | {"inverse_exponent_override": 3, "block_size": 3},
+        {"betas": (0.9, 1.0), "eps": 1e-3, "precondition_frequency": 3},
     ],
     "PSGDKron": [
         {"lr": 0.01, "b1": 0.5, "preconditioner_update_probability": 0.3},

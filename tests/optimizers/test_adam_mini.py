@@ -57,6 +57,27 @@ def test_groups_tell_the_blocks_of_named_parameters():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "block_rows", "decays"),
+    [
+        ("attention.wq.weight", (6, 4), 3, True),
+        ("attention.wk.weight", (6, 4), 3, True),
+        ("attention.QUERY.weight", (6, 4), 3, True),
+        ("attention.key.weight", (6, 4), 3, True),
+        ("attention.key.bias", (6,), 0, False),
+        ("attention.wv.weight", (6, 4), 1, True),
+        ("h.0.ln_1.weight", (6,), 1, False),
+        ("final_norm.weight", (6,), 1, False),
+        ("queries.keys", (6, 4, 2), 1, True),  # the authors' heads are those of matrices
+        ("query_scale", (6,), 1, True),
+    ],
+)
+def test_a_name_tells_block_and_decay(name, shape, block_rows, decays):
+    optimizer = fallline.AdamMini([(name, nn.Parameter(torch.zeros(shape)))], head_dim=3, weight_decay=0.1)
+    (group,) = optimizer.param_groups
+    assert (group["block_rows"], group["weight_decay"]) == (block_rows, 0.1 * decays)
+
+
 def test_a_block_of_rows_is_one_row_of_a_flatter_matrix():
     start = random(6, 4)
     flat = walked(start.view(2, 12))

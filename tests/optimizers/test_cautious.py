@@ -44,6 +44,18 @@ def test_without_momentum_nothing_is_left_out():
     assert torch.equal(p, q)
 
 
+def test_few_that_agree_are_lengthened_a_thousand_times_at_most():
+    p = torch.nn.Parameter(torch.zeros(5000, dtype=torch.float64))
+    optimizer = chain(t.trace(momentum=1.0), t.mask_cautiously, t.scale_by_learning_rate(1.0))([p])
+    p.grad = torch.full((5000,), 5.0, dtype=torch.float64)
+    optimizer.step()
+    p.data.zero_()
+    p.grad = torch.full((5000,), -1.0, dtype=torch.float64)
+    p.grad[7] = 1.0
+    optimizer.step()
+    assert p.sum().item() == p[7].item() == pytest.approx(-6000.0, rel=1e-12)
+
+
 def test_where_all_disagree_nothing_moves():
     p = torch.nn.Parameter(torch.ones(3))
     make = chain(t.trace(momentum=1.0), t.mask_cautiously, t.scale_by_learning_rate(0.1))

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 import fallline
-from optimizers.cases import run
+from optimizers.cases import on_backend, run
 
 GENERATOR = torch.Generator().manual_seed(9)
 START = torch.randn(11, generator=GENERATOR, dtype=torch.float64)
@@ -53,6 +53,31 @@ def test_small_sums_of_gradients_leave_exact_zeros():
     assert (course[0] == 0).all()
     free, _ = run(fallline.FTRL, {}, torch.zeros(11, dtype=torch.float64), GRADS, "cpu")
     assert (free != 0).all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+def test_a_tensor_whose_first_gradient_comes_later_begins_where_it_is(backend):
+    """Beside one that has begun in its group; nothing counts steps, so newness alone tells them apart."""
+    params = [torch.nn.Parameter(START.clone()) for _ in range(3)]
+    optimizer = on_backend(fallline.FTRL(params), backend)
+    for step in range(3):
+        params[0].grad, params[2].grad = GRADS[step].clone(), GRADS[step].clone()
+        params[1].grad = GRADS[step - 1].clone() if step else None
+        optimizer.step()
+    alone, _ = run(fallline.FTRL, {}, START, GRADS[:2], backend)
+    assert torch.equal(params[1].detach(), alone[-1])
+    assert torch.equal(params[0], params[2])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+def test_an_element_that_nothing_holds_and_nothing_pulls_is_zero(backend):
+    """With beta and gradients of 0 all weights are as good: a number, not 0 / 0."""
+    grads = torch.tensor([[0.0, 1.0], [0.0, -0.5], [2.0, 0.0]], dtype=torch.float64)
+    course, _ = run(
+        fallline.FTRL, {"lr": 0.5, "beta": 0.0}, torch.zeros(2, dtype=torch.float64), grads, backend
+    )
+    assert course[:, 0].tolist() == [0.0, 0.0, -0.5]
+    assert course[0, 1].item() == -0.5
 
 
 def test_a_learning_rate_of_zero_is_refused():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fallline
-from fallline import transform
+from fallline import transform, transforms
 from fallline.core.plan import ElementPass
 from optimizers.cases import on_backend
 
@@ -32,6 +32,7 @@ CASES = [
     (fallline.SGD, {"lr": 0.1, "before": [fallline.gradients.clip_by_global_norm(1.0)]}),
     (fallline.Adam, {"before": [fallline.gradients.clip_by_norm(1.0)]}),
     (fallline.SGD, {"lr": 0.1, "before": [fallline.gradients.clip_by_quantile(0.5)]}),
+    (fallline.SGD, {"lr": 0.1, "before": [transforms.clip_update_by_rms(0.25)]}),
 ]
 IDS = [f"{cls.__name__}-{settings}" for cls, settings in CASES]
 

@@ -70,6 +70,38 @@ def test_torchs_own_attention_and_a_head_that_is_not_tied():
     assert found["first and last layer"] == ["out.weight"]
 
 
+@pytest.mark.parametrize("name", ["qkv", "c_attn", "query_key_value", "QKV_proj", "in_proj_weight"])
+def test_a_fused_matrix_is_known_by_its_name(name):
+    inner = nn.Linear(4, 12, bias=False)
+    holder = nn.ModuleDict({name: inner})
+    if name == "in_proj_weight":
+        holder = nn.Module()
+        holder.in_proj_weight = inner.weight
+    model = nn.ModuleList([nn.Linear(3, 4, bias=False), holder, nn.Linear(12, 2, bias=False)])
+    assert [each.split(".")[1] for each in kinds(fallline.MuonAdamW(model))["fused QKV"]] == [name]
+
+
+def test_norms_and_biases_of_more_than_one_dimension_are_no_matrices():
+    attention = nn.MultiheadAttention(4, 2, add_bias_kv=True)
+    attention.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))  # as in Swin
+    model = nn.ModuleDict({"stem": nn.Conv2d(3, 4, 2), "attention": attention, "head": nn.Linear(4, 9)})
+    model["norm"] = nn.LayerNorm((5, 4))
+    found = kinds(fallline.MuonAdamW(model))
+    assert {name for name in found["norms and biases"] if model.get_parameter(name).ndim > 1} == {
+        "attention.relative_position_bias_table", "attention.bias_k", "attention.bias_v",
+        "norm.weight", "norm.bias",
+    }  # fmt: skip
+    assert found["hidden matrices"] == ["attention.out_proj.weight"]
+    assert found["first and last layer"] == ["stem.weight", "head.weight"]
+
+
+def test_where_words_are_looked_up_the_first_matrix_is_hidden_wherever_it_is_registered():
+    model = nn.ModuleDict({"mixer": nn.Linear(4, 4), "words": nn.Embedding(9, 4), "head": nn.Linear(4, 9)})
+    found = kinds(fallline.MuonAdamW(model))
+    assert found["hidden matrices"] == ["mixer.weight"]
+    assert found["first and last layer"] == ["head.weight"]
+
+
 def test_a_model_of_vectors_needs_no_muon():
     assert list(kinds(fallline.MuonAdamW(nn.LayerNorm(4)))) == ["norms and biases"]
 

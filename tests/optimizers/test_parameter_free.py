@@ -114,6 +114,21 @@ def test_dog_by_hand():
         )
 
 
+def test_dog_remembers_how_far_it_has_been():
+    """On the way back the distance is the largest so far, not the present one."""
+    p = torch.nn.Parameter(torch.tensor([3.0]))
+    optimizer = fallline.DoG([p], reps_rel=0.1, eps=0.0)
+    places, squares = [3.4], 0.0  # as if it had begun by going 0.1 (1 + 3)
+    for g in (1.0, 1.0, -1.0, -1.0):
+        before, squares = p.item(), squares + g * g
+        places.append(before)
+        p.grad = torch.tensor([g])
+        optimizer.step()
+        farthest = max(abs(place - 3) for place in places)
+        assert p.item() == pytest.approx(before - g * farthest / sqrt(squares), rel=1e-14)
+    assert abs(before - 3) < farthest / 2
+
+
 def test_dog_looks_at_each_group_alone():
     starts, grads = random((3,), (2,)), [random((3,), (2,), seed=1 + t) for t in range(5)]
     apart, _ = course(lambda p: fallline.DoG([{"params": [x]} for x in p]), {}, starts, grads, "cpu")
@@ -146,3 +161,13 @@ def test_a_growth_rate_below_one_is_refused():
     for cls in (fallline.Prodigy, fallline.DAdaptAdam):
         with pytest.raises(ValueError, match="Invalid growth_rate value"):
             partial(cls, growth_rate=0.9)([torch.nn.Parameter(torch.ones(1))])
+
+
+@pytest.mark.parametrize("cls", [fallline.Prodigy, fallline.DAdaptAdam])
+def test_groups_that_ask_for_different_rates_are_refused(cls):
+    """There is one estimate for the whole model; a group that stands still at 0 does not matter."""
+    p, q, r = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    optimizer = cls([{"params": [p]}, {"params": [q], "lr": 0.0}])
+    with pytest.raises(ValueError, match=r"\[0.5, 1.0\]; .* give all groups the same lr, or 0"):
+        optimizer.add_param_group({"params": [r], "lr": 0.5})
+    assert len(optimizer.param_groups) == 2

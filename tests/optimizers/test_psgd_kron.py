@@ -45,10 +45,10 @@ def test_fits_become_rarer_as_the_probability_falls():
     total, due = 0.0, 0
     for t in range(1, 6001):
         total += min(1.0, max(0.03, math.exp(-0.001 * (t - 1 - 500))))
-        before, due = due, fits_due(t, 0.0)
+        before, due = due, fits_due(t, math.nan)
         assert abs(due - total) < 1 + 1e-9
         assert due - before in (0, 1)
-    assert fits_due(501, 0.0) == 501
+    assert fits_due(501, math.nan) == 501
     assert [t for t in range(1, 13) if fits_due(t, 0.25) > fits_due(t - 1, 0.25)] == [4, 8, 12]
     assert fits_due(1000, 0.3) == 300
 
@@ -71,14 +71,14 @@ def test_vectors_do_not_decay():
 
 
 def test_sides_have_the_factors_that_their_sizes_ask_for():
-    shapes = [(3, 4), (3, 9), (1, 4), (5,), (), (2, 3, 1)]
+    shapes = [(3, 8), (3, 9), (1, 4), (5,), (), (2, 3, 1)]
     starts = [random(*shape) for shape in shapes]
     _, optimizer = walked(fallline.PSGDKron, starts, [starts], max_size_triangular=8)
     factors = [
         tuple(tuple(state[name].shape) for name in ("factor_rows", "factor_columns") if name in state)
         for state in optimizer.state.values()
     ]
-    assert factors == [((3, 3), (4, 4)), ((3, 3), (9,)), ((1,), (4, 4)), ((5,),), ((1,),), ((2, 2), (3, 3))]
+    assert factors == [((3, 3), (8, 8)), ((3, 3), (9,)), ((1,), (4, 4)), ((5,),), ((1,),), ((2, 2), (3, 3))]
 
 
 def test_triangular_factors_stay_triangular_and_invertible():
@@ -91,6 +91,18 @@ def test_triangular_factors_stay_triangular_and_invertible():
         assert (state[name].diagonal().abs() > 0).all()
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (5,)], ids=str)
+def test_factors_stay_while_gradients_are_zero(shape):
+    """They would grow by a share in each fit, beyond all numbers in some thousand."""
+    zero = torch.zeros(2, *shape, dtype=D)
+    zero[1] = 1.0
+    _, optimizer = walked(fallline.PSGDKron, list(random(2, *shape)), [list(zero)] * 5)
+    still, moving = optimizer.state.values()
+    first = torch.eye(3, dtype=D) if len(shape) == 2 else torch.ones(5, dtype=D)
+    assert torch.equal(still["factor_rows"], first)
+    assert not torch.equal(moving["factor_rows"], first)
+
+
 def test_balancing_keeps_the_product():
     rows, columns = random(2, 3, 3), random(2, 4, seed=1)
     a, b = balanced((rows, columns))
@@ -98,6 +110,20 @@ def test_balancing_keeps_the_product():
         a.unsqueeze(-1) * b[:, None, None], rows.unsqueeze(-1) * columns[:, None, None], rtol=1e-13, atol=0
     )
     torch.testing.assert_close(a.abs().amax((1, 2)), b.abs().amax(1))
+
+
+def test_each_hundredth_fit_begins_with_factors_of_one_size():
+    """They part, since the sides are of different lengths, until they are made equal."""
+    p = torch.nn.Parameter(random(2, 12))
+    optimizer = fallline.PSGDKron([p], precond_lr=0.3)
+    apart = []
+    for t in range(101):
+        p.grad = 1e-3 * random(2, 12, seed=t)
+        optimizer.step()
+        sizes = [optimizer.state[p][name].abs().max() for name in ("factor_rows", "factor_columns")]
+        apart.append(abs(math.log(sizes[0] / sizes[1])))
+    assert max(apart[:99]) > 1
+    assert apart[99] < apart[98] / 2
 
 
 def test_the_bound_is_below_the_norm_and_near_it():
@@ -111,7 +137,7 @@ def test_the_bound_is_below_the_norm_and_near_it():
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"preconditioner_update_probability must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"preconditioner_update_probability must lie in \(0, 1\]"):
         fallline.PSGDKron([torch.zeros(2, 2)], preconditioner_update_probability=1.5)
     with pytest.raises(ValueError, match="b1"):
         fallline.PSGDKron([torch.zeros(2, 2)], b1=1.0)

@@ -89,6 +89,21 @@ def test_the_average_is_the_weighted_mean_of_what_sgd_passes_through():
         assert p.item() == pytest.approx(total / weights, rel=1e-13)
 
 
+def test_weights_do_not_fall_with_the_learning_rate():
+    """They are powers of the largest rate so far, 1 here: all iterates of a falling rate count alike."""
+    p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = fallline.ScheduleFreeSGD([p], lr=1.0)
+    z, passed = 0.0, []
+    for rate in (1.0, 0.5, 0.25):
+        optimizer.param_groups[0]["lr"] = rate
+        p.grad = torch.ones(1, dtype=torch.float64)
+        optimizer.step()
+        z -= rate
+        passed.append(z)
+    with optimizer.eval():
+        assert p.item() == pytest.approx(sum(passed) / 3, rel=1e-13)
+
+
 @pytest.mark.parametrize("cls", BOTH)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_looking_at_the_average_changes_no_bit_of_the_course(cls, dtype):
@@ -158,6 +173,7 @@ def test_a_group_joins_in_the_mode_of_the_others():
     train(optimizer, params[:2], 2)
     optimizer.eval()
     optimizer.add_param_group({"params": params[2:]})
+    assert [group["train_mode"] for group in optimizer.param_groups] == [False, False]
     with pytest.raises(RuntimeError, match=r"call train\(\)"):
         optimizer.step()
     optimizer.train()

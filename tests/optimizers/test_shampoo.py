@@ -67,6 +67,15 @@ def test_each_step_is_as_long_as_that_of_the_grafted_method(grafting, other):
         assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-14) == (t < 4)
 
 
+def test_with_sums_the_grafted_length_is_adagrads():
+    """Not that of an average to which nothing is ever added, which divides by nothing."""
+    start, grads = random(4, 3), gradients(5, 4, 3)
+    settings = {"betas": (0.0, 1.0), "lr": 0.1, "precondition_frequency": 9}
+    got = walk(fallline.Shampoo, start, grads, **settings, grafting_eps=1e-10)
+    adagrad = walk(fallline.Adagrad, start, grads, lr=0.1, eps=1e-10)
+    torch.testing.assert_close(got, adagrad, rtol=1e-12, atol=0)
+
+
 def test_blocks_are_matrices_of_their_own():
     start, grads = random(5, 4), gradients(7, 5, 4)
     settings = {**SUMS, "eps": 1e-6, "precondition_frequency": 2, "start_preconditioning_step": 3}

@@ -91,6 +91,22 @@ def test_bases_change_at_each_step_of_the_frequency_alone():
     assert changed == [True, False, False, True, False, False, True, False]
 
 
+def test_statistics_without_memory_are_those_of_the_last_gradient():
+    """A rate of 0 is a rate; only a negative one stands for that of the squares."""
+    grads = gradients(3, 4, 3)
+    _, optimizer = walked(fallline.SOAP, [random(4, 3)], [[g] for g in grads], shampoo_beta=0.0)
+    (state,) = optimizer.state.values()
+    torch.testing.assert_close(state["gram_rows"], grads[2] @ grads[2].T, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(state["gram_columns"], grads[2].T @ grads[2], rtol=1e-14, atol=1e-14)
+
+
+def test_a_side_at_the_limit_is_turned():
+    _, optimizer = walked(fallline.SOAP, [random(5, 6)], [gradients(1, 5, 6)], max_precond_dim=5)
+    (state,) = optimizer.state.values()
+    assert "basis_rows" in state
+    assert "basis_columns" not in state
+
+
 @pytest.mark.parametrize(
     "settings", [{"precondition_frequency": 0}, {"shampoo_beta": 1.0}, {"shampoo_beta": -2}]
 )

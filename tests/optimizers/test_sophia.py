@@ -118,3 +118,22 @@ def test_a_closures_loss_is_returned():
         return loss
 
     assert optimizer.step(closure, bs=8).item() == 3.0
+
+
+def test_it_resumes_between_the_first_estimate_and_the_first_step():
+    p, q = (nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    one, other = fallline.SophiaG([p], bs=4), fallline.SophiaG([q], bs=4)
+    estimate(one, p, [2.0, 4.0])
+    other.load_state_dict(one.state_dict())
+    for optimizer, x in ((one, p), (other, q)):
+        step(optimizer, x, [0.1, 0.2])
+    assert torch.equal(p, q)
+    assert torch.equal(one.state[p]["exp_avg"], other.state[q]["exp_avg"])
+
+
+def test_where_there_is_no_curvature_only_the_sign_of_tiny_averages_counts():
+    """As by the authors, whose smallest divisor is 1e-15."""
+    p = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = fallline.SophiaG([p], lr=1.0, betas=(0.0, 0.0), weight_decay=0.0)
+    step(optimizer, p, [1e-12, -0.5e-15])
+    assert p.tolist() == pytest.approx([-1.0, 0.5], rel=1e-12)

@@ -114,6 +114,22 @@ def test_any_strength_of_decay_is_done_exactly(weight_decay):
     assert embedding.weight.isfinite().all()
 
 
+def test_decay_goes_on_when_all_before_together_are_less_than_any_number():
+    """200 times a thousandth is 0; a row that moves after that decays like any other."""
+    embedding = table()
+    optimizer = watching(embedding, weight_decay=19.98)
+    for step in range(206):
+        optimizer.zero_grad()
+        rows = torch.tensor([0, 1]) if step == 200 else torch.tensor([0])
+        loss(torch.nn.functional.embedding(rows, embedding.weight, sparse=True), step).backward()
+        optimizer.step()
+        if step == 200:
+            moved = embedding.weight.detach()[1].clone()
+    assert moved.abs().min() > 1e-6
+    read = embedding(torch.tensor([1])).detach()[0]
+    torch.testing.assert_close(read, moved * (1 - 0.05 * 19.98) ** 5, rtol=1e-11, atol=0)
+
+
 def through_file(state):
     file = io.BytesIO()
     torch.save(state, file)

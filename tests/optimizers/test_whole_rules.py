@@ -113,3 +113,72 @@ def test_large_matrices_are_worked_on_in_parts_to_the_same_result(rule, monkeypa
         monkeypatch.setattr(moments, "IN_CACHE", in_cache)
         for a, b in zip(walked(rule, "cpu", D), at_once, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+FAST = {
+    fallline.Adafactor: {"beta2_decay": -0.5},
+    fallline.CAME: {"betas": (0.5, 0.5, 0.5)},
+    fallline.AdamMini: {"betas": (0.5, 0.5)},
+    fallline.NorMuon: {"beta2": 0.5},
+}
+
+
+@each_rule
+def test_tensors_of_equal_shape_with_other_settings_step_as_each_alone(rule):
+    """Two groups, and a tensor that joins later: settings and steps differ where stacks could be made."""
+    starts, grads = random((3, 6, 4)), random((5, 3, 6, 4), 1)
+    fast = FAST[rule]
+    params = [nn.Parameter(start.clone()) for start in starts]
+    optimizer = rule([{"params": params[:1]}, {"params": params[1:2], **fast}])
+    for t, each in enumerate(grads):
+        if t == 2:
+            optimizer.add_param_group({"params": params[2:]})
+        for p, g in zip(params if t >= 2 else params[:2], each, strict=False):
+            p.grad = g.clone()
+        optimizer.step()
+    for i, (start, settings, first) in enumerate(zip(starts, ({}, fast, {}), (0, 0, 2), strict=True)):
+        p = nn.Parameter(start.clone())
+        alone = rule([p], **settings)
+        for each in grads[first:]:
+            p.grad = each[i].clone()
+            alone.step()
+        torch.testing.assert_close(params[i].detach(), p.detach(), rtol=1e-13, atol=1e-14)
+
+
+def stepped_on(rule, backend, params, loaded, grads):
+    """Return the parameters and the optimizer after steps that go on from a state."""
+    params = [nn.Parameter(p) for p in params]
+    optimizer = on_backend(rule(params, lr=0.01), backend)
+    if loaded:
+        optimizer.load_state_dict(loaded)
+    for each in grads:
+        for p, g in zip(params, each, strict=True):
+            p.grad = g.to(p.dtype)
+        optimizer.step()
+    return [p.detach() for p in params], optimizer
+
+
+def dtypes(optimizer):
+    return {x.dtype for state in optimizer.state.values() for x in state.values() if x.dim()}
+
+
+def in_double(saved):
+    """Return a state dict whose tensors are float64."""
+    rows = {i: {n: x.double() if x.dim() else x for n, x in own.items()} for i, own in saved["state"].items()}
+    return {**saved, "state": rows}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+@pytest.mark.parametrize(("before", "after"), [(torch.float32, D), (D, torch.float32)], ids=["up", "down"])
+@pytest.mark.parametrize("rule", [*RULES, fallline.SOAP, fallline.Shampoo, fallline.PSGDKron])
+def test_a_training_goes_on_in_another_dtype_with_its_state_as_it_was(rule, before, after, backend):
+    """The step is that of all numbers in float64, rounded; state keeps the dtype that it was saved in."""
+    starts = [random((4, 3), dtype=before), random((5,), 1, before)]
+    grads = [[random((4, 3), t), random((5,), 9 * t)] for t in range(4)]
+    params, optimizer = stepped_on(rule, backend, starts, None, grads[:3])
+    saved = optimizer.state_dict()
+    got, loaded = stepped_on(rule, backend, [p.to(after) for p in params], saved, grads[3:])
+    wanted, _ = stepped_on(rule, backend, [p.double() for p in params], in_double(saved), grads[3:])
+    assert dtypes(loaded) == dtypes(optimizer) == {before}
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-6)

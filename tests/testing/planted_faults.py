@@ -8,7 +8,7 @@ import torch
 
 import fallline
 from fallline.core.scalar import single
-from fallline.core.transform import per_tensor, transform
+from fallline.core.transform import Slot, per_tensor, transform
 from fallline.optimizers.sgd import scale_by_learning_rate
 
 
@@ -207,6 +207,42 @@ class ForgetsItsHooks(Momentum):
         return super().register_step_post_hook(lambda *_: None)
 
 
+@transform(whole=True)
+def normalize_all(g):
+    return g / g.norm()
+
+
+@transform(gain=1.0)
+def double(g):
+    return 2 * g
+
+
+class TellsAnotherGain(Momentum):
+    @classmethod
+    def rules(cls, group):
+        return double, scale_by_learning_rate
+
+
+class MixesTensors(Momentum):
+    """Its rule takes the tensors of a stack for one."""
+
+    @classmethod
+    def rules(cls, group):
+        return normalize_all, scale_by_learning_rate
+
+
+@transform(slots=(Slot("velocity", nonnegative=True),))
+def gather(g, velocity, *, momentum):
+    velocity = momentum * velocity + g
+    return velocity, velocity
+
+
+class LosesSigns(Momentum):
+    @classmethod
+    def rules(cls, group):
+        return gather, scale_by_learning_rate
+
+
 @per_tensor()
 def coarse(*, lr):
     return dict(rate=single(lr))
@@ -257,6 +293,9 @@ FAULTS = {
     CountsThreads: "threads_change_no_bit",
     IgnoresMaximize: "maximizing_is_descending_the_negative",
     MindsOrder: "order_of_parameters_does_not_matter",
+    MixesTensors: "a_tensor_is_stepped_as_if_alone",
+    TellsAnotherGain: "a_told_gain_is_that_of_a_steady_gradient",
+    LosesSigns: "nonnegative_state_is_never_negative",
     MindsSize: "a_split_tensor_is_stepped_alike",
     Creeps: "zero_gradients_move_nothing",
     SharesLoadedState: "a_loaded_dict_is_not_shared",

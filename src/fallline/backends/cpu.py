@@ -18,7 +18,7 @@ from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 from fallline.core.formats import Format, Plain
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
-from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, P
+from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, G, P
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -173,6 +173,7 @@ class Job(AtOnce):
         rounding, reads, outputs = torch.finfo(self._batch.params[0].dtype).eps, t.reads, t.outputs
         columns = self._table.columns(one.takes)
         seen = [(name, columns[name]) for name in {*t.inputs, *outputs}]
+        rooms = {*outputs} if G in one.takes and not self._batch.plan.handed_over else {*outputs} - {G}
         members = []
         for i, (row, place) in enumerate(zip(self._batch.rows, self._batch.indices, strict=True)):
             known = {FRESH: float(self._batch.fresh[i]), PLACE: place, ROUNDING: rounding}
@@ -184,6 +185,7 @@ class Job(AtOnce):
         with torch.no_grad():
             for i, results in whole.apply(t, members):
                 noise = self._noise(i)
+                results = whole.apart(outputs, results, {n: members[i].operands[n] for n in rooms})
                 for name, value, number in zip(outputs, results, streams, strict=True):
                     self._table.put(name, i, value, noise, number)
 

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fallline.backends.whole import Member, apply
+from fallline.backends.whole import Member, apart, apply
 from fallline.core import rounding, source
 from fallline.core.backend import AtOnce, Batch, Prepared
+from fallline.core.errors import RuleError
 from fallline.core.formats import Format, Plain
 from fallline.core.plan import PREPARING, ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
@@ -83,7 +84,10 @@ def _summands(
 
 def _apply(t: Transform, values: dict[str, Any], scalars: Mapping[str, Any]) -> dict[str, Any]:
     out = t.rule(*(values[n] for n in t.inputs), **{n: scalars[n] for n in t.reads})
-    return {**values, **dict(zip(t.outputs, out if isinstance(out, tuple) else (out,), strict=True))}
+    made = out if isinstance(out, tuple) else (out,)
+    if len(made) != len(t.outputs):
+        raise RuleError(f"{t.name} must return {', '.join(t.outputs)}; it returns {len(made)} values")
+    return {**values, **dict(zip(t.outputs, made, strict=True))}
 
 
 def _gain(t: Transform, values: Mapping[str, Any], scalars: Mapping[str, Any]) -> Any:
@@ -232,11 +236,9 @@ class _Member:
 
     def _keep_apart(self) -> None:
         """Copy what a rule gives to one operand and came as another: that may be overwritten before."""
-        origins = {id(x): name for name, x in self._came.items()}
-        self._values = {
-            name: x.clone() if isinstance(x, Tensor) and origins.get(id(x), name) != name else x
-            for name, x in self._values.items()
-        }
+        names = [*self._batch.formats, *(slot.name for slot in self._plan.shaped_slots)]
+        arrived = {name: self._came.get(name) for name in (*names, G)}
+        self._values |= zip(names, apart(names, [self._values[name] for name in names], arrived), strict=True)
 
     def store(self) -> None:
         """Write state and parameter."""

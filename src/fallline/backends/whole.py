@@ -51,7 +51,9 @@ def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[
     _keep_memory()
     for places in _stacks(t, members):
         settings, divided = members[places[0]].settings, _divided(t, members[places[0]].spread)
-        stacks = {n: _stack([members[i].operands[n] for i in places], divided.get(n)) for n in t.inputs}
+        stacks = _alike(
+            {n: _stack([members[i].operands[n] for i in places], divided.get(n)) for n in t.inputs}
+        )
         out = t.rule(*stacks.values(), **{n: settings[n] for n in t.reads})
         made = out if isinstance(out, tuple) else (out,)
         _refuse_other_shapes(t, made, stacks)
@@ -75,8 +77,33 @@ def _divided(t: Transform, spread: Spread | None) -> dict[str, Spread]:
     return {} if spread is None else dict.fromkeys({*t.inputs} - shaped, spread)
 
 
+def apart(
+    names: Sequence[str], results: Sequence[Any], overwritten: Mapping[str, Tensor | None]
+) -> list[Any]:
+    """Return results that may be stored under ``names`` one after the other.
+
+    What a rule gives to one operand and lies in the memory of another, or otherwise than that, is copied.
+    """
+    there = {_memory(x): name for name, x in overwritten.items() if x is not None}
+
+    def own(name: str, x: Any) -> Any:
+        before = there.get(_memory(x)) if isinstance(x, Tensor) else None
+        return x if before is None or (before == name and _same_place(x, overwritten[name])) else x.clone()
+
+    return [own(name, x) for name, x in zip(names, results, strict=True)]
+
+
+def _memory(x: Tensor) -> int:
+    """Return a number that tensors share which lie in the same memory; one of another class has its own."""
+    return x.untyped_storage()._cdata if type(x) in (Tensor, torch.nn.Parameter) else id(x)
+
+
+def _same_place(x: Tensor, y: Any) -> bool:
+    return x is y or (x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride())
+
+
 def _refuse_other_shapes(t: Transform, made: tuple[Tensor | None, ...], arrived: Mapping[str, Any]) -> None:
-    shapes = [None if x is None else tuple(x.shape) for x in made]
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in made]
     wanted = [None if arrived[n] is None else tuple(arrived[n].shape) for n in t.outputs]
     if shapes != wanted:
         raise RuleError(
@@ -108,6 +135,12 @@ def _parts(t: Transform, alike: list[int], x: Tensor) -> Iterator[list[int]]:
     """Yield as many members at a time, each like ``x``, as fit into a stack."""
     count = max(1, _limits(t, x)[1] // max(x.numel(), 1))
     yield from (alike[i : i + count] for i in range(0, len(alike), count))
+
+
+def _alike(stacks: dict[str, Any]) -> dict[str, Any]:
+    """Return stacks of one dtype: state may have been loaded from a training in another."""
+    wide = any(x.dtype == torch.float64 for x in stacks.values() if isinstance(x, Tensor))
+    return {n: x.double() if wide and isinstance(x, Tensor) else x for n, x in stacks.items()}
 
 
 def _stack(tensors: list[Any], divided: Spread | None) -> Any:

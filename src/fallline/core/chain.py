@@ -76,6 +76,7 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
     plan(links)
     defaults = settings_of(transforms)
     options = {"maximize", "foreach", "differentiable", "fused", "skip_nonfinite", PRECISION}
+    _refuse_taken_names(links, options | {"params", "param_names", "name", "before", "after"})
 
     def make(params: Any, **settings: Any) -> ChainedOptimizer:
         for name in settings:
@@ -94,6 +95,14 @@ def chain(*transforms: Transform) -> Callable[..., ChainedOptimizer]:
 
     make.__signature__ = _signature(links, defaults, sorted(options))  # type: ignore[attr-defined]
     return make
+
+
+def _refuse_taken_names(links: tuple[Transform, ...], taken: set[str]) -> None:
+    for t in links:
+        if own := sorted(taken.intersection(t.settings_read)):
+            raise RuleError(
+                f"{t.name} reads {own[0]!r}, which means something else in parameter groups; use another name"
+            )
 
 
 def _signature(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
+from fallline.core import source
 from fallline.core.errors import RuleError
 from fallline.core.transform import (
     FRESH,
@@ -178,6 +179,7 @@ def plan(transforms: tuple[Transform, ...]) -> Plan:
     """
     _refuse_bound_settings(transforms)
     _refuse_freshness_without_state(transforms)
+    _refuse_lost_state(transforms)
     _refuse_shared_names(transforms)
     _refuse_updates_after_the_step(transforms)
     _refuse_unknown_gain(transforms)
@@ -309,6 +311,13 @@ def _refuse_freshness_without_state(transforms: tuple[Transform, ...]) -> None:
     for t in transforms:
         if FRESH in t.reads and not t.slots:
             raise RuleError(f"{t.name} reads {FRESH!r} but keeps no state of its own that could be new")
+
+
+def _refuse_lost_state(transforms: tuple[Transform, ...]) -> None:
+    for once in onces(transforms):
+        kept = {slot.name for slot in once.slots}
+        if lost := sorted(kept.difference(source.returned_names(once.function))):
+            raise RuleError(f"{once.function.__name__} keeps {lost} and does not return it; add it to dict()")
 
 
 def _refuse_updates_after_the_step(transforms: tuple[Transform, ...]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fallline.core.plan import Plan
 from fallline.core.precision import AS_TORCH, precision_of
-from fallline.core.transform import FRESH, GAIN, GRAD, G, P, keywords
+from fallline.core.transform import FRESH, GAIN, GRAD, STEP, G, P, keywords
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer
@@ -20,6 +20,8 @@ Sparse = Literal["rows", "dense"]
 _PARAMETERS = 0.317, -0.0473, 53.9, -71.3
 #: Every setting, number and state: nothing that a formula would single out.
 _GENERIC = 0.6180339887
+#: The number of the step, on either side of any at which a rule may begin or end to do something.
+_STEPS = tuple(_GENERIC * 10**k for k in range(10))
 
 
 def by_rows(optimizer: "Optimizer", group: dict[str, Any], rule: Plan, p: Tensor) -> bool:
@@ -38,17 +40,22 @@ def leaves_the_rest_alone(rule: Plan) -> bool:
     settings are.
     """
     try:
-        return all(_stays(rule, p, fresh) for p in _PARAMETERS for fresh in (0.0, 1.0))
+        return all(
+            _stays(rule, p, {FRESH: fresh, STEP: step})
+            for p in _PARAMETERS
+            for fresh in (0.0, 1.0)
+            for step in _STEPS
+        )
     except (ValueError, ArithmeticError):  # undefined without a gradient
         return False
 
 
-def _stays(rule: Plan, p: float, fresh: float) -> bool:
+def _stays(rule: Plan, p: float, known: dict[str, float]) -> bool:
     before = {P: p, **{slot.name: _GENERIC for slot in rule.slots}}
     values = {**before, G: 0.0, GRAD: 0.0, GAIN: _GENERIC}
 
     def value(function: Any, inputs: tuple[str, ...]) -> Any:
-        numbers = {name: fresh if name == FRESH else _GENERIC for name in keywords(function)}
+        numbers = {name: known.get(name, _GENERIC) for name in keywords(function)}
         return function(*(values[name] for name in inputs), **numbers)
 
     for t in rule.transforms:

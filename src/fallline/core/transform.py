@@ -194,10 +194,12 @@ class Transform:
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        """The hyperparameters that must come from the parameter group."""
+        """The hyperparameters that must come from the parameter group; those that state begins with, too."""
         once = self.per_tensor
         first = (once.function,) if once else ()
         names = [n for f in dict.fromkeys((*first, *self.functions)) for n in keywords(f)]
+        kept = (*self.slots, *(once.slots if once else ()))
+        names += [slot.initial for slot in kept if isinstance(slot.initial, str) and slot.initial != P]
         given = {*NUMBERS, *(each.name for each in self.sums), *(_given(once) if once else ())}
         return tuple(dict.fromkeys(n for n in names if n not in given))
 
@@ -228,6 +230,8 @@ def summed(
     """
 
     def declare(function: Callable[..., Any]) -> Sum:
+        if over not in ("tensor", "group", "model"):
+            raise RuleError(f"{function.__name__}: over={over!r}; sum over 'tensor', 'group' or 'model'")
         return Sum(function, over, vetoes)
 
     return declare
@@ -253,6 +257,8 @@ def transform(
         ...     velocity = momentum * velocity + g
         ...     return velocity, velocity
     """
+    if isinstance(slots, (str, Slot)) or isinstance(sums, Sum):
+        raise RuleError("slots and sums are tuples, of one also: slots=('velocity',)")
     declared = tuple(Slot(s) if isinstance(s, str) else s for s in slots)
 
     def declare(rule: Callable[..., Any]) -> Transform:
@@ -270,7 +276,14 @@ _bare_transforms: dict[tuple[Any, ...], Transform] = {}
 
 
 def bare(t: Transform) -> Transform:
-    """Return the one transform without settings of its rule: equal chains share a plan and kernels."""
+    """Return the one transform without settings of its rule: equal chains share a plan and kernels.
+
+    Raises TypeError for what is no transform.
+    """
+    if not isinstance(t, Transform):
+        raise TypeError(
+            f"{t!r} is no transform; give those of fallline.transforms, or functions under @transform"
+        )
     bare = replace(t, settings={})
     key = tuple(getattr(bare, f.name) for f in fields(bare) if f.name != "settings")
     return _bare_transforms.setdefault(key, bare)

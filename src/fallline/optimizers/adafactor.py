@@ -46,12 +46,11 @@ def _vectors(shape: Shape) -> Shape | None:
     whole=True,
     slots=(Slot("row_var", shape=_rows), Slot("col_var", shape=_columns), Slot("variance", shape=_vectors)),
 )
-def scale_by_factored_rms(
-    g, row_var, col_var, variance, *, beta2_decay=-0.8, eps1=float("nan"), step, rounding
-):
+def scale_by_factored_rms(g, row_var, col_var, variance, *, beta2_decay=-0.8, eps1=None, step, rounding):
     """Divide by the root of the second moment, kept as means of rows and columns of the last two dimensions.
 
-    What is new weighs step ** beta2_decay; ``eps1`` is the smallest divisor, the dtype's spacing at 1 if NaN.
+    What is new weighs step ** beta2_decay; ``eps1`` is the smallest divisor. Where it is None, which arrives
+    as NaN, that is the spacing of the dtype at 1.
     """
     share, least = step**beta2_decay, where(eps1 != eps1, rounding, eps1)
     if variance is not None:

@@ -1,17 +1,18 @@
 """DAdaptAdam: Adam that learns its learning rate by D-adaptation."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import inf
 from sys import float_info
 from typing import Any, Unpack
 
 from torch import Tensor
 
-from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.optimizer import Extra
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt, where
 from fallline.core.transform import Slot, Transform, per_tensor, summed, transform
-from fallline.optimizers.prodigy import BIAS_CORRECTION, D0, GROWTH_RATE
+from fallline.optimizers.prodigy import BIAS_CORRECTION, D0, GROWTH_RATE, OfOneRate
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.penalties.decay import coupled_decay
 
@@ -58,7 +59,7 @@ def scale_by_dadapt_adam(g, exp_avg, exp_avg_sq, s, *, beta1, beta2, eps, rate, 
     return exp_avg / (sqrt(exp_avg_sq) + eps), exp_avg, exp_avg_sq, s
 
 
-class DAdaptAdam(Optimizer):
+class DAdaptAdam(OfOneRate):
     r"""DAdaptAdam: Adam without a learning rate to tune, from a lower bound on the distance.
 
     .. math::
@@ -76,7 +77,7 @@ class DAdaptAdam(Optimizer):
         params: tensors, group dicts or ``(name, tensor)`` pairs.
         lr: :math:`\eta \ge 0`, 1 or a schedule that falls from 1; the same in all groups, or 0.
         betas: decay rates :math:`(\beta_1, \beta_2)`, each in [0, 1).
-        eps: :math:`\epsilon > 0`, in gradient units.
+        eps: :math:`\epsilon > 0`, in gradient units: the first average of squares is 0.
         weight_decay: :math:`\lambda \ge 0`, coupled (L2).
         use_bias_correction: multiply :math:`\eta` by Adam's bias corrections.
         d0: :math:`d_0 > 0`, first estimate of the distance, in parameter units.
@@ -90,7 +91,7 @@ class DAdaptAdam(Optimizer):
     shape and dtype.
 
     Raises:
-        ValueError: a setting out of range.
+        ValueError: a setting out of range, or groups with several learning rates.
 
     Example:
         >>> import torch, fallline
@@ -108,7 +109,7 @@ class DAdaptAdam(Optimizer):
     hyperparameters = (
         learning_rate(1.0, 1e-1, 1e1),
         betas(0.9, 0.999),
-        epsilon(1e-8),
+        replace(epsilon(1e-8), open_low=True),
         weight_decay(0.0),
         BIAS_CORRECTION,
         D0,

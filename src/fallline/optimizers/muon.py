@@ -92,7 +92,8 @@ class Muon(Optimizer):
 
     for hidden layers' matrices; embeddings, heads, norms and biases are for AdamW (see `fallline.MuonAdamW`).
     A tensor of shape :math:`(r, d_1, d_2, \dots)` counts as a matrix of :math:`r` rows and
-    :math:`c = d_1 d_2 \cdots` columns, a convolution's outputs by its inputs; a vector as one column.
+    :math:`c = d_1 d_2 \cdots` columns, a convolution's outputs by its inputs (of a transposed one, inputs by
+    outputs, as torch keeps it); a vector as one column.
 
     Args:
         params: tensors, group dicts or ``(name, tensor)`` pairs.

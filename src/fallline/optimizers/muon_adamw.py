@@ -19,7 +19,9 @@ EMBEDDINGS, VECTORS = "embeddings", "norms and biases"
 
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 _CONVOLUTIONS = nn.modules.conv._ConvNd
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 _NAME_OF_AN_EMBEDDING = re.compile(r"embed|token", re.IGNORECASE)
+_NAME_OF_A_BIAS = re.compile(r"bias", re.IGNORECASE)
 _NAME_OF_A_FUSED_QKV = re.compile(r"qkv|in_proj_weight|c_attn|query_key_value", re.IGNORECASE)
 
 
@@ -104,7 +106,8 @@ def MuonAdamW(  # noqa: N802 - reads as the optimizer that it makes
     first and last layer     AdamW      the last matrix, and the first in a model without ``nn.Embedding``
     embeddings               AdamW      weights of ``nn.Embedding``, heads tied to them, ``pos_embed``,
                                         ``cls_token`` and such, and stacks that are no convolutions
-    norms and biases         AdamW      what has at most one dimension; without weight decay
+    norms and biases         AdamW      what has at most one dimension, and those of more, such as
+                                        ``relative_position_bias_table``; without weight decay
     =======================  =========  ==================================================================
 
     One learning rate and decay fit both, since Muon's updates have the root mean square of AdamW's
@@ -161,7 +164,7 @@ def MuonAdamW(  # noqa: N802 - reads as the optimizer that it makes
 
 def _kind(place: Place, ends: Selector) -> str:
     x = place.tensor
-    if x.ndim < 2:
+    if x.ndim < 2 or any(_adds_or_scales(name, place.modules) for name in place.names):
         return VECTORS
     lookup = any(isinstance(module, _LOOKUPS) for module in place.modules)
     if lookup or not all(_maps(name, x, place.modules) for name in place.names):
@@ -176,4 +179,11 @@ def _maps(name: str, x: Tensor, modules: Sequence[nn.Module]) -> bool:
     """Tell by what is around it whether ``x`` maps activations, as a matrix or a convolution does."""
     own = name.rpartition(".")[-1]
     convolution = any(isinstance(module, _CONVOLUTIONS) for module in modules)
-    return (x.ndim == 2 or (x.ndim > 2 and convolution)) and not _NAME_OF_AN_EMBEDDING.search(own)
+    is_matrix = x.ndim == 2 or (x.ndim > 2 and convolution)
+    return is_matrix and not (_NAME_OF_AN_EMBEDDING.search(own) or _adds_or_scales(name, modules))
+
+
+def _adds_or_scales(name: str, modules: Sequence[nn.Module]) -> bool:
+    """Tell by what is around it whether a parameter is that of a norm, or a bias."""
+    norm = any(isinstance(module, _NORMS) for module in modules)
+    return norm or bool(_NAME_OF_A_BIAS.search(name.rpartition(".")[-1]))

@@ -85,7 +85,23 @@ def scale_by_prodigy(
     return rate * (exp_avg / (sqrt(exp_avg_sq) + after * eps) + weight_decay * p), exp_avg, exp_avg_sq, s, p0
 
 
-class Prodigy(Optimizer):
+class OfOneRate(Optimizer):
+    """An optimizer that finds one learning rate for all groups, which may not ask for different ones."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, unless its ``lr`` is neither 0 nor that of the others."""
+        if isinstance(param_group, dict):
+            given = [group["lr"] for group in (*self.param_groups, {**self.defaults, **param_group})]
+            rates = sorted({float(lr) for lr in given if isinstance(lr, (int, float))} - {0.0})
+            if len(rates) > 1:
+                raise ValueError(
+                    f"Invalid learning rate: {rates}; {type(self).__name__} finds one for the whole model: "
+                    f"give all groups the same lr, or 0"
+                )
+        super().add_param_group(param_group)
+
+
+class Prodigy(OfOneRate):
     r"""Prodigy: AdamW without a learning rate to tune: it estimates the distance to the solution.
 
     .. math::
@@ -102,7 +118,7 @@ class Prodigy(Optimizer):
         params: tensors, group dicts or ``(name, tensor)`` pairs.
         lr: :math:`\eta \ge 0`, 1 or a schedule that falls from 1; the same in all groups, or 0.
         betas: decay rates :math:`(\beta_1, \beta_2)`, each in [0, 1).
-        eps: :math:`\epsilon > 0`, in gradient units.
+        eps: :math:`\epsilon \ge 0`, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, decoupled.
         use_bias_correction: multiply :math:`\eta` by Adam's bias corrections.
         safeguard_warmup: leave :math:`\eta` out of :math:`s`, for schedules that begin near 0.
@@ -118,7 +134,7 @@ class Prodigy(Optimizer):
     parameter at its first step, each of its shape and dtype.
 
     Raises:
-        ValueError: a setting out of range.
+        ValueError: a setting out of range, or groups with several learning rates.
 
     Example:
         >>> import torch, fallline

@@ -49,7 +49,7 @@ def slots(limit: int) -> tuple[Slot, ...]:
 @transform(whole="products", slots=slots(MAX_SIZE))
 def scale_by_kron(
     g, p, momentum_buffer, factor_rows, factor_columns, *, b1=0.9, weight_decay=0.0,
-    preconditioner_update_probability=0.0, precond_lr=0.1, precond_init_scale=1.0, step, fresh,
+    preconditioner_update_probability=None, precond_lr=0.1, precond_init_scale=1.0, step, fresh,
 ):  # fmt: skip
     """Multiply the velocity by the preconditioner, which it fits first at some steps; limit its size."""
     if not g.numel():
@@ -72,9 +72,12 @@ def scale_by_kron(
     return update + weight_decay * p if p.dim() > 2 else update, momentum_buffer, *factors
 
 
-def fits_due(steps: int, probability: float) -> int:
-    """Return how many fits the first ``steps`` have: the whole part of the sum of their probabilities."""
-    if probability > 0:
+def fits_due(steps: int, probability: float | None) -> int:
+    """Return how many fits the first ``steps`` have: the whole part of the sum of their probabilities.
+
+    A probability that is None, or NaN as that arrives in rules, is annealed.
+    """
+    if probability is not None and probability > 0:
         return math.floor(steps * probability)
     flat, falling = min(steps, FLAT + 1), min(max(steps - FLAT - 1, 0), FALLING)
     return math.floor(
@@ -116,8 +119,12 @@ def _scaled(q: Tensor, by: Tensor) -> Tensor:
 
 
 def fitted(x: Tensor, v: Tensor, factors: Factors, rate: float) -> Factors:
-    """Return the factors after one step towards whitening: that ``x`` be as random as ``v``."""
-    a, b = on_sides(applied, factors, x), on_sides(unapplied, factors, v.expand_as(x))
+    """Return the factors after one step towards whitening: that ``x`` be as random as ``v``.
+
+    Where ``x`` is 0 they stay as they are: they would grow without end.
+    """
+    v = v * x.abs().amax((1, 2), keepdim=True).sign()
+    a, b = on_sides(applied, factors, x), on_sides(unapplied, factors, v)
     rows, columns = factors
     return fitted_side(rows, a, b, rate), None if columns is None else fitted_side(columns, a.mT, b.mT, rate)
 
@@ -230,8 +237,9 @@ class PSGDKron(Optimizer):
     whose damping stays in that step.
     Differs from ``kron_torch``: random numbers and balancing (each hundredth fit) are functions of the step;
     a probability that is no whole fraction is kept on average; tensors of more than two dimensions are
-    outputs by the rest, where that takes whichever of two matrices is nearer to a square; there is no
-    ``memory_save_mode``. Equal shapes are multiplied together.
+    outputs by the rest, where that takes whichever of two matrices is nearer to a square; factors stay where
+    the momentum is 0, and grow there beyond all numbers; there is no ``memory_save_mode``. Equal shapes are
+    multiplied together.
     """
 
     hyperparameters = (
@@ -239,8 +247,8 @@ class PSGDKron(Optimizer):
         replace(momentum(0.9), name="b1", symbol="β", high=1, open_high=True),
         weight_decay(0.0),
         Hyperparameter(
-            "preconditioner_update_probability", 0.0, "probability of a fit at a step; 0 anneals it", "",
-            "per step", low=0, high=1,
+            "preconditioner_update_probability", None, "probability of a fit at a step; None anneals it", "",
+            "per step", low=0, high=1, open_low=True,
         ),
         Hyperparameter(
             "max_size_triangular", MAX_SIZE, "longest side with a triangular factor", "", "elements", low=0
@@ -277,7 +285,7 @@ class PSGDKron(Optimizer):
             params,
             dict(
                 lr=lr, b1=b1, weight_decay=weight_decay,
-                preconditioner_update_probability=preconditioner_update_probability or 0.0,
+                preconditioner_update_probability=preconditioner_update_probability,
                 max_size_triangular=max_size_triangular, precond_lr=precond_lr,
                 precond_init_scale=precond_init_scale, maximize=maximize, foreach=foreach,
                 capturable=capturable, differentiable=differentiable,

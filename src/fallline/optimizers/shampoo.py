@@ -74,7 +74,7 @@ def preconditioning(block_size: int, grafting: str) -> Transform:
         update, lacking = exp_avg / (1 - beta1**step), 1 - beta2**step if beta2 < 1 else 1.0
         other = update
         if exp_avg_sq is not None:
-            exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * g * g
+            exp_avg_sq = beta2 * exp_avg_sq + share_of_new(beta2) * g * g
             other = update / ((exp_avg_sq / lacking).sqrt() + grafting_eps)
         statistics, roots = learned(g, (gram_rows, gram_columns), beta2), (root_rows, root_columns)
         start = precondition_frequency if start_preconditioning_step < 0 else start_preconditioning_step
@@ -103,9 +103,14 @@ def joined(blocks: Tensor, g: Tensor) -> Tensor:
     return x[:, :rows, :columns].reshape(g.shape)
 
 
+def share_of_new(beta2: float) -> float:
+    """Return what is new weighs in an average, or 1 in a sum, which ``beta2`` of 1 makes of it."""
+    return 1 - beta2 if beta2 < 1 else 1.0
+
+
 def learned(g: Tensor, statistics: Factors, beta2: float) -> Factors:
     """Return the statistics with this gradient: averages, or sums if ``beta2`` is 1."""
-    share = 1 - beta2 if beta2 < 1 else 1.0
+    share = share_of_new(beta2)
     (rows, columns), (of_rows, of_columns) = statistics, grams(split(g, statistics))
     columns = None if columns is None else beta2 * columns + share * of_columns
     return beta2 * rows + share * of_rows, columns
@@ -149,7 +154,7 @@ class Shampoo(Optimizer):
         A_t = \frac{\hat M_t}{\sqrt{\hat v_t} + \epsilon'}
 
     with Adam's bias corrections; :math:`A_t`, whose length is *grafted* onto :math:`U_t`, is Adam's step.
-    With :math:`\beta_2 = 1` both statistics are sums, as Adagrad's. A tensor of shape
+    With :math:`\beta_2 = 1` both statistics and :math:`v_t` are sums, as Adagrad's. A tensor of shape
     :math:`(r, d_1, d_2, \dots)` counts as a matrix of :math:`r` rows and :math:`d_1 d_2 \cdots` columns. A
     vector has rows alone and the power -1/2. Sides longer than ``block_size`` are divided into equal pieces,
     and each block of the matrix has statistics of its own.

@@ -27,10 +27,10 @@ def scale_by_sophia(g, exp_avg, hessian, *, beta1=0.965, rho=0.04, bs=5120):
     return maximum(minimum(exp_avg / (rho * bs * hessian + _TINY), 1.0), -1.0), exp_avg, hessian
 
 
-@transform(slots=(HESSIAN,))
-def track_hessian(p, g, hessian, *, beta2):
-    """Average the squares of an estimator's gradients; the parameter stays as it is."""
-    return p, beta2 * hessian + (1 - beta2) * (g * g)
+@transform(slots=("exp_avg", HESSIAN))
+def track_hessian(p, g, exp_avg, hessian, *, beta2):
+    """Average the squares of an estimator's gradients; parameter and average stay as they are."""
+    return p, exp_avg, beta2 * hessian + (1 - beta2) * (g * g)
 
 
 class SophiaG(Optimizer):

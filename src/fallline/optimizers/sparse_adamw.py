@@ -73,9 +73,9 @@ class SparseAdamW(OfRows):
 
     Args:
         params: tensors, group dicts or ``(name, tensor)`` pairs; what an ``nn.Embedding(sparse=True)`` has.
-        lr: learning rate :math:`\eta > 0`; about the change of an element in one step.
+        lr: learning rate :math:`\eta \ge 0`; about the change of an element in one step.
         betas: decay rates :math:`(\beta_1, \beta_2)`, each in [0, 1).
-        eps: :math:`\epsilon > 0`, in units of the gradient.
+        eps: :math:`\epsilon \ge 0`, in units of the gradient.
         weight_decay: :math:`\lambda \ge 0`; all rows shrink by the share :math:`\eta\lambda` in each step.
         maximize: climb instead of descend.
 

@@ -6,6 +6,7 @@ from fallline.testing import (  # noqa: F401 - each adds its checks to CHECKS
     counterpart,
     dtypes,
     formula,
+    gains,
     hypergradients,
     refusals,
     symmetry,

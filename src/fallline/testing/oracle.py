@@ -28,20 +28,31 @@ def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> li
         >>> trajectory(optimizer, 1.0, [1.0, 1.0])
         [0.5, 0.0]
     """
-    group = optimizer.param_groups[0]
-    rule = plan(optimizer.transforms(group))
-    settings = {name: float(value) for name, value in _settings(optimizer, group).items()}
-    values = {"p": start, **_state(rule, settings, start)}
+    rule = plan(optimizer.transforms(optimizer.param_groups[0]))
+    settings, values = begin(optimizer, rule, start)
     course = []
     for t, g in enumerate(grads, 1):
-        now = {**settings, STEP: float(t), FRESH: float(t == 1)}
-        values["g"] = float(g)
-        for each in rule.passes:
-            values = evaluate(each, values, now)
-            now |= {one.name: values.pop(one.name) for one in getattr(each, "sums", ())}
-        del values[GAIN], values[GRAD]
+        values = stepped(rule, values, g, settings, t)
         course.append(values["p"])
     return course
+
+
+def begin(optimizer: Optimizer, rule: Plan, start: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the settings that ``rule`` reads, and the parameter with the state that it begins with."""
+    settings = {n: float(value) for n, value in _settings(optimizer, optimizer.param_groups[0]).items()}
+    return settings, {"p": start, **_state(rule, settings, start)}
+
+
+def stepped(
+    rule: Plan, values: dict[str, float], g: float, settings: dict[str, float], step: int
+) -> dict[str, Any]:
+    """Return the parameter and its state after one step, on Python floats."""
+    now = {**settings, STEP: float(step), FRESH: float(step == 1)}
+    values = {**values, "g": float(g)}
+    for each in rule.passes:
+        values = evaluate(each, values, now)
+        now |= {one.name: values.pop(one.name) for one in getattr(each, "sums", ())}
+    return {name: value for name, value in values.items() if name not in (GAIN, GRAD)}
 
 
 def _settings(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:

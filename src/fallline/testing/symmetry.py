@@ -81,9 +81,10 @@ def a_split_tensor_is_stepped_alike(subject: Subject) -> None:
 
 @check(tensors_apart)
 def a_tensor_is_stepped_as_if_alone(subject: Subject) -> None:
-    """The other tensors of a model do not matter."""
-    together = subject.start(DOUBLE).train(range(4))
-    for i, p in enumerate(subject.params(DOUBLE)):
+    """The other tensors of a model do not matter, those of the same shape included."""
+    shapes = [*subject.shapes, subject.shapes[0]]  # rules on whole tensors get those of one shape at once
+    together = subject.start(DOUBLE, shapes).train(range(4))
+    for i, p in enumerate(subject.params(DOUBLE, shapes)):
         alone = subject.start(params=[p]).optimizer
         for step in range(4):
             p.grad = subject.gradient(p, step, i)

@@ -67,6 +67,17 @@ def state_lies_with_its_parameter(subject: Subject) -> None:
                     _expect_fit(name, x, wanted[name], p if name in alike else None)
 
 
+@check(a_plan)
+def nonnegative_state_is_never_negative(subject: Subject) -> None:
+    """State that is declared to be nonnegative is: narrow formats keep no sign of it."""
+    run = subject.start().train(range(3)).train(range(3, 6), scale=-1.0)
+    slots = {slot.name for rule in subject.plans for slot in rule.slots if slot.nonnegative}
+    for state in run.state:
+        for name in sorted(slots & state.keys()):
+            least = float(state[name].min())
+            expect(least >= 0, f"{name} of 0 or more, as Slot(nonnegative=True) says", f"{least:.3g}")
+
+
 def _expect_fit(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor | None) -> None:
     """Expect a state of this shape, and in every respect that of a parameter if it is to be like one."""
     expect(tuple(x.shape) == shape, f"{name} of shape {shape}", str(tuple(x.shape)))

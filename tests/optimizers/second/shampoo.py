@@ -63,7 +63,10 @@ class Shampoo(Second):
         """Return the step of the method that gives the length, and that is taken before there are roots."""
         if self.grafting != "adam":
             return m
-        v = average(s, "v", g**2, self.betas[1]) / (1 - self.betas[1] ** self.t)
+        if self.betas[1] == 1:
+            v = s["v"] = s.get("v", 0.0) + g**2
+        else:
+            v = average(s, "v", g**2, self.betas[1]) / (1 - self.betas[1] ** self.t)
         return m / (np.sqrt(v) + self.grafting_eps)
 
     def learn(self, g, s):
