@@ -168,6 +168,19 @@ def steps_that_are_not_finite_are_left_out_by_all(crew: Crew) -> None:
     assert run.optimizer.skipped_steps == 1
 
 
+def all_take_scaled_gradients_or_none(crew: Crew) -> None:
+    """Gradients of a loss that was scaled by 4 are divided by 4; one infinite element stops every process."""
+    for last, end in ((2.0, 0.95), (torch.inf, 1.0)):
+        g = torch.full((5, 3), 2.0)
+        g[4, 1] = last
+        p = nn.Parameter(crew.spread(torch.ones(5, 3), 1, 0))
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler.scale(torch.tensor(1.0))
+        p.grad = crew.spread(g, 1, 0)
+        scaler.step(fallline.SGD([p], lr=0.1))
+        assert_equal([whole(p.detach())], [torch.full((5, 3), end)])
+
+
 def replicas_stay_equal(crew: Crew) -> None:
     run = Run(crew, made(fallline.LAMB, {"before": [clip_by_global_norm(0.5)]}), 2).walk()
     for p in run.params:

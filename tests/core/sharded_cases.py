@@ -74,6 +74,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
         yield f"replaced {what}", partial(sharded.what_was_replaced_is_noticed, what)
     for case in (
         sharded.steps_that_are_not_finite_are_left_out_by_all,
+        sharded.all_take_scaled_gradients_or_none,
         sharded.replicas_stay_equal,
         sharded.one_reduction_is_one_all_reduce,
         sharded.gradients_that_lie_otherwise_are_brought_over,
