@@ -25,7 +25,6 @@ from fallline.core.errors import CheckpointMismatch
 from fallline.core.plan import plan
 from fallline.core.shards import shard
 from fallline.gradients import clip_by_global_norm
-from fallline.routing import Route, rest, route
 from optimizers.cases import on_backend
 
 STEPS = 4
@@ -390,15 +389,4 @@ CHECKPOINTED = {
     "8bit": lambda model: fallline.AdamW(
         model.parameters(), lr=0.1, precision=fallline.Precision(state="8bit")
     ),
-}
-
-MODELS = {
-    "AdamW": lambda model: fallline.AdamW(model.parameters(), lr=0.1),
-    "clipped": lambda model: fallline.SGD(
-        model.parameters(), lr=0.1, before=[clip_by_global_norm(0.5)], momentum=0.9
-    ),
-    "routes": lambda model: route(
-        model, Route("*.bias", fallline.SGD, momentum=0.9), Route(rest, fallline.AdamW), lr=0.1
-    ),
-    "Adafactor": lambda model: fallline.Adafactor(model.parameters(), lr=0.1),
 }
