@@ -25,7 +25,6 @@ from fallline.core.errors import CheckpointMismatch
 from fallline.core.plan import plan
 from fallline.core.shards import shard
 from fallline.gradients import clip_by_global_norm
-from fallline.routing import Route, rest, route
 from optimizers.cases import on_backend
 
 STEPS = 4
@@ -166,6 +165,19 @@ def steps_that_are_not_finite_are_left_out_by_all(crew: Crew) -> None:
     same_as_whole(make, crew, spoilt=spoilt)
     run = Run(crew, make, 1).walk(spoilt=spoilt)
     assert run.optimizer.skipped_steps == 1
+
+
+def all_take_scaled_gradients_or_none(crew: Crew) -> None:
+    """Gradients of a loss that was scaled by 4 are divided by 4; one infinite element stops every process."""
+    for last, end in ((2.0, 0.95), (torch.inf, 1.0)):
+        g = torch.full((5, 3), 2.0)
+        g[4, 1] = last
+        p = nn.Parameter(crew.spread(torch.ones(5, 3), 1, 0))
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler.scale(torch.tensor(1.0))
+        p.grad = crew.spread(g, 1, 0)
+        scaler.step(fallline.SGD([p], lr=0.1))
+        assert_equal([whole(p.detach())], [torch.full((5, 3), end)])
 
 
 def replicas_stay_equal(crew: Crew) -> None:
@@ -377,15 +389,4 @@ CHECKPOINTED = {
     "8bit": lambda model: fallline.AdamW(
         model.parameters(), lr=0.1, precision=fallline.Precision(state="8bit")
     ),
-}
-
-MODELS = {
-    "AdamW": lambda model: fallline.AdamW(model.parameters(), lr=0.1),
-    "clipped": lambda model: fallline.SGD(
-        model.parameters(), lr=0.1, before=[clip_by_global_norm(0.5)], momentum=0.9
-    ),
-    "routes": lambda model: route(
-        model, Route("*.bias", fallline.SGD, momentum=0.9), Route(rest, fallline.AdamW), lr=0.1
-    ),
-    "Adafactor": lambda model: fallline.Adafactor(model.parameters(), lr=0.1),
 }

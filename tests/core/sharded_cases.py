@@ -15,10 +15,22 @@ from sharded import Case, Crew, made, same_as_each_shard, same_as_whole, state_d
 
 import fallline
 from fallline import Precision
-from fallline.gradients import centralize
+from fallline.gradients import centralize, clip_by_global_norm
+from fallline.routing import Route, rest, route
 from fallline.schedules import cosine
 from optimizers.beyond import ABSOLUTE, FREE, SUMMED, WHOLE
 from optimizers.cases import CASES
+
+MODELS = {
+    "AdamW": lambda model: fallline.AdamW(model.parameters(), lr=0.1),
+    "clipped": lambda model: fallline.SGD(
+        model.parameters(), lr=0.1, before=[clip_by_global_norm(0.5)], momentum=0.9
+    ),
+    "routes": lambda model: route(
+        model, Route("*.bias", fallline.SGD, momentum=0.9), Route(rest, fallline.AdamW), lr=0.1
+    ),
+    "Adafactor": lambda model: fallline.Adafactor(model.parameters(), lr=0.1),
+}
 
 WRAPPERS = {
     "Lookahead": lambda params: fallline.Lookahead(fallline.SGD(params, lr=0.1, momentum=0.9), k=2),
@@ -63,7 +75,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
             yield f"loaded {cls.__name__} {full}", partial(state_dicts_go_round, made(cls, {}), full=full)
     for name, make in WRAPPERS.items():
         yield name, partial(sharded.wrapped, make)
-    for name, make in sharded.MODELS.items():
+    for name, make in MODELS.items():
         yield f"fully sharded {name}", partial(sharded.fully_sharded_training, make)
         yield f"tensor parallel {name}", partial(sharded.tensor_parallel_training, make)
         yield f"both ways {name}", partial(sharded.both_ways, make)
@@ -74,6 +86,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
         yield f"replaced {what}", partial(sharded.what_was_replaced_is_noticed, what)
     for case in (
         sharded.steps_that_are_not_finite_are_left_out_by_all,
+        sharded.all_take_scaled_gradients_or_none,
         sharded.replicas_stay_equal,
         sharded.one_reduction_is_one_all_reduce,
         sharded.gradients_that_lie_otherwise_are_brought_over,

@@ -61,6 +61,22 @@ def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[
         yield from zip(places, zip(*columns, strict=True), strict=True)
 
 
+@cache
+def _keep_memory() -> None:
+    """Have what stacks are computed in kept from step to step.
+
+    glibc gives free memory back to the system, to be zeroed page by page when it is used again, unless there
+    is less of it than twice what was freed at once before.
+    """
+    torch.empty(KEPT, dtype=torch.uint8)
+
+
+def _divided(t: Transform, spread: Spread | None) -> dict[str, Spread]:
+    """Return how each operand lies over processes: those with a value per element as their parameter."""
+    shaped = {slot.name for slot in t.slots if slot.shape}
+    return {} if spread is None else dict.fromkeys({*t.inputs} - shaped, spread)
+
+
 def apart(
     names: Sequence[str], results: Sequence[Any], overwritten: Mapping[str, Tensor | None]
 ) -> list[Any]:
@@ -84,22 +100,6 @@ def _memory(x: Tensor) -> int:
 
 def _same_place(x: Tensor, y: Any) -> bool:
     return x is y or (x.data_ptr() == y.data_ptr() and x.shape == y.shape and x.stride() == y.stride())
-
-
-@cache
-def _keep_memory() -> None:
-    """Have what stacks are computed in kept from step to step.
-
-    glibc gives free memory back to the system, to be zeroed page by page when it is used again, unless there
-    is less of it than twice what was freed at once before.
-    """
-    torch.empty(KEPT, dtype=torch.uint8)
-
-
-def _divided(t: Transform, spread: Spread | None) -> dict[str, Spread]:
-    """Return how each operand lies over processes: those with a value per element as their parameter."""
-    shaped = {slot.name for slot in t.slots if slot.shape}
-    return {} if spread is None else dict.fromkeys({*t.inputs} - shaped, spread)
 
 
 def _refuse_other_shapes(t: Transform, made: tuple[Tensor | None, ...], arrived: Mapping[str, Any]) -> None:
