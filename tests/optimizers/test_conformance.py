@@ -1,5 +1,7 @@
 """Every optimizer that is exported or registered passes every check that applies to it."""
 
+import inspect
+
 import pytest
 
 from fallline.testing import formula, hypergradients
@@ -44,3 +46,22 @@ def test_every_name_in_the_tables_is_an_optimizer():
     assert set(PROMISES) | set(MAKERS) | {name for name, _ in EXCEPTIONS} <= {row.name for row in ROWS}
     assert {check for _, check in EXCEPTIONS} <= set(CHECKS)
     assert set(NOT_CHECKED) <= set(exported())
+
+
+#: Records whose default is not that of the signature, and why.
+OTHERWISE = {
+    ("AdaBound", "base_lr"): "None stands for the lr that is given",
+    ("Prodigy", "growth_rate"): "infinity is no number in range, and the largest float does the same",
+    ("DAdaptAdam", "growth_rate"): "as Prodigy's",
+}
+
+
+def test_records_have_the_defaults_of_the_signatures():
+    """What is documented and searched around is what one gets."""
+    differing = set()
+    for name, cls in exported().items():
+        arguments = inspect.signature(cls).parameters if isinstance(cls, type) else {}
+        for record in getattr(cls, "hyperparameters", ()):
+            if record.name in arguments and arguments[record.name].default != record.default:
+                differing.add((name, record.name))
+    assert differing == set(OTHERWISE)
