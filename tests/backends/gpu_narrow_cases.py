@@ -239,3 +239,20 @@ def test_nothing_is_written_beyond_the_codes():
         step(optimizer, 2)
         assert (around[size:] == 77).all()
         assert (around[:size] != 77).any()
+
+
+@pytest.mark.parametrize("state", NARROW)
+def test_a_step_that_can_be_captured_or_is_withheld_keeps_to_the_same_bits(state):
+    """Random bits follow from the counter on the device; a withheld step leaves it and the codes alone."""
+
+    def capturable(params, **options):
+        return fallline.AdamW(params, capturable=True, lr=torch.tensor(1e-3, device=DEVICE), **options)
+
+    a, b = (
+        trained(make, "gpu", Precision(state), sizes=(1, 300), steps=2)
+        for make in (capturable, fallline.AdamW)
+    )
+    assert_the_same_bits(a, b)
+    a.grad_scale, a.found_inf = None, torch.ones((), device=DEVICE)
+    step(a, 1, first=2)
+    assert_the_same_bits(a, b)
