@@ -69,7 +69,7 @@ SUMS = {
     "lamb": lambda params: fallline.LAMB(params, lr=1e-2),
     "lars": lambda params: fallline.LARS(params, lr=1e-2),
     "dog": lambda params: fallline.DoG(params),
-    "prodigy": lambda params: fallline.Prodigy(params),
+    "prodigy": lambda params: fallline.Prodigy(params, lr=3e-3),
     "clipped": lambda params: fallline.AdamW(params, before=[clip_by_global_norm(0.1)]),
     "cautious": lambda params: fallline.chain(scale_by_adam(), mask_cautiously, scale_by_learning_rate(1e-2))(
         params
