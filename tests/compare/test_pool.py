@@ -93,13 +93,15 @@ def test_a_killed_worker_is_replaced_and_its_trial_retried_once(kills, failed, t
 
 
 def test_a_worker_killed_from_outside_while_idle_or_busy_does_no_harm():
-    waiting = [*SPECS]
+    waiting, killed = [*SPECS], []
     with Pool(job("slow"), 2) as pool:
         trials = []
         for trial in pool.run(lambda: waiting.pop(0) if waiting else None, None):
             trials.append(trial)
-            if len(trials) in (1, 3):
-                os.kill(pool.workers[0].process.pid, signal.SIGKILL)
+            if len(trials) in (1, 3):  # none is killed in the same training twice
+                victim = next(w for w in pool.workers if not any(spec in killed for spec in w.specs))
+                killed += victim.specs
+                os.kill(victim.process.pid, signal.SIGKILL)
     assert sorted(trial.spec.key for trial in trials) == sorted(spec.key for spec in SPECS)
     assert {trial.status for trial in trials} == {"ok"}
 
