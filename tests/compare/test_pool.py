@@ -102,8 +102,9 @@ def test_a_worker_killed_from_outside_while_idle_or_busy_does_no_harm():
                 victim = next(w for w in pool.workers if not any(spec in killed for spec in w.specs))
                 killed += victim.specs
                 os.kill(victim.process.pid, signal.SIGKILL)
+                victim.process.join()
     assert sorted(trial.spec.key for trial in trials) == sorted(spec.key for spec in SPECS)
-    assert {trial.status for trial in trials} == {"ok"}
+    assert [trial.error for trial in trials if trial.status != "ok"] == []
 
 
 def test_the_deadline_stops_a_training_that_is_running():

@@ -91,6 +91,11 @@ class Worker:
         self.connection.close()
 
     @property
+    def idle(self) -> bool:
+        """Whether it waits for something to do."""
+        return self.ready and not self.specs and self.process.is_alive()
+
+    @property
     def killed(self) -> bool:
         """Whether a signal ended the process, rather than the process itself."""
         return (self.process.exitcode or 0) < 0
@@ -142,8 +147,11 @@ class Pool:
                 yield from self._collect(connection)
 
     def _hand_out(self, next_spec: Callable[[], Spec | None]) -> bool:
-        """Give every idle worker something to do; say whether there is anything to wait for."""
-        idle = [worker for worker in self.workers if worker.ready and not worker.specs]
+        """Give every idle worker something to do; say whether there is anything to wait for.
+
+        One that was killed while it was idle gets nothing: no training is to count as having died in it.
+        """
+        idle = [worker for worker in self.workers if worker.idle]
         for worker in idle:
             if part := self._part(next_spec):
                 worker.assign(part)
