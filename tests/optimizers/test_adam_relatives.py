@@ -205,6 +205,13 @@ def test_adabounds_final_rate_follows_a_scheduler_and_each_groups_own_rate():
         assert [slow.item(), fast.item()] == pytest.approx([expected] * 2, rel=1e-9)
 
 
+def test_adabounds_bounds_are_relative_to_what_a_warm_up_scales():
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer = fallline.AdaBound([p], lr=0.01 * fallline.schedules.linear(0.0, 1.0, 5))
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.3})
+    assert [group["base_lr"] for group in optimizer.param_groups] == [0.01, 0.3]
+
+
 def test_adabound_refuses_a_start_at_zero():
     with pytest.raises(ValueError, match="Invalid base_lr value"):
         fallline.AdaBound([torch.nn.Parameter(torch.ones(1))], lr=0.0)

@@ -9,7 +9,7 @@ from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt
-from fallline.core.schedule import at
+from fallline.core.schedule import Scaled, at
 from fallline.core.transform import Slot, Transform, per_tensor, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
@@ -53,7 +53,8 @@ class AdaBound(Optimizer):
              \frac{\eta\, \sqrt{1 - \beta_2^t}}{(1 - \beta_1^t)\, (\sqrt{v_t} + \epsilon)},\;
              \eta^* - \frac{\eta^*}{\gamma t + 1},\; \eta^* + \frac{\eta^*}{\gamma t} \right) m_t
 
-    where :math:`\eta_t` is ``lr`` at this step and :math:`\eta` is ``base_lr``, that at the start.
+    where :math:`\eta_t` is ``lr`` at this step and :math:`\eta` is ``base_lr``, that at the start; of
+    ``0.001 * schedule`` it is 0.001, though a warm-up may begin at 0.
     Weight decay adds :math:`\lambda p_{t-1}` to :math:`g_t`.
 
     Args:
@@ -65,7 +66,7 @@ class AdaBound(Optimizer):
         eps: :math:`\epsilon \ge 0`, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, coupled (L2).
         base_lr: the ``lr`` at which the final rate is ``final_lr``, :math:`\eta > 0`; None for ``lr`` at the
-            start, which a group with an ``lr`` of its own has, too. Give it where ``lr`` begins at 0, and to
+            start, which a group with an ``lr`` of its own has, too. Give it where ``lr`` is 0 at first, and to
             `fallline.functional`.
         maximize: climb instead of descend.
         foreach, capturable, differentiable: as in torch.
@@ -73,7 +74,7 @@ class AdaBound(Optimizer):
     State: ``step`` (0-d float32), ``exp_avg``, ``exp_avg_sq``, each of the parameter's shape and dtype.
 
     Raises:
-        ValueError: a setting out of range, or ``lr`` begins at 0 and there is no ``base_lr``.
+        ValueError: a setting out of range; ``lr`` is 0 at first, by no scaled schedule, without ``base_lr``.
 
     Example:
         >>> import torch, fallline
@@ -141,8 +142,8 @@ class AdaBound(Optimizer):
 
 
 def _at_the_start(lr: Any) -> Any:
-    """Return the first learning rate, apart from a tensor that a scheduler will change."""
-    return at(lr.clone() if isinstance(lr, Tensor) else lr, 0)
+    """Return the learning rate that a schedule scales, or that it begins with; of a tensor, a copy."""
+    return lr.factor if isinstance(lr, Scaled) else at(lr.clone() if isinstance(lr, Tensor) else lr, 0)
 
 
 register(
