@@ -66,8 +66,8 @@ class AdaBound(Optimizer):
         eps: :math:`\epsilon \ge 0`, in gradient units.
         weight_decay: :math:`\lambda \ge 0`, coupled (L2).
         base_lr: the ``lr`` at which the final rate is ``final_lr``, :math:`\eta > 0`; None for ``lr`` at the
-            start, which a group with an ``lr`` of its own has, too. Give it where ``lr`` is 0 at first, and to
-            `fallline.functional`.
+            start, which a group with an ``lr`` of its own has, too. Give it where ``lr`` is 0 at first, and
+            to `fallline.functional`.
         maximize: climb instead of descend.
         foreach, capturable, differentiable: as in torch.
 
