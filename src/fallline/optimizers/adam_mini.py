@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from operator import truediv
 from typing import Any, Unpack
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.transform import Shape, Slot, Transform, transform
 from fallline.optimizers.adam import scale_by_adam, with_decoupled_decay
-from fallline.optimizers.moments import in_parts, row_mean_square, toward
+from fallline.optimizers.moments import row_mean_square, toward
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 
 #: Parts of names by which the authors tell queries and keys, and what is not decayed.
@@ -36,12 +35,12 @@ def block_mean_square(g: Tensor, rows: int) -> Tensor:
 @transform(whole=True, slots=("exp_avg", Slot("exp_avg_sq", shape=_rows)))
 def scale_by_adam_mini(g, exp_avg, exp_avg_sq, *, beta1=0.9, beta2=0.999, eps=1e-8, block_rows=1, step):
     """Divide the average of gradients by the root of the average of mean squares over blocks of rows."""
+    exp_avg = toward(exp_avg, g, 1 - beta1)
     rows = g.flatten(2) if g.dim() > 2 else g.reshape(len(g), 1, -1)
-    average = in_parts(lambda m, g: toward(m, g, 1 - beta1), exp_avg.reshape(rows.shape), rows)
     exp_avg_sq = toward(exp_avg_sq, block_mean_square(rows, int(block_rows)), 1 - beta2)
-    divisor = ((exp_avg_sq / (1 - beta2**step)).sqrt() + eps) * (1 - beta1**step)
-    update = in_parts(truediv, average, divisor)
-    return update.reshape(g.shape), average.reshape(g.shape), exp_avg_sq
+    divisor = (exp_avg_sq / (1 - beta2**step)).sqrt() + eps
+    update = exp_avg.reshape(rows.shape) / (divisor * (1 - beta1**step))
+    return update.reshape(g.shape), exp_avg, exp_avg_sq
 
 
 class AdamMini(Optimizer):

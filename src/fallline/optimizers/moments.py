@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +11,7 @@ from torch import Tensor
 Elementwise = Callable[..., Tensor]
 
 #: What is made of so many elements at a time stays in cache until it is used.
-IN_CACHE = 1 << 17
-
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+IN_CACHE = 1 << 18
 
 
 def mean(x: Tensor, dim: int) -> Tensor:
@@ -60,7 +57,7 @@ def _sums(x: Tensor) -> tuple[Tensor, Tensor]:
 def in_parts(function: Elementwise, *operands: Tensor) -> Tensor:
     """Return an elementwise function of stacks of matrices, by parts where they are large.
 
-    What it makes on the way stays in cache then: new memory costs more than all arithmetic. The first operand
+    What it makes on the way stays in cache then, and only the result needs new memory. The first operand
     has the shape of the result; others may have one row, or one column, for all.
     """
     flat = _matrices(operands)
@@ -69,19 +66,11 @@ def in_parts(function: Elementwise, *operands: Tensor) -> Tensor:
     made, first, axis = None, 0, _axis(flat[0])
     for part in _parts(flat):
         result = function(*part)
-        made = _blank(flat[0].shape, result) if made is None else made
+        made = result.new_empty(flat[0].shape) if made is None else made
         made.narrow(axis, first, result.shape[axis]).copy_(result)
         first += result.shape[axis]
     assert made is not None
     return made.reshape(operands[0].shape)
-
-
-def _blank(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return new memory; on CPUs numpy's, which asks for huge pages: a third of the time."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(like)  # pyright: ignore
-    if wrapped or not like.is_cpu or like.dtype not in _NUMPY:
-        return like.new_empty(shape)
-    return torch.from_numpy(np.empty(shape, _NUMPY[like.dtype]))
 
 
 def itself(x: Tensor) -> Tensor:
