@@ -44,6 +44,13 @@ def test_many_at_once_are_as_one_by_one(targets):
     assert torch.allclose(together, torch.stack(each), rtol=1e-14, atol=1e-16)
 
 
+def test_what_is_ignored_may_be_infinite():
+    outputs = OUTPUTS[0].clone()
+    outputs[0, 0] = -torch.inf  # where the target is ignored, class 0 is gathered
+    assert IGNORED[0, 0] == -100
+    assert torch.allclose(gathered(outputs, IGNORED[0]), functional.cross_entropy(outputs, IGNORED[0]))
+
+
 def test_shares_of_classes_and_pixels_are_left_to_torch():
     shares = OUTPUTS[0].softmax(1)
     assert torch.equal(gathered(OUTPUTS[0], shares), functional.cross_entropy(OUTPUTS[0], shares))

@@ -43,4 +43,4 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     counted = targets != USUAL["ignore_index"]
     place = torch.where(counted, targets, 0).unsqueeze(1)
     chosen = outputs.log_softmax(1).gather(1, place).squeeze(1)
-    return -(chosen * counted).sum() / counted.sum()
+    return -torch.where(counted, chosen, 0.0).sum() / counted.sum()
