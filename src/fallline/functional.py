@@ -5,8 +5,8 @@ and gradients alike, and `torch.func` works: `grad` of a training, or `vmap` ove
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def init(rule: Rule, params: Tensors, **settings: Any) -> Any:
     Differs from torch's: there is no such function in torch; optax has one of this form.
     """
     recipe = _recipe(rule, settings)
-    return _like(params, [recipe.complete({}, p) for p in _leaves(params)])
+    return _like(params, [recipe.on(p).complete({}, p) for p in _leaves(params)])
 
 
 def update(rule: Rule, params: Tensors, grads: Any, state: Any, **settings: Any) -> tuple[Any, Any]:
@@ -98,11 +98,11 @@ def update(rule: Rule, params: Tensors, grads: Any, state: Any, **settings: Any)
     """
     recipe = _recipe(rule, settings)
     rows = zip(_leaves(params), _alike("grads", grads, params), _alike("state", state, params), strict=True)
-    tensors = [recipe.begin(place, *row) for place, row in enumerate(rows)]
+    tensors = [recipe.on(row[0]).begin(place, *row) for place, row in enumerate(rows)]
     stepped = [one for one in tensors if one.takes_part]
-    vetoes = _run(recipe.plan, stepped)
+    vetoes = _run(stepped)
     for one in stepped:
-        one.finish(recipe.plan, vetoes)
+        one.finish(vetoes)
     return _like(params, [one.p for one in tensors]), _like(params, [one.state for one in tensors])
 
 
@@ -114,12 +114,20 @@ class _Tensor:
     state: dict[str, Tensor]
     values: dict[str, Any]
     numbers: dict[str, Any]
-    takes_part: bool
+    plan: Plan
+    takes_part: bool = True
 
-    def finish(self, plan: Plan, vetoes: Sequence[Tensor]) -> None:
+    def reductions(self) -> Iterator[tuple[Sum, ...]]:
+        """Run all passes, and wait at each for which the totals of sums are to be added up."""
+        for one in self.plan.passes:
+            self.values = evaluate(one, self.values, self.numbers)
+            if one in self.plan.reductions:
+                yield one.sums  # type: ignore[union-attr]
+
+    def finish(self, vetoes: Sequence[Tensor]) -> None:
         """Take over the new values, unless the step is vetoed."""
         new = {**self.values, STEP: self.numbers.get(STEP), FRESH: 0.0}
-        kept = plan.shapes(tuple(self.p.shape)).keys() | ({FRESH} & set(self.state))
+        kept = self.plan.shapes(tuple(self.p.shape)).keys() | ({FRESH} & set(self.state))
         state = {name: _as(self.state[name], new[name]) for name in kept}
         p = _as(self.p, self.values["p"])
         for veto in vetoes:
@@ -135,6 +143,10 @@ class _Recipe:
     plan: Plan
     numbers: dict[str, Any]
 
+    def on(self, p: Tensor) -> "_Recipe":
+        """Return the recipe for a tensor of that shape."""
+        return replace(self, plan=self.plan.on(tuple(p.shape)))
+
     def complete(self, state: Mapping[str, Tensor], p: Tensor) -> dict[str, Tensor]:
         """Return the state with whatever the plan needs and is not there."""
         shapes = self.plan.shapes(tuple(p.shape))
@@ -146,7 +158,7 @@ class _Recipe:
                 state[slot.name] = first.to(scalar_dtype(slot))
         for slot in missing:
             like = p.new_zeros(shapes[slot.name], dtype=torch.promote_types(p.dtype, torch.float32))
-            like = p if slot.shape is None else like
+            like = p if slot.shape is None and not slot.wide else like
             state[slot.name] = p.clone() if slot.initial == "p" else _full(like, self._initial(slot))
         if missing and _reads_fresh(self.plan):
             state[FRESH] = torch.ones(())
@@ -155,7 +167,7 @@ class _Recipe:
     def begin(self, place: int, p: Tensor, g: Tensor | None, state: Mapping[str, Tensor]) -> _Tensor:
         """Return one parameter with the values and numbers with which its step begins."""
         if g is None and self.plan.uses_grad:
-            return _Tensor(p, dict(state), {}, {}, takes_part=False)
+            return _Tensor(p, dict(state), {}, {}, self.plan, takes_part=False)
         state = self.complete(state, p)
         stored = {"p": p, **{slot.name: state[slot.name] for slot in self.plan.slots}}
         if g is not None:
@@ -172,7 +184,7 @@ class _Recipe:
                 numbers[STEP] = _number(state[STEP], exact=True) + 1
             else:
                 values[slot.name] = _number(state[slot.name], exact=not self.followed)
-        return _Tensor(p, state, values, numbers, takes_part=True)
+        return _Tensor(p, state, values, numbers, self.plan)
 
     @property
     def followed(self) -> bool:
@@ -204,8 +216,8 @@ def _recipe(rule: Rule, settings: Mapping[str, Any]) -> _Recipe:
     places = {name: place for h in made.hyperparameters_of(group) for name, place in h.readers.items()}
     read = plan(made.transforms(group))
     numbers = {n: values[key] if i is None else values[key][i] for n, (key, i) in places.items()}
-    slots = (*read.slots, *read.shaped_slots, *read.scalar_slots)
-    wanted = {*read.settings, *(slot.initial for slot in slots)}
+    wanted = {name for variant in read.variants for name in variant.settings}
+    wanted |= {s.initial for v in read.variants for s in (*v.slots, *v.shaped_slots, *v.scalar_slots)}
     return _Recipe(read, {n: _setting(v) for n, v in numbers.items() if n in wanted})
 
 
@@ -273,14 +285,14 @@ def _number(x: Tensor, exact: bool) -> Any:
     return x.double() if value is None else value
 
 
-def _run(plan: Plan, tensors: Sequence[_Tensor]) -> list[Tensor]:
+def _run(tensors: Sequence[_Tensor]) -> list[Tensor]:
     """Run all passes; return for each sum that may veto the step whether it does."""
-    vetoes = []
-    for one in plan.passes:
-        for each in tensors:
-            each.values = evaluate(one, each.values, each.numbers)
-        for taken in getattr(one, "sums", ()) if tensors else ():
-            total = _sum(taken, tensors)
+    vetoes, running = [], [(each, each.reductions()) for each in tensors]
+    while running:
+        waiting = [(each, more, next(more, ())) for each, more in running]
+        running = [(each, more) for each, more, sums in waiting if sums]
+        for taken in dict.fromkeys(one for _, _, sums in waiting for one in sums):
+            total = _sum(taken, [each for each, _, sums in waiting if taken in sums])
             vetoes += [total != 0] if taken.vetoes else []
     return vetoes
 

@@ -39,7 +39,7 @@ from fallline.optimizers.adam import scale_by_adam
 from fallline.optimizers.adam_mini import scale_by_adam_mini
 from fallline.optimizers.adamax import scale_by_adamax
 from fallline.optimizers.adopt import scale_by_adopt
-from fallline.optimizers.came import scale_by_came
+from fallline.optimizers.came import clip_by_threshold, scale_by_confidence, scale_by_factored_moment
 from fallline.optimizers.cautious import mask_cautiously
 from fallline.optimizers.lion import scale_by_lion
 from fallline.optimizers.mars import reduce_variance
@@ -71,13 +71,14 @@ from fallline.wrappers.lookahead import pull_to_slow
 __all__ = [
     "accumulate", "add_decayed_weights", "add_decoupled_decay", "add_independent_decay", "add_l2",
     "add_noise", "average", "average_nesterov", "centralize", "clip_adaptively", "clip_by_global_norm",
-    "clip_by_norm", "clip_by_quantile", "clip_by_value", "clip_update_by_rms", "follow_parameters",
-    "mask_cautiously", "orthogonalize", "orthogonalize_evenly", "orthogonalize_evenly_matching_adamw",
-    "orthogonalize_matching_adamw", "pull_to_slow", "reduce_variance", "scale_by_adabelief",
-    "scale_by_adabound", "scale_by_adadelta", "scale_by_adam", "scale_by_adam_mini", "scale_by_adamax",
-    "scale_by_adopt", "scale_by_came", "scale_by_factored_rms", "scale_by_kron", "scale_by_learning_rate",
-    "scale_by_lion", "scale_by_nadam", "scale_by_nesterov_adam", "scale_by_radam", "scale_by_relative_step",
-    "scale_by_rms", "scale_by_root_sum_of_squares", "scale_by_rprop", "scale_by_running_norm",
-    "scale_by_sign", "scale_by_soap", "scale_by_sophia", "scale_by_stddev", "scale_by_trust_ratio",
-    "scale_by_yogi", "skip_nonfinite", "trace", "trace_nesterov",
+    "clip_by_norm", "clip_by_quantile", "clip_by_threshold", "clip_by_value", "clip_update_by_rms",
+    "follow_parameters", "mask_cautiously", "orthogonalize", "orthogonalize_evenly",
+    "orthogonalize_evenly_matching_adamw", "orthogonalize_matching_adamw", "pull_to_slow",
+    "reduce_variance", "scale_by_adabelief", "scale_by_adabound", "scale_by_adadelta", "scale_by_adam",
+    "scale_by_adam_mini", "scale_by_adamax", "scale_by_adopt", "scale_by_confidence",
+    "scale_by_factored_moment", "scale_by_factored_rms", "scale_by_kron", "scale_by_learning_rate",
+    "scale_by_lion", "scale_by_nadam", "scale_by_nesterov_adam", "scale_by_radam",
+    "scale_by_relative_step", "scale_by_rms", "scale_by_root_sum_of_squares", "scale_by_rprop",
+    "scale_by_running_norm", "scale_by_sign", "scale_by_soap", "scale_by_sophia", "scale_by_stddev",
+    "scale_by_trust_ratio", "scale_by_yogi", "skip_nonfinite", "trace", "trace_nesterov",
 ]  # fmt: skip

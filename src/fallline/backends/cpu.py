@@ -11,6 +11,7 @@ from torch.autograd.graph import increment_version
 from fallline.backends import kernel_cache, whole
 from fallline.backends.cpu_kernel import generate
 from fallline.backends.cpu_launch import Launch
+from fallline.backends.cpu_line_launch import LineLaunch, LineSums
 from fallline.backends.cpu_table import Table, Watch
 from fallline.backends.operands import ELEMENT, Signature, stream, traffic, writes
 from fallline.core import rounding, source
@@ -49,6 +50,10 @@ class Cpu:
         if param.grad is not None and param.grad.layout != self.layout:
             return f"the gradient is {param.grad.layout}"
         return None
+
+    def refuses_lines(self, divided: bool) -> str | None:
+        """Refuse lines of which other processes hold the rest."""
+        return "rows, columns and channels are divided among processes" if divided else None
 
     def prepare(self, batch: Batch) -> Prepared:
         """Compile the batch's kernels, or take them from the cache, and lay out its job."""
@@ -93,6 +98,11 @@ class Job(AtOnce):
         self._in_order = False
         self._next = self._taken = 0
         self._stages = [self._stage(one, dtypes) for one in batch.plan.passes]
+        self._line_sums = {
+            one: LineSums(one, batch, dtypes, self._table.addresses)
+            for one in batch.plan.passes
+            if isinstance(one, ElementPass) and one.then
+        }
         self._writes = any(writes(one, P) for one in batch.plan.passes)
 
     def _stage(self, one: Pass, dtypes: Signature) -> Any:
@@ -108,6 +118,8 @@ class Job(AtOnce):
             "sums": self._sums,
             "fresh": self._fresh,
         }
+        if one.lines:
+            return LineLaunch(one, self._batch, dtypes, arrays)
         return Launch(one, kernel_cache.load(generate(self._batch.plan, one, dtypes)), arrays)
 
     def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
@@ -131,6 +143,9 @@ class Job(AtOnce):
             if not isinstance(stage, Launch):
                 self._run_whole(stage)
                 continue
+            if stage.each.then:
+                self._run_lines(stage)
+                continue
             stage.run()
             if stage.each.sums:
                 return stage.totals()
@@ -144,8 +159,18 @@ class Job(AtOnce):
         self._taken += width
 
     def release(self) -> None:
-        """Let go of the gradients."""
+        """Let go of the gradients, and of what was made per line."""
         self._table.release()
+        for sums in self._line_sums.values():
+            sums.release()
+
+    def _run_lines(self, stage: Launch) -> None:
+        """Take sums over lines, and evaluate the function of lines that reads them."""
+        sums = self._line_sums[stage.each]
+        sums.begin()
+        stage.run()
+        with torch.no_grad():
+            sums.evaluate(self._by_row(), self._step_of)
 
     def _finish(self) -> None:
         self._table.unstage()

@@ -11,7 +11,7 @@ _FLAGS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True'
 
 _ELEMENTS = '''\
 @_njit("{signature}", {flags})
-def _elements(_n, {arguments}):
+def _elements({arguments}):
     """Per element: the rule."""
 {start}
     for _k in _range(_n):
@@ -22,7 +22,7 @@ def _elements(_n, {arguments}):
 _BLOCKS = '''
 
 @_njit("{signature}", {flags})
-def _blocks(_n, {arguments}):
+def _blocks({arguments}):
     """Per block: unpack its codes, run the rule over it, pack it again."""
 {start}
     for _block in _range((_n + {last}) // {size}):
@@ -43,6 +43,7 @@ class Elements:
         self._loads, self._stores = operands(plan, each, dtypes)
         self._operands = list({o.rows[0]: o for o in (*self._loads, *self._stores)}.values())
         self._coded = [o for o in self._operands if o.codes]
+        self._carries = bool(self._coded)
         self._rounded = [o for o in self._stores if o.access.random]
         self._packed = [o for o in self._stores if o.codes]
 
@@ -61,24 +62,32 @@ class Elements:
         ``address`` tells with a row in place of {} where an operand of the tensor begins.
         """
         addresses = (o.moved([address.format(row) for row in o.rows], "_start") for o in self._operands)
-        load, width = "load_f64_as_f32" if self._number == "float32" else "load_f64", len(self._code.numbers)
-        numbers = [f"_io.{load}(_numbers, _t * {width} + {i})" for i in range(width)]
-        keys = [f"_narrow.key(_io.load_i64(_keys, _t), {o.stream})" for o in (*self._rounded, *self._packed)]
-        sums = [f"_partials + _segment * {8 * len(self._sums)}"] if self._sums else []
+        keys = self._key_loads()
         return [
             *(at for parts in addresses for at in parts),
-            *numbers,
+            *self._number_loads(),
             *keys,
             *(["_start"] if keys else []),
-            *sums,
+            *self._sum_places("_segment"),
         ]
+
+    def _number_loads(self) -> list[str]:
+        load, width = "load_f64_as_f32" if self._number == "float32" else "load_f64", len(self._code.numbers)
+        return [f"_io.{load}(_numbers, _t * {width} + {i})" for i in range(width)]
+
+    def _key_loads(self) -> list[str]:
+        return [f"_narrow.key(_io.load_i64(_keys, _t), {o.stream})" for o in (*self._rounded, *self._packed)]
+
+    def _sum_places(self, part: str) -> list[str]:
+        """Return where the sums of a part of a tensor go."""
+        return [f"_partials + {part} * {8 * len(self._sums)}"] if self._sums else []
 
     @property
     def _number(self) -> str:
         return str(self._dtypes.compute).removeprefix("torch.")
 
     def _parameters(self, addresses: list[str], keys: list[str]) -> dict[str, str]:
-        """Return the arguments of a function after the first, and their types."""
+        """Return the arguments of a function after those that tell which elements, and their types."""
         rest = [*keys, *(["_first"] if keys else []), *(["_sums_at"] if self._sums else [])]
         return (
             dict.fromkeys(addresses, "int64")
@@ -93,22 +102,36 @@ class Elements:
         start = [f"{o.seed} = _narrow.seeded({o.key}, _first)" for o in self._rounded]
         start += [f"_scale_{o.rows[0]} = _io.load_f32({o.pointers[1]}, 0)" for o in self._loads if o.by_byte]
         start += [f"_top_{o.rows[0]} = _narrow.nothing()" for o in self._packed]
-        start += [f"_total_{n} = 0.0" for n in self._sums]
-        body = [*(o.load() for o in self._loads), *map(python, self._code.element)]
+        start += [f"_total_{n} = 0.0" for n in self._totals]
+        body = [*self._loading(), *map(python, self._code.element)]
         body += [o.store() for o in self._stores]
         body += [f"_top_{o.rows[0]} = _narrow.larger(_top_{o.rows[0]}, {o.name})" for o in self._packed]
         body += [f"{o.seed} = _narrow.following({o.seed})" for o in self._rounded]
-        body += [f"_total_{n} = _io.add(_total_{n}, {n})" for n in self._sums]
-        before = "_io.load_f64(_sums_at, {}) + " if self._coded else ""
-        totals = [f"{before.format(i)}_total_{n}" for i, n in enumerate(self._sums)]
-        finish = [f"_io.store_f64(_sums_at, {i}, {total})" for i, total in enumerate(totals)]
+        body += self._adding()
+        finish = self._finishing()
         finish += [f"_narrow.store_top({o.unpacked}, _top_{o.rows[0]})" for o in self._packed]
         return _ELEMENTS.format(
-            **_signature(self._inner()),
+            **signature({"_n": "int64", **self._inner()}),
             start=block(start, 1),
             body=block(body, 2),
             finish=block(finish, 1),
         )
+
+    @property
+    def _totals(self) -> list[str]:
+        """What is added up in a register."""
+        return self._sums
+
+    def _loading(self) -> list[str]:
+        return [o.load() for o in self._loads]
+
+    def _adding(self) -> list[str]:
+        return [f"_total_{n} = _io.add(_total_{n}, {n})" for n in self._totals]
+
+    def _finishing(self) -> list[str]:
+        before = "_io.load_f64(_sums_at, {}) + " if self._carries else ""
+        totals = [f"{before.format(i)}_total_{n}" for i, n in enumerate(self._sums)]
+        return [f"_io.store_f64(_sums_at, {i}, {total})" for i, total in enumerate(totals)]
 
     def _blocks(self) -> str:
         pointers = [at for o in self._operands for at in o.pointers]
@@ -121,7 +144,7 @@ class Elements:
         start += [f"_io.store_f64(_sums_at, {i}, 0.0)" for i in range(len(self._sums))]
         size = self._dtypes.block
         return _BLOCKS.format(
-            **_signature(outer),
+            **signature({"_n": "int64", **outer}),
             start=block(start, 1),
             last=size - 1,
             size=size,
@@ -141,8 +164,9 @@ def _packing(o: Operand) -> str:
     return f"_narrow.pack_{o.codes}({codes}, {scale}, {o.unpacked}, _count, {o.key}, _first + _begin)"
 
 
-def _signature(arguments: dict[str, str]) -> dict[str, str]:
-    kinds = ", ".join(["int64", *arguments.values()])
+def signature(arguments: dict[str, str]) -> dict[str, str]:
+    """Return the signature of a function, its arguments and the flags it is compiled with."""
+    kinds = ", ".join(arguments.values())
     return {"signature": f"void({kinds})", "arguments": ", ".join(arguments), "flags": _FLAGS}
 
 

@@ -1,16 +1,19 @@
 """Code generation for the CPU: a Numba module for one element pass and the formats of its values."""
 
 from fallline.backends.cpu_elements import Elements, block, python
+from fallline.backends.cpu_lines import UNIT, LineElements
 from fallline.backends.formula import Program, program
 from fallline.backends.operands import SCALAR, Signature, rows
 from fallline.core.plan import ElementPass, Plan
-from fallline.core.transform import FRESH, STEP
+from fallline.core.transform import FRESH, ROUNDING, STEP
 
 #: The fields of a launch, in order: see `cpu_launch.Launch`.
 FIELDS = (
     "tensors", "chunks", "chunk", "counter", "offsets", "sizes", "addresses", "rows", "settings", "numbers",
-    "fresh", "sums", "segments", "partials", "bases", "keys",
+    "fresh", "sums", "segments", "partials", "bases", "keys", "units",
 )  # fmt: skip
+#: The place of each field.
+_AT = {name: i for i, name in enumerate(FIELDS)}
 
 _MODULE = '''\
 """{title}
@@ -46,7 +49,9 @@ def _once(_job):
 
 
 {functions}
+'''
 
+_CHUNKS = '''
 def _work(_job):
     """Take chunks of the flattened parameters, one after the other, until none is left."""
     _tensors, _chunks, _chunk = _io.load_i64(_job, 0), _io.load_i64(_job, 1), _io.load_i64(_job, 2)
@@ -83,23 +88,54 @@ def _work(_job):
         _taken = _io.next_chunk(_job + {counter} * 8)
 '''
 
+_UNITS = '''
+def _work(_job):
+    """Take units of whole lines, one after the other, until none is left."""
+    _tensors, _chunks = _io.load_i64(_job, 0), _io.load_i64(_job, 1)
+    _addresses, _numbers = _io.load_i64(_job, {addresses}), _io.load_i64(_job, {numbers})
+    _units, _partials = _io.load_i64(_job, {units}), _io.load_i64(_job, {partials})
+    _keys = _io.load_i64(_job, {keys})
+    _taken = _io.next_chunk(_job + {counter} * 8)
+    while _taken < _chunks:
+        _unit = _units + _taken * {width}
+        _t = _io.load_i64(_unit, 0)
+        _lines(
+            {unit},
+{calls}
+        )
+        _taken = _io.next_chunk(_job + {counter} * 8)
+'''
+
 #: The elements of a chunk's share of a tensor; where there are blocks, the tensor may end before.
 _WHOLE = "_stop - _begin"
 
 
 def generate(plan: Plan, each: ElementPass, dtypes: Signature) -> str:
     """Return the source of the kernel module of one element pass of ``plan``."""
-    code, elements = program(each), Elements(plan, each, dtypes)
-    fields = {name: i for i, name in enumerate(FIELDS)}
-    return _MODULE.format(
-        title=" -> ".join(t.name for t in each.transforms) or "sums alone",
-        **fields,
-        **_once(code, plan, each, dtypes),
-        functions=elements.functions(),
+    elements = Elements(plan, each, dtypes)
+    return _module(plan, each, dtypes, elements.functions()) + _CHUNKS.format(
+        **_AT,
         function=elements.function,
         count=_WHOLE if dtypes.block == 1 else f"_least({_WHOLE}, _io.load_i64(_sizes, _t) - _start)",
         calls=block([f"{call}," for call in elements.arguments(_address("{}"))], 4),
     )
+
+
+def generate_for_lines(plan: Plan, each: ElementPass, dtypes: Signature, way: str) -> str:
+    """Return the module of a pass that works on lines, which meet elements in one of the `MEETINGS`."""
+    elements = LineElements(plan, each, dtypes, way)
+    return _module(plan, each, dtypes, elements.functions()) + _UNITS.format(
+        **_AT,
+        width=8 * (1 + len(UNIT)),
+        unit=", ".join(f"_io.load_i64(_unit, {i})" for i in range(1, 1 + len(UNIT))),
+        calls=block([f"{call}," for call in elements.arguments(_address("{}"))], 3),
+    )
+
+
+def _module(plan: Plan, each: ElementPass, dtypes: Signature, functions: str) -> str:
+    title = " -> ".join(t.name for t in each.transforms) or "sums alone"
+    once = _once(program(each), plan, each, dtypes)
+    return _MODULE.format(title=title, **_AT, **once, functions=functions)
 
 
 def _once(code: Program, plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
@@ -111,7 +147,7 @@ def _once(code: Program, plan: Plan, each: ElementPass, dtypes: Signature) -> di
     inputs = [f"{n} = _io.load_f64(_settings, _row * {len(plan.settings)} + {i})" for i, n in settings]
     inputs += [f"_before_{n} = {f.load}({at}, 0)" for n, f, at in stated]
     inputs += [f"{n} = _io.load_f64(_sums, _t * {len(plan.sums)} + {i})" for i, n in sums]
-    inputs.append(f"{FRESH} = _io.load_f64(_fresh, _t)")
+    inputs += [f"{FRESH} = _io.load_f64(_fresh, _t)", f"{ROUNDING} = {dtypes.rounding!r}"]
     key = {"_row": "_last_row"} | {n: f"_last_{n}" for n in (FRESH, *(n for _, n in sums))}
     key |= {f"_before_{n}": f"_last_{n}" for n in scalars}
     lines = [f"{n} = _before_{n}" + (" + 1.0" if n == STEP else "") for n in scalars]

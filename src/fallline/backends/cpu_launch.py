@@ -68,11 +68,14 @@ class Launch:
         """Run the kernel over all tensors."""
         self._kernel.once(self._address)
         self._counter[0] = 0
-        wanted = threads.count() if self._elements > ALONE else 1
+        self._start(self._kernel, threads.count() if self._elements > ALONE else 1)
+
+    def _start(self, kernel: Kernel, wanted: int) -> None:
+        """Run a kernel in so many threads."""
         if wanted == 1:
-            self._kernel.work(self._address)
+            kernel.work(self._address)
         else:
-            threads.share(self._kernel, self._address, wanted)
+            threads.share(kernel, self._address, wanted)
 
     def totals(self) -> np.ndarray:
         """Return the sums of each tensor, added up in the order of its segments."""

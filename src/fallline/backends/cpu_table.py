@@ -28,7 +28,8 @@ class Table:
 
     def __init__(self, batch: Batch, dtypes: Signature):
         self._batch = batch
-        self._layouts = [_dense_like(p, dtypes.is_random) for p in batch.params]
+        in_order = dtypes.is_random or bool(batch.plan.line_numbers)
+        self._layouts = [_dense_like(p, in_order) for p in batch.params]
         self._simple = all(p.is_contiguous() and not p.is_complex() for p in batch.params)
         self._staged: list[tuple[Tensor, Tensor]] = []
         self._parts = {name: self._columns(name, kept_as) for name, kept_as in batch.formats.items()}
@@ -52,7 +53,9 @@ class Table:
         params, *state = [list(map(address, column)) for column in (*first, *scalars)]
         rooms = {n: xs for n, xs in self._left.items() if isinstance(xs, list)}
         left = [list(map(address, rooms[n])) if n in rooms else nowhere for n in LEFT]
-        return [params, nowhere, *state, *left, *(list(map(address, x)) for each in beside for x in each)]
+        lines = [nowhere] * (len(self._batch.plan.line_numbers) + len(self._batch.plan.line_sums))
+        parts = (list(map(address, x)) for each in beside for x in each)
+        return [params, nowhere, *state, *left, *lines, *parts]
 
     def _room(self) -> list[Tensor]:
         return [torch.empty_like(x, dtype=self._compute) for x in self._layouts]

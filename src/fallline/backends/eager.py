@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fallline.backends import lines
 from fallline.backends.whole import Member, apart, apply
 from fallline.core import rounding, source
 from fallline.core.backend import AtOnce, Batch, Prepared
@@ -37,8 +38,8 @@ def evaluate(
     """Run one pass on ``values`` (``g``, ``p``, state by name); return all values after it.
 
     The values may be tensors or Python floats: with floats this is the float64 oracle. A pass that takes sums
-    changes nothing: what each sum's function gives is among the values, and adding up is the caller's. With
-    ``spread`` they are this process's shards.
+    changes nothing: what each sum's function gives is among the values, and adding up is the caller's, but over
+    lines. With ``spread`` they are this process's shards.
     """
     values = _opened(one, values)
     if isinstance(one, WholePass):
@@ -60,6 +61,8 @@ def evaluate(
         if gained and t.target == G:
             values[GAIN] = values[GAIN] * _gain(t, {**values, G: arrived[G]}, scalars)
     summands |= _summands(one, len(one.transforms), values, known)
+    if one.then:
+        return {**before, **lines.numbers(one, summands, {**settings, **before}, spread)}
     return {**before, **summands} if one.sums else values
 
 
@@ -112,6 +115,9 @@ class Eager:
         """Refuse nothing."""
         return None
 
+    def refuses_lines(self, divided: bool) -> None:
+        """Refuse nothing."""
+
     def prepare(self, batch: Batch) -> Prepared:
         """Return the batch as it is."""
         return _Prepared(batch)
@@ -154,7 +160,7 @@ class _Prepared(AtOnce):
                 one = passes[self._next]
                 self._next += 1
                 self._run(one)
-                if isinstance(one, ElementPass) and one.sums:
+                if isinstance(one, ElementPass) and one.sums and not one.then:
                     self._taken = tuple(each.name for each in one.sums)
                     return np.array([[m.total(n) for n in self._taken] for m in self._members])
             for member in self._members:

@@ -48,6 +48,10 @@ class Gpu(Cpu):
         reason = missing() or self.refuses_tensor(group, param)
         return reason or (None if param.dtype in ELEMENT else f"{param.dtype} has no format")
 
+    def refuses_lines(self, divided: bool) -> str | None:
+        """Refuse them."""
+        return "it has no kernels for sums over rows, columns and channels"
+
     def prepare(self, batch: Batch) -> "GpuJob":
         """Generate the batch's kernels, and lay out its job."""
         return GpuJob(batch)

@@ -11,7 +11,7 @@ from fallline.backends.gpu_access import TYPES, addresses, key, load, store
 from fallline.backends.operands import Signature, operands, rows
 from fallline.core.formats import Codes
 from fallline.core.plan import ElementPass, Plan
-from fallline.core.transform import FRESH, STEP
+from fallline.core.transform import FRESH, ROUNDING, STEP
 
 #: Elements that one program of a kernel works on, in blocks of so many at once.
 CHUNK, BLOCK = 8192, 1024
@@ -96,6 +96,7 @@ def _once(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
     inputs = [_load(n, f"_settings + _row * {len(plan.settings)} + {i}", "_here") for i, n in settings]
     inputs += [_load(n, f"_sums + _t * {len(plan.sums)} + {i}", "_here") for i, n in sums]
     inputs.append(_load(FRESH, "_fresh + _t", "_here"))
+    inputs += [f"{ROUNDING} = tl.full([1], {dtypes.rounding!r}, tl.float64)"] if ROUNDING in code.needs else []
     for n in scalars:
         at = f"tl.load(_addresses + {place[n]} * _tensors + _t, mask=_here, other=0)"
         inputs.append(f"_at_{n} = {at}.to(tl.pointer_type({types[n]}))")

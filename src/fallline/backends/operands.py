@@ -51,6 +51,11 @@ class Signature:
         return torch.float64 if dict(self.formats)[P] == Plain(torch.float64) else torch.float32
 
     @property
+    def rounding(self) -> float:
+        """The machine epsilon of the parameter's dtype."""
+        return torch.finfo(dict(self.formats)[P].dtypes[0]).eps
+
+    @property
     def block(self) -> int:
         """The elements of a block of codes, 1 where there are no codes."""
         return max([each.block for _, each in self.formats if isinstance(each, Codes)], default=1)
@@ -70,7 +75,7 @@ class Signature:
 def rows(plan: Plan, beside: Iterable[str] = ()) -> dict[str, int]:
     """Return the row of each operand in the table of addresses; what a pass leaves has rows of its own."""
     names = [P, G, *(s.name for s in plan.slots), *(s.name for s in plan.scalar_slots), *LEFT.values()]
-    names += beside
+    names += (*plan.line_numbers, *(each.name for each in plan.line_sums), *beside)
     return {name: row for row, name in enumerate(names)}
 
 
@@ -190,6 +195,17 @@ def operands(plan: Plan, each: ElementPass, dtypes: Signature) -> tuple[list[Ope
     needed = code.loads | {o.name for o in stores} - code.assigned
     taken = own | {n: left[n] for n in each.takes}
     return [o for n, o in taken.items() if n in needed], stores
+
+
+def line_operands(plan: Plan, each: ElementPass, dtypes: Signature) -> list[Operand]:
+    """Return the numbers of lines that a pass loads."""
+    compute, place, code = dtypes.compute, rows(plan, dtypes.beside), program(each)
+    kept_as = Plain(compute)
+    return [
+        Operand(n, (place[n],), kept_as, access(kept_as, compute))
+        for n in plan.line_numbers
+        if n in code.loads
+    ]
 
 
 def traffic(plan: Plan, each: ElementPass, dtypes: Signature) -> tuple[float, float]:

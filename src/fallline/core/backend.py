@@ -115,6 +115,13 @@ class Backend(Protocol):
         """Return why this backend cannot step ``param``, or None if it can."""
         ...
 
+    def refuses_lines(self, divided: bool) -> str | None:
+        """Return why it cannot evaluate functions of lines, or None if it can.
+
+        ``divided`` tells that several processes hold the tensor together.
+        """
+        ...
+
     def prepare(self, batch: Batch) -> Prepared:
         """Return the batch ready to step."""
         ...
@@ -142,12 +149,17 @@ def on_accelerator(params: Sequence[Tensor]) -> bool:
     return bool(params) and (not params[0].is_cpu or os.environ.get("TRITON_INTERPRET") == "1")
 
 
-def choose(group: Mapping[str, Any], param: Tensor, by_rows: bool = False) -> tuple[Backend, list[str]]:
-    """Return the fastest backend that can step ``param``, and why each faster one cannot."""
+def choose(
+    group: Mapping[str, Any], param: Tensor, by_rows: bool = False, lines: bool = False, divided: bool = False
+) -> tuple[Backend, list[str]]:
+    """Return the fastest backend that can step ``param``, and why each faster one cannot.
+
+    ``lines`` tells that a rule has functions of lines, ``divided`` that other processes hold the rest of it.
+    """
     reasons = []
     for get in available_by_rows if by_rows else available:
         backend = get()
-        reason = backend.refuses(group, param)
+        reason = backend.refuses(group, param) or (backend.refuses_lines(divided) if lines else None)
         if reason is None:
             return backend, reasons
         reasons.append(f"{backend.name}: {reason}")

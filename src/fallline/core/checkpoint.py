@@ -316,9 +316,10 @@ def _kept(optimizer: "Optimizer", group: Settings) -> Callable[[torch.Size, Spre
 
     @cache
     def kept(shape: torch.Size, spread: Spread | None) -> Kept:
-        shapes = [each.shapes(tuple(shape)) for each in plans]
+        rules = [each.on(tuple(shape)) for each in plans]
+        shapes = [each.shapes(tuple(shape)) for each in rules]
         every = {STEP: torch.Size()} | {n: torch.Size(s) for each in shapes for n, s in each.items()}
-        codes = {key: found for each in plans for key, found in coded(each, tuple(shape), spread).items()}
+        codes = {key: found for each in rules for key, found in coded(each, tuple(shape), spread).items()}
         return Kept(every, set.intersection(*map(set, shapes)), codes)
 
     return kept
@@ -372,7 +373,7 @@ def _restore(optimizer: "Optimizer", arranged: dict[str, Any]) -> None:
         for key, value in arranged["state"].get(i, {}).items():
             if isinstance(value, Tensor):
                 device = value.device if value.dim() == 0 and not p.is_cpu else p.device
-                value = laid(key, value, plan(optimizer.transforms(group)), p)
+                value = laid(key, value, plan(optimizer.transforms(group)).on(tuple(p.shape)), p)
                 optimizer.state[p][key] = value.detach().to(device, copy=True)
 
 

@@ -255,13 +255,13 @@ def _batches(
     batches: dict[Any, tuple[Backend, Batch]] = {}
     for row, index, p in stepped:
         group = optimizer.param_groups[row]
-        rule, precision = rule_of(optimizer, group), precision_of(group)
+        rule, precision = rule_of(optimizer, group).on(tuple(p.shape)), precision_of(group)
         state = _state_of(optimizer, rule, group, p) if keep else dict(optimizer.state.get(p, {}))
         made = make_state(state, rule, group, p if keep else torch.empty_like(p, device="meta"))
         differentiable = bool(group.get("differentiable"))
         here, own, spread = (p, state, None) if differentiable else _here(state, rule, p)
         sparse = by_rows(optimizer, group, rule, p)
-        backend, _ = choose(group, here, sparse)
+        backend, _ = choose(group, here, sparse, bool(rule.line_numbers), spread is not None)
         formats = formats_of(rule, precision, here, own)
         numbers = [own[slot.name].dtype for slot in rule.scalar_slots]
         dtype = p.dtype if p.grad is None else p.grad.dtype
@@ -278,7 +278,7 @@ def _refuse(optimizer: "Optimizer", stepped: list[tuple[int, int, Tensor]]) -> N
     """Refuse what a step cannot take, before there is any state of it."""
     for row, _, p in stepped:
         group = optimizer.param_groups[row]
-        rule = rule_of(optimizer, group)
+        rule = rule_of(optimizer, group).on(tuple(p.shape))
         refuse(optimizer, group, p)
         refuse_beyond_elements(rule, group, p)
         refuse_precision(rule, group, p)

@@ -79,7 +79,7 @@ def _lines(optimizer: Optimizer) -> list[str]:
 
 def _describe(group: dict[str, Any], backend: Backend, batch: Batch) -> list[str]:
     p = batch.params[0]
-    _, reasons = choose(group, p, batch.by_rows)
+    _, reasons = choose(group, p, batch.by_rows, bool(batch.plan.line_numbers), batch.joint)
     elements = sum(q.numel() for q in batch.params)
     tensors = f"{len(batch.params)} tensor{'s' if len(batch.params) > 1 else ''}"
     lines = [f"  {tensors}, {elements:,} elements, {p.dtype}, backend {backend.name}"]
@@ -136,5 +136,5 @@ def _names(transforms: tuple[Transform, ...]) -> list[str]:
 def _kind(one: Pass) -> str:
     if isinstance(one, WholePass):
         return "torch operations on whole tensors"
-    sums = ", ".join(f"{each.name} over the {each.over}" for each in one.sums)
+    sums = ", ".join(f"{each.name} over {'each' if one.then else 'the'} {each.over}" for each in one.sums)
     return f"sums {sums} of" if sums else "elementwise"

@@ -232,7 +232,7 @@ def of_slot(slot: Slot, precision: Precision, dtype: torch.dtype) -> Format:
     if precision.state in ("8bit", "4bit") and slot.initial != P:
         return Codes(int(precision.state[0]), not slot.nonnegative)
     if precision.state is None:
-        return Plain(dtype)
+        return Plain(torch.promote_types(dtype, torch.float32) if slot.wide else dtype)
     narrow = precision.state == "bf16" and slot.initial != P
     return Plain(torch.bfloat16, random=True) if narrow else Plain(torch.float32)
 

@@ -10,9 +10,12 @@ from fallline.core.transform import (
     FRESH,
     GAIN,
     GRAD,
+    LINES,
     STEP,
     G,
+    Line,
     P,
+    PerLine,
     PerTensor,
     Shape,
     Slot,
@@ -52,7 +55,8 @@ class ElementPass:
     With ``sums`` it is a reduction: it writes nothing but those sums, each taken before the transform that
     its number in ``places`` counts to. ``takes`` and ``leaves`` name the values (``g``, ``gain``, ``grad``)
     that an earlier pass has left for this one, and that this one leaves for a later one. ``onces`` are the
-    per-tensor functions that it evaluates; their state is kept by the ``last`` pass only.
+    per-tensor functions that it evaluates; their state is kept by the ``last`` pass only. Sums over lines are
+    for the function of lines ``then``, which is evaluated behind the pass.
     """
 
     transforms: tuple[Transform, ...]
@@ -62,11 +66,18 @@ class ElementPass:
     leaves: tuple[str, ...] = ()
     onces: tuple[PerTensor, ...] = ()
     last: bool = False
+    then: PerLine | None = None
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """State with one value per element, in order."""
         return tuple(slot for t in self.transforms for slot in t.slots)
+
+    @cached_property
+    def lines(self) -> frozenset[Line]:
+        """The kinds of lines along which it reads numbers or takes sums."""
+        read = {kind for t in self.transforms for kind in t.line_numbers.values()}
+        return frozenset(read.union(each.over for each in self.sums if each.over in LINES))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,32 @@ class Plan:
     @cached_property
     def shaped_slots(self) -> tuple[Slot, ...]:
         """State whose shape is neither the parameter's nor a single number."""
-        return tuple(slot for t in self.transforms for slot in t.slots if slot.shape is not None)
+        slots = (slot for t in self.transforms for slot in (*t.slots, *t.line_slots))
+        return tuple(slot for slot in slots if slot.shape is not None)
+
+    @cached_property
+    def line_numbers(self) -> dict[str, Line]:
+        """The numbers that functions of lines give, each with the kind of its lines."""
+        return {name: kind for t in self.transforms for name, kind in t.line_numbers.items()}
+
+    @cached_property
+    def line_sums(self) -> tuple[Sum, ...]:
+        """The sums that functions of lines read."""
+        return tuple(each for t in self.transforms if t.per_line for each in t.sums)
+
+    @cached_property
+    def _on_vectors(self) -> "Plan":
+        return plan(tuple(t.vectors or t for t in self.transforms if t is not descend))
+
+    @property
+    def variants(self) -> tuple["Plan", ...]:
+        """The plans there are for tensors of some shape."""
+        others = any(t.vectors for t in self.transforms)
+        return (self, self._on_vectors) if others else (self,)
+
+    def on(self, p: Shape) -> "Plan":
+        """Return the plan for a tensor of shape ``p``."""
+        return self.variants[-1] if len(p) < 2 else self
 
     @cached_property
     def stateful(self) -> bool:
@@ -138,8 +174,9 @@ class Plan:
 
     @cached_property
     def reductions(self) -> tuple[ElementPass, ...]:
-        """The passes that take sums."""
-        return tuple(one for one in self.passes if isinstance(one, ElementPass) and one.sums)
+        """The passes that take sums over tensors and more, which all batches wait for."""
+        passes = (one for one in self.passes if isinstance(one, ElementPass))
+        return tuple(one for one in passes if one.sums and not one.then)
 
     @cached_property
     def left(self) -> tuple[str, ...]:
@@ -189,6 +226,7 @@ def plan(transforms: tuple[Transform, ...]) -> Plan:
     whole = (*update, descend, *after) if update else after
     passes = _keeping_scalars(_carrying(tuple(_passes(whole)), whole), onces(whole))
     _refuse_late_vetoes(passes)
+    _refuse_mixed_lines(passes)
     return Plan(whole, passes)
 
 
@@ -215,6 +253,12 @@ def _element_passes(run: tuple[Transform, ...]) -> Iterator[ElementPass]:
     sums: list[Sum] = []
     places: list[int] = []
     for place, t in enumerate(run):
+        if t.per_line:
+            if sums:
+                yield ElementPass(run[: places[-1]], tuple(sums), tuple(places))
+                sums, places = [], []
+            yield ElementPass(run[:place], t.sums, (place,) * len(t.sums), then=t.per_line)
+            continue
         awaited = {each.name for each in sums} & {
             n for earlier in run[:place] for n in _numbers_read(earlier)
         }
@@ -336,6 +380,15 @@ def _refuse_unknown_gain(transforms: tuple[Transform, ...]) -> None:
             raise RuleError(
                 f"{reader.name} needs to know how far a step goes, and {t.name} does not tell; declare "
                 f"transform(gain=...) of {t.name}, or use an optimizer whose transforms do"
+            )
+
+
+def _refuse_mixed_lines(passes: tuple[Pass, ...]) -> None:
+    for one in passes:
+        if isinstance(one, ElementPass) and "channel" in one.lines and len(one.lines) > 1:
+            raise RuleError(
+                f"{', '.join(t.name for t in one.transforms if t.per_line)} work on channels and on rows or "
+                f"columns in one pass; put a rule on whole tensors between them, or use one kind of lines"
             )
 
 

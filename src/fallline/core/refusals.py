@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fallline.core.backend import on_accelerator
-from fallline.core.plan import Plan, WholePass
+from fallline.core.plan import Plan
 from fallline.core.precision import AS_TORCH, precision_of
 from fallline.core.shards import Spread, elsewhere, lies_as, spread_of
 from fallline.core.state import coded, fits
@@ -43,9 +43,9 @@ def _refuse_layout(optimizer: "Optimizer", group: dict[str, Any], layout: torch.
 
 def refuse_beyond_elements(rule: Plan, group: dict[str, Any], p: Tensor) -> None:
     """Refuse what only elementwise rules can do."""
-    whole = next((one.transform.name for one in rule.passes if isinstance(one, WholePass)), None)
+    whole = next((t.name for t in rule.transforms if t.whole or t.per_line), None)
     if whole and p.is_complex():
-        raise RuntimeError(f"{whole} cannot take a parameter of {p.dtype}; it works on whole real tensors")
+        raise RuntimeError(f"{whole} cannot take a parameter of {p.dtype}; it works on real tensors alone")
     if rule.sums and group.get("differentiable"):
         raise RuntimeError(
             f"differentiable=True does not go through {rule.sums[0].name}, a sum; use fallline.functional"
@@ -71,9 +71,10 @@ def refuse_precision(rule: Plan, group: dict[str, Any], p: Tensor) -> None:
     if precision.params == "master" and p.dtype != torch.bfloat16:
         raise RuntimeError(f"params='master' splits bfloat16 parameters; for {p.dtype} use params='kahan'")
     coarse = [t.name for t in rule.transforms if t.whole and any(s.shape is None for s in t.slots)]
+    coarse += [t.name for t in rule.transforms if t.per_line and rule.slots]
     if precision.state in ("8bit", "4bit") and coarse:
         raise RuntimeError(
-            f"{coarse[0]} works on whole tensors, whose state has no {precision.state} format; "
+            f"{coarse[0]} works on whole tensors or lines, whose state has no {precision.state} format; "
             f"use precision=Precision(state='bf16')"
         )
 

@@ -59,7 +59,7 @@ def _stays(rule: Plan, p: float, known: dict[str, float]) -> bool:
         return function(*(values[name] for name in inputs), **numbers)
 
     for t in rule.transforms:
-        if t.whole or any(value(each.function, each.inputs) for each in t.sums):
+        if t.whole or t.per_line or any(value(each.function, each.inputs) for each in t.sums):
             return False
         out = value(t.rule, t.inputs)
         values |= zip(t.outputs, out if isinstance(out, tuple) else (out,), strict=True)

@@ -16,9 +16,9 @@ from fallline.core.scalar import FUNCTIONS
 from fallline.core.schedule import at
 
 #: What a rule may read as a setting without declaring it: the number of this step (from 1), whether the
-#: tensor's state is new at this step (1 or 0), and, on whole tensors only, its place among all parameters
-#: and the machine epsilon of the parameter's dtype.
-NUMBERS = STEP, FRESH, PLACE, ROUNDING = "step", "fresh", "place", "rounding"
+#: tensor's state is new at this step (1 or 0), the machine epsilon of the parameter's dtype, on whole tensors
+#: only, the tensor's place among all parameters, and, in functions of lines only, its shape.
+NUMBERS = STEP, FRESH, PLACE, ROUNDING, SHAPE = "step", "fresh", "place", "rounding", "shape"
 
 #: What an element of a rule may be besides a slot: the gradient or update so far, the parameter, the gain:
 #: how far the parameter goes per unit of a gradient that stays the same, and the gradient as the chain got it
@@ -27,6 +27,12 @@ G, P, GAIN, GRAD = "g", "p", "gain", "grad"
 
 Shape = tuple[int, ...]
 
+#: Along what elements a sum may be taken. Lines: the rows and columns of the last two dimensions, and channels,
+#: each of which is all that has one place in the first dimension; a vector is one row, and one channel.
+Line = Literal["row", "column", "channel"]
+LINES: tuple[Line, ...] = ("row", "column", "channel")
+SPANS = "tensor", "group", "model", *LINES
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -34,16 +40,18 @@ class Slot:
 
     ``initial`` is the starting value, the name of the hyperparameter that holds it, or ``"p"``: a copy of
     the parameter. ``shape`` gives from the parameter's shape that of the slot, or None where a tensor has no
-    such slot and the rule gets None; only rules on whole tensors keep such state, in float32 at least.
+    such slot and the rule gets None; only rules on whole tensors and functions of lines keep such state, in
+    float32 at least.
     ``nonnegative`` says that no value is below zero, as of averages of squares: a narrow format then keeps
-    small ones apart from zero instead of a sign. State per tensor that is ``exact`` is kept in float64, not
-    in torch's default dtype.
+    small ones apart from zero instead of a sign. ``wide`` state is kept in float32 for narrower parameters.
+    State per tensor that is ``exact`` is kept in float64, not in torch's default dtype.
     """
 
     name: str
     initial: float | str = 0.0
     shape: Callable[[Shape], Shape | None] | None = None
     nonnegative: bool = False
+    wide: bool = False
     exact: bool = False
 
 
@@ -65,21 +73,44 @@ class PerTensor:
 
 
 @dataclass(frozen=True)
-class Sum:
-    """A number about many elements: the sum of ``function`` over a tensor, a parameter group or the model.
+class PerLine:
+    """A function of what a tensor has one of per line, evaluated once per step, in torch operations.
 
-    It is taken where its transform stands in the chain. If ``vetoes`` is a reason, a step whose sum is not
-    zero does not happen at all.
+    Its positional arguments are its ``slots``, its keyword arguments the sums of its transform, settings,
+    ``step``, ``rounding`` or the tensor's ``shape``. Sums and slots come as stacks, of shape (count, \\*shape); a sum over lines has
+    the shape of a tensor with one element in place of each line. It returns ``dict(name=...)`` with each
+    slot's new value, and the numbers that it ``gives`` the rule, as many as there are lines of a kind.
+    """
+
+    function: Callable[..., dict[str, Any]]
+    slots: tuple[Slot, ...]
+    gives: tuple[tuple[str, Line], ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The settings and sums it needs."""
+        return keywords(self.function)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A number about many elements: the sum of ``function`` over a tensor, a parameter group, the model.
+
+    Over lines there are as many numbers as lines, for the transform's function of lines: what ``squares`` gives
+    is read as ``row_squares`` or ``column_squares``. It is taken where
+    its transform stands in the chain. If ``vetoes`` is a reason, a step whose sum is not zero does not happen
+    at all.
     """
 
     function: Callable[..., Any]
-    over: Literal["tensor", "group", "model"]
+    over: Literal["tensor", "group", "model", "row", "column", "channel"]
     vetoes: str = ""
 
     @property
     def name(self) -> str:
-        """The name by which rules and per-tensor functions read it."""
-        return self.function.__name__
+        """The name by which it is read: of its function, behind the kind of its lines if it is over lines."""
+        name = self.function.__name__
+        return f"{self.over}_{name}" if self.over in LINES else name
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -101,16 +132,19 @@ class Transform:
     it comes, the slots as they are kept, and settings, or None where there is no such number. The rule of a
     ``whole`` transform is not a scalar formula: it maps stacks of whole tensors, of shape (count, \\*shape),
     with torch operations that write to none of their inputs; ``"products"`` says that most of its time goes
-    into products of matrices, so that GPUs do well to have many at once.
+    into products of matrices, so that GPUs do well to have many at once. On tensors of fewer than two
+    dimensions, ``vectors`` takes its place.
     """
 
     rule: Callable[..., Any]
     target: Literal["g", "p"]
     slots: tuple[Slot, ...] = ()
     per_tensor: PerTensor | None = None
+    per_line: PerLine | None = None
     sums: tuple[Sum, ...] = ()
     gain: float | Callable[..., Any] | None = None
     whole: bool | Literal["products"] = False
+    vectors: "Transform | None" = None
     hyperparameters: tuple[Hyperparameter, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -132,15 +166,26 @@ class Transform:
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """Every function it consists of, the rule first."""
-        once = (self.per_tensor.function,) if self.per_tensor else ()
+        once = tuple(each.function for each in (self.per_tensor, self.per_line) if each)
         gain = (self.gain,) if callable(self.gain) else ()
         return self.rule, *once, *(each.function for each in self.sums), *gain
 
     @property
     def owned(self) -> tuple[str, ...]:
-        """The names that are its own: of its slots, per element and per tensor, and of its sums."""
+        """The names that are its own: of its slots, of its sums, and of the numbers of its lines."""
         once = self.per_tensor.slots if self.per_tensor else ()
-        return (*(slot.name for slot in (*self.slots, *once)), *(each.name for each in self.sums))
+        slots = (slot.name for slot in (*self.slots, *once, *self.line_slots))
+        return (*slots, *(each.name for each in self.sums), *self.line_numbers)
+
+    @property
+    def line_slots(self) -> tuple[Slot, ...]:
+        """The state of its function of lines."""
+        return self.per_line.slots if self.per_line else ()
+
+    @property
+    def line_numbers(self) -> dict[str, Line]:
+        """The numbers that its function of lines gives, each with the kind of its lines."""
+        return dict(self.per_line.gives) if self.per_line else {}
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -182,7 +227,8 @@ class Transform:
     @property
     def defaults(self) -> dict[str, Any]:
         """The settings given by a call or by the rule's signature."""
-        written = {n: d for f in self.functions for n, d in (f.__kwdefaults__ or {}).items()}
+        written = dict(self.vectors.defaults) if self.vectors else {}
+        written |= {n: d for f in self.functions for n, d in (f.__kwdefaults__ or {}).items()}
         return {n: v for n, v in {**written, **self.settings}.items() if n in self.settings_read}
 
     @property
@@ -198,10 +244,20 @@ class Transform:
         once = self.per_tensor
         first = (once.function,) if once else ()
         names = [n for f in dict.fromkeys((*first, *self.functions)) for n in keywords(f)]
-        kept = (*self.slots, *(once.slots if once else ()))
+        names += self.vectors.settings_read if self.vectors else ()
+        kept = (*self.slots, *(once.slots if once else ()), *self.line_slots)
         names += [slot.initial for slot in kept if isinstance(slot.initial, str) and slot.initial != P]
         given = {*NUMBERS, *(each.name for each in self.sums), *(_given(once) if once else ())}
         return tuple(dict.fromkeys(n for n in names if n not in given))
+
+
+def line_shape(kind: Line, p: Shape) -> Shape:
+    """Return the shape of a tensor with one element in place of each line of a tensor of shape ``p``."""
+    if kind == "channel":
+        return (p[0], *(1 for _ in p[1:])) if len(p) > 1 else (1,) * len(p)
+    if kind == "row":
+        return (*p[:-1], 1) if p else ()
+    return (*p[:-2], 1, p[-1]) if len(p) > 1 else p
 
 
 def per_tensor(
@@ -218,10 +274,33 @@ def per_tensor(
     return declare
 
 
+def per_line(*slots: Slot, **gives: Line) -> Callable[[Callable[..., dict[str, Any]]], PerLine]:
+    """Declare a function of lines; ``slots`` are its state, ``gives`` the kind of line of what rules read.
+
+    Example:
+        >>> @summed(over="row")
+        ... def squares(g):
+        ...     return g * g
+        >>> @per_line(length="row")
+        ... def lengths(*, row_squares):
+        ...     return dict(length=row_squares.sqrt())
+        >>> @transform(sums=(squares,), per_line=lengths)
+        ... def scale_by_row_norm(g, length):
+        ...     return g / length
+    """
+    if stray := sorted(set(gives.values()) - {*LINES}):
+        raise RuleError(f"{stray} are no lines; a number is given for each {', '.join(LINES)}")
+
+    def declare(function: Callable[..., dict[str, Any]]) -> PerLine:
+        return PerLine(function, slots, tuple(gives.items()))
+
+    return declare
+
+
 def summed(
-    *, over: Literal["tensor", "group", "model"], vetoes: str = ""
+    *, over: Literal["tensor", "group", "model", "row", "column", "channel"], vetoes: str = ""
 ) -> Callable[[Callable[..., Any]], Sum]:
-    """Declare a scalar function of elements to be summed over each tensor, parameter group or the model.
+    """Declare a scalar function of elements to be summed over each tensor, parameter group, the model, or line.
 
     Example:
         >>> @summed(over="model")
@@ -230,8 +309,8 @@ def summed(
     """
 
     def declare(function: Callable[..., Any]) -> Sum:
-        if over not in ("tensor", "group", "model"):
-            raise RuleError(f"{function.__name__}: over={over!r}; sum over 'tensor', 'group' or 'model'")
+        if over not in SPANS:
+            raise RuleError(f"{function.__name__}: over={over!r}; sum over one of {', '.join(SPANS)}")
         return Sum(function, over, vetoes)
 
     return declare
@@ -241,9 +320,11 @@ def transform(
     *,
     slots: tuple[str | Slot, ...] = (),
     per_tensor: PerTensor | None = None,
+    per_line: PerLine | None = None,
     sums: tuple[Sum, ...] = (),
     gain: float | Callable[..., Any] | None = None,
     whole: bool | Literal["products"] = False,
+    vectors: Transform | None = None,
     hyperparameters: tuple[Hyperparameter, ...] = (),
 ) -> Callable[[Callable[..., Any]], Transform]:
     """Declare a scalar function, or with ``whole`` a function of whole tensors, to be a transform.
@@ -265,7 +346,9 @@ def transform(
         first = next(iter(inspect.signature(rule).parameters), None)
         if first not in (G, P):
             raise RuleError(f"{rule.__name__}: the first argument must be g (update) or p (parameter)")
-        made = Transform(rule, first, declared, per_tensor, sums, gain, whole, hyperparameters)
+        made = Transform(
+            rule, first, declared, per_tensor, per_line, sums, gain, whole, vectors, hyperparameters
+        )
         _check(made)
         return made
 
@@ -310,19 +393,41 @@ def _find(module: str, name: str, settings: dict[str, Any]) -> Transform:
 
 def _check(made: Transform) -> None:
     names = {slot.name for slot in made.slots}
+    names |= made.line_numbers.keys()
     stray = set(made.inputs) - names - {G, P, GRAD} - ({GAIN} if made.target == P else set())
     missing = names - set(made.inputs)
     _refuse_reserved_names(made)
     _refuse_sums_that_wait_for_each_other(made)
+    _refuse_unfit_lines(made)
     if made.whole and (made.per_tensor or made.sums or callable(made.gain)):
         raise RuleError(f"{made.name}: a whole-tensor rule computes its numbers itself, in torch operations")
     if not made.whole and any(slot.shape for slot in made.slots):
-        raise RuleError(f"{made.name}: only a whole-tensor rule can keep state of another shape")
+        raise RuleError(
+            f"{made.name}: only a whole-tensor rule or a function of lines can keep state of another shape"
+        )
     if stray or missing:
         raise RuleError(
-            f"{made.name}: positional arguments must be g, p, grad, the declared slots and, after p, gain; "
+            f"{made.name}: positional arguments must be g, p, grad, the declared slots, the numbers of lines "
+            f"and, after p, gain; "
             f"not declared: {sorted(stray)}, not in the signature: {sorted(missing)}"
         )
+
+
+def _refuse_unfit_lines(made: Transform) -> None:
+    kinds = {each.over for each in made.sums if each.over in LINES} | set(made.line_numbers.values())
+    if kinds and made.per_line is None:
+        raise RuleError(f"{made.name}: sums over lines are read by a function of lines; give it per_line=")
+    if made.per_line and (made.whole or made.per_tensor or any(s.over not in LINES for s in made.sums)):
+        raise RuleError(
+            f"{made.name}: beside a function of lines there are sums over lines and nothing else; take sums "
+            f"over tensors, and what is computed once per tensor, in a transform of their own"
+        )
+    if "channel" in kinds and len(kinds) > 1:
+        raise RuleError(f"{made.name}: channels are lines of another kind than rows and columns; use one")
+    if any(slot.shape is None for slot in made.line_slots):
+        raise RuleError(f"{made.name}: a function of lines keeps state of a shape of its own; give Slot(shape=)")
+    if made.vectors and made.vectors.target != made.target:
+        raise RuleError(f"{made.name}: what takes its place on vectors must change {made.target}, too")
 
 
 def _refuse_reserved_names(made: Transform) -> None:
@@ -333,8 +438,10 @@ def _refuse_reserved_names(made: Transform) -> None:
     taken = {G, P, GAIN, GRAD, *NUMBERS} & set(made.owned)
     if taken:
         raise RuleError(f"{made.name}: state and sums cannot be named {sorted(taken)}; use others")
-    for name in {PLACE, ROUNDING} & used if not made.whole else ():
-        raise RuleError(f"{made.name} reads {name!r}, which only rules on whole tensors can read")
+    if PLACE in used and not made.whole:
+        raise RuleError(f"{made.name} reads {PLACE!r}, which only rules on whole tensors can read")
+    if SHAPE in used - {*(made.per_line.reads if made.per_line else ())}:
+        raise RuleError(f"{made.name} reads {SHAPE!r}, which only functions of lines can read")
 
 
 def _refuse_sums_that_wait_for_each_other(made: Transform) -> None:

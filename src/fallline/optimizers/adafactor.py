@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Unpack
 
 from torch import Tensor
@@ -11,8 +12,8 @@ from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt, where
 from fallline.core.space import Range
-from fallline.core.transform import Shape, Slot, Transform, per_tensor, summed, transform
-from fallline.optimizers.moments import factors, in_parts, itself, mean, toward
+from fallline.core.transform import Slot, Transform, line_shape, per_line, per_tensor, summed, transform
+from fallline.optimizers.moments import mean, over_rows_and_columns, toward
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space, weight_decay
 
 _EPS = Hyperparameter(
@@ -30,37 +31,42 @@ _EPS = Hyperparameter(
 )  # fmt: skip
 
 
-def _rows(shape: Shape) -> Shape | None:
-    return (*shape[:-1], 1) if len(shape) > 1 else None
+def squares(g):
+    """What rows and columns are summed of."""
+    return g * g
 
 
-def _columns(shape: Shape) -> Shape | None:
-    return (*shape[:-2], 1, shape[-1]) if len(shape) > 1 else None
+@per_line(
+    Slot("row_var", shape=partial(line_shape, "row")), Slot("col_var", shape=partial(line_shape, "column")),
+    row_scale="row", column_scale="column",
+)  # fmt: skip
+def factored_rms(
+    row_var, col_var, *, row_squares, column_squares, shape, step, beta2_decay, eps1, rounding
+):  # fmt: skip
+    """The root of the second moment of an element, from averages of mean squares of rows and columns."""
+    share = step**beta2_decay
+    row_var = toward(row_var, row_squares / max(shape[-1], 1), share)
+    col_var = toward(col_var, column_squares / max(shape[-2], 1), share)
+    relative = row_var / mean(row_var, -2).clamp(min=where(eps1 != eps1, rounding, eps1))
+    return dict(row_var=row_var, col_var=col_var, row_scale=relative.sqrt(), column_scale=col_var.sqrt())
 
 
-def _vectors(shape: Shape) -> Shape | None:
-    return shape if len(shape) < 2 else None
+@transform(slots=(Slot("variance", nonnegative=True, wide=True),))
+def scale_by_recent_rms(g, variance, *, beta2_decay=-0.8, eps1=None, step, rounding):
+    """Divide by the root of the second moment, in which what is new weighs step ** beta2_decay."""
+    share = step**beta2_decay
+    variance = (1 - share) * variance + share * (g * g)
+    return g / maximum(sqrt(variance), where(eps1 != eps1, rounding, eps1)), variance
 
 
-@transform(
-    whole=True,
-    slots=(Slot("row_var", shape=_rows), Slot("col_var", shape=_columns), Slot("variance", shape=_vectors)),
-)
-def scale_by_factored_rms(g, row_var, col_var, variance, *, beta2_decay=-0.8, eps1=None, step, rounding):
+@transform(sums=over_rows_and_columns(squares), per_line=factored_rms, vectors=scale_by_recent_rms)
+def scale_by_factored_rms(g, row_scale, column_scale, *, beta2_decay=-0.8, eps1=None, rounding):
     """Divide by the root of the second moment, kept as means of rows and columns of the last two dimensions.
 
     What is new weighs step ** beta2_decay; ``eps1`` is the smallest divisor. Where it is None, which arrives
     as NaN, that is the spacing of the dtype at 1.
     """
-    share, least = step**beta2_decay, where(eps1 != eps1, rounding, eps1)
-    if variance is not None:
-        variance = toward(variance, g * g, share)
-        return g / variance.sqrt().clamp(min=least), None, None, variance
-    rows, columns = factors(itself, g)
-    row_var, col_var = toward(row_var, rows, share), toward(col_var, columns, share)
-    relative = row_var / mean(row_var, -2).clamp(min=least)
-    update = in_parts(lambda g, r, c: g / (r * c).clamp(min=least), g, relative.sqrt(), col_var.sqrt())
-    return update, row_var, col_var, None
+    return g / maximum(row_scale * column_scale, where(eps1 != eps1, rounding, eps1))
 
 
 @summed(over="tensor")

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from typing import Any, Unpack
 
 from torch import Tensor
@@ -9,9 +10,10 @@ from torch import Tensor
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
-from fallline.core.transform import Shape, Slot, Transform, transform
+from fallline.core.scalar import maximum, sqrt
+from fallline.core.transform import Shape, Slot, Transform, per_line, per_tensor, summed, transform
 from fallline.optimizers.adam import scale_by_adam, with_decoupled_decay
-from fallline.optimizers.moments import row_mean_square, toward
+from fallline.optimizers.moments import toward
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 
 #: Parts of names by which the authors tell queries and keys, and what is not decayed.
@@ -21,26 +23,59 @@ _BLOCK_ROWS = Hyperparameter("block_rows", 1, "rows of a matrix that are a block
 
 
 def _rows(shape: Shape) -> Shape:
-    return (shape[0] if len(shape) > 1 else 1, 1)
+    return (shape[0], 1)
 
 
-def block_mean_square(g: Tensor, rows: int) -> Tensor:
-    """Return the mean square of each row of a stack of matrices, or of so many rows together."""
-    mean = row_mean_square(g)
-    if rows == 1 or mean.shape[1] == 1:
-        return mean
-    return mean.unflatten(1, (-1, rows)).mean(2, keepdim=True).expand(-1, -1, rows, -1).flatten(1, 2)
+@summed(over="channel")
+def squares(g):
+    """The squared norm of each row of a matrix, or output channel of a convolution."""
+    return g * g
 
 
-@transform(whole=True, slots=("exp_avg", Slot("exp_avg_sq", shape=_rows)))
-def scale_by_adam_mini(g, exp_avg, exp_avg_sq, *, beta1=0.9, beta2=0.999, eps=1e-8, block_rows=1, step):
+@per_line(Slot("exp_avg_sq", shape=_rows), divisor="channel")
+def block_moments(exp_avg_sq, *, channel_squares, shape, step, beta1, beta2, eps, block_rows):
+    """The root of the average of the mean squares of each block, both averages corrected."""
+    mean = (channel_squares / max(prod(shape[1:]), 1)).reshape(*channel_squares.shape[:2], 1)
+    blocks = mean.unflatten(1, (-1, int(block_rows))).mean(2, keepdim=True)
+    exp_avg_sq = toward(exp_avg_sq, blocks.expand(-1, -1, int(block_rows), -1).flatten(1, 2), 1 - beta2)
+    divisor = ((exp_avg_sq / (1 - beta2**step)).sqrt() + eps) * (1 - beta1**step)
+    return dict(exp_avg_sq=exp_avg_sq, divisor=divisor.reshape(channel_squares.shape))
+
+
+@summed(over="tensor")
+def block_squares(g):
+    """The squared norm of a vector, which is one block."""
+    return g * g
+
+
+@summed(over="tensor")
+def block_size():
+    """The number of its elements."""
+    return 1.0
+
+
+@per_tensor(exp_avg_sq=0.0)
+def block_moment(exp_avg_sq, *, block_squares, block_size, step, beta1, beta2, eps):
+    """The root of the average of the mean square of a vector, both averages corrected."""
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (block_squares / maximum(block_size, 1.0))
+    divisor = (sqrt(exp_avg_sq / (1 - beta2**step)) + eps) * (1 - beta1**step)
+    return dict(exp_avg_sq=exp_avg_sq, divisor=divisor)
+
+
+@transform(slots=("exp_avg",), sums=(block_squares, block_size), per_tensor=block_moment)
+def scale_by_vector_moment(g, exp_avg, *, beta1=0.9, beta2=0.999, eps=1e-8, divisor):
+    """Divide the average of gradients by the root of the average of mean squares of the vector."""
+    exp_avg = beta1 * exp_avg + (1 - beta1) * g
+    return exp_avg / divisor, exp_avg
+
+
+@transform(
+    slots=("exp_avg",), sums=(squares,), per_line=block_moments, vectors=scale_by_vector_moment
+)
+def scale_by_adam_mini(g, exp_avg, divisor, *, beta1=0.9, beta2=0.999, eps=1e-8, block_rows=1):
     """Divide the average of gradients by the root of the average of mean squares over blocks of rows."""
-    exp_avg = toward(exp_avg, g, 1 - beta1)
-    rows = g.flatten(2) if g.dim() > 2 else g.reshape(len(g), 1, -1)
-    exp_avg_sq = toward(exp_avg_sq, block_mean_square(rows, int(block_rows)), 1 - beta2)
-    divisor = (exp_avg_sq / (1 - beta2**step)).sqrt() + eps
-    update = exp_avg.reshape(rows.shape) / (divisor * (1 - beta1**step))
-    return update.reshape(g.shape), exp_avg, exp_avg_sq
+    exp_avg = beta1 * exp_avg + (1 - beta1) * g
+    return exp_avg / divisor, exp_avg
 
 
 class AdamMini(Optimizer):
@@ -78,8 +113,8 @@ class AdamMini(Optimizer):
     Each group has a setting ``block_rows``: how many rows of a matrix are a block, 0 where every element is
     one. Parameters given by name are sorted into groups by it.
 
-    State: ``step``, ``exp_avg`` of each parameter's shape, ``exp_avg_sq`` of shape (rows, 1), in float32 for
-    narrower parameters; both as in `Adam` where every element is a block.
+    State: ``step``, ``exp_avg`` of each parameter's shape, ``exp_avg_sq`` of shape (rows, 1), of vectors one
+    number, in float32 for narrower parameters; both as in `Adam` where every element is a block.
 
     Raises:
         ValueError: a setting out of range, or rows that are no whole number of blocks.

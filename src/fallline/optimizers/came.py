@@ -8,10 +8,11 @@ from torch import Tensor
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
 from fallline.core.registry import Entry, register
+from fallline.core.scalar import maximum, sqrt
 from fallline.core.space import Range
-from fallline.core.transform import Shape, Slot, Transform, transform
+from fallline.core.transform import Shape, Slot, Transform, per_line, summed, transform
 from fallline.optimizers.adam import with_decoupled_decay
-from fallline.optimizers.moments import factors, in_parts, itself, mean, root_mean_square, toward
+from fallline.optimizers.moments import over_rows_and_columns, toward
 from fallline.optimizers.settings import MAXIMIZE, decay_rates, learning_rate, space, weight_decay
 
 _EPS = Hyperparameter(
@@ -23,26 +24,22 @@ _EPS = Hyperparameter(
 )  # fmt: skip
 
 
-def _rows(shape: Shape) -> Shape | None:
-    return shape[:-1] if len(shape) > 1 else None
+def _rows(shape: Shape) -> Shape:
+    return shape[:-1]
 
 
-def _columns(shape: Shape) -> Shape | None:
-    return (*shape[:-2], shape[-1]) if len(shape) > 1 else None
-
-
-def _vectors(shape: Shape) -> Shape | None:
-    return shape if len(shape) < 2 else None
+def _columns(shape: Shape) -> Shape:
+    return (*shape[:-2], *shape[-1:])
 
 
 def averaged(
-    squares: tuple[Tensor, Tensor], rows: Tensor, columns: Tensor, beta: Any, eps: Any
+    averages: tuple[Tensor, Tensor], squares: tuple[Tensor, Tensor], shape: Shape, beta: Any, eps: Any
 ) -> tuple[Tensor, Tensor]:
-    """Return the averages of mean ``squares`` plus ``eps`` of each row and of each column."""
+    """Return the averages of the means of rows and of columns, from sums of ``squares``, plus ``eps``."""
     row, column = squares
     return (
-        toward(rows, row.squeeze(-1) + eps, 1 - beta),
-        toward(columns, column.squeeze(-2) + eps, 1 - beta),
+        toward(averages[0], row.squeeze(-1) / max(shape[-1], 1) + eps, 1 - beta),
+        toward(averages[1], column.squeeze(-2) / max(shape[-2], 1) + eps, 1 - beta),
     )
 
 
@@ -52,41 +49,90 @@ def inverse_roots(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     return share.unsqueeze(-1), columns.rsqrt().unsqueeze(-2)
 
 
-def product(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Return ``x`` times both factors."""
-    return x * row * column
+def squares(g):
+    """The square of an update."""
+    return g * g
+
+
+@per_line(
+    Slot("exp_avg_sq_row", shape=_rows), Slot("exp_avg_sq_col", shape=_columns),
+    row_scale="row", column_scale="column",
+)  # fmt: skip
+def second_moment(exp_avg_sq_row, exp_avg_sq_col, *, row_squares, column_squares, shape, beta2, eps1):
+    """One over the root of the average of squares, as a factor of the row and one of the column."""
+    row, column = averaged(
+        (exp_avg_sq_row, exp_avg_sq_col), (row_squares, column_squares), shape, beta2, eps1
+    )
+    row_scale, column_scale = inverse_roots(row, column)
+    return dict(exp_avg_sq_row=row, exp_avg_sq_col=column, row_scale=row_scale, column_scale=column_scale)
+
+
+@transform(slots=(Slot("exp_avg_sq", nonnegative=True, wide=True),))
+def scale_by_root_mean_square(g, exp_avg_sq, *, beta2=0.999, eps1=1e-30):
+    """Divide by the root of the average of squares."""
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (g * g + eps1)
+    return g / sqrt(exp_avg_sq), exp_avg_sq
 
 
 @transform(
-    whole=True,
-    slots=(
-        "exp_avg", Slot("exp_avg_sq", shape=_vectors),
-        Slot("exp_avg_sq_row", shape=_rows), Slot("exp_avg_sq_col", shape=_columns),
-        Slot("exp_avg_res_row", shape=_rows), Slot("exp_avg_res_col", shape=_columns),
-    ),
+    sums=over_rows_and_columns(squares), per_line=second_moment, vectors=scale_by_root_mean_square
+)
+def scale_by_factored_moment(g, row_scale, column_scale, *, beta2=0.999, eps1=1e-30):
+    """Divide by the root of the average of squares, of matrices as the product of a row's and a column's."""
+    return g * (row_scale * column_scale)
+
+
+@summed(over="tensor")
+def update_squares(g):
+    """The squared norm of the update of one tensor."""
+    return g * g
+
+
+@summed(over="tensor")
+def update_elements():
+    """The number of its elements."""
+    return 1.0
+
+
+@transform(sums=(update_squares, update_elements))
+def clip_by_threshold(g, *, clip_threshold=1.0, update_squares, update_elements):
+    """Shorten the update of each tensor to the root mean square ``clip_threshold`` if it is larger."""
+    return g / maximum(1.0, sqrt(update_squares / update_elements) / clip_threshold)
+
+
+def deviations(g, exp_avg, *, beta1):
+    """The squared distance of an update from the average that it joins."""
+    return (beta1 * (g - exp_avg)) * (beta1 * (g - exp_avg))
+
+
+@per_line(
+    Slot("exp_avg_res_row", shape=_rows), Slot("exp_avg_res_col", shape=_columns),
+    row_trust="row", column_trust="column",
 )  # fmt: skip
-def scale_by_came(
-    g, exp_avg, exp_avg_sq, exp_avg_sq_row, exp_avg_sq_col, exp_avg_res_row, exp_avg_res_col, *,
-    beta1=0.9, beta2=0.999, beta3=0.9999, eps1=1e-30, eps2=1e-16, clip_threshold=1.0,
-):  # fmt: skip
-    """Average clipped updates of Adafactor; divide by the root of their squared distance from it."""
-    if exp_avg_sq is not None:
-        exp_avg_sq = toward(exp_avg_sq, g * g + eps1, 1 - beta2)
-        update = g * exp_avg_sq.rsqrt()
-        length = (root_mean_square(update) / clip_threshold).clamp(min=1.0)
-        exp_avg = toward(exp_avg, update / length, 1 - beta1)
-        return exp_avg, exp_avg, exp_avg_sq, None, None, None, None
-    rows, columns = averaged(factors(itself, g), exp_avg_sq_row, exp_avg_sq_col, beta2, eps1)
-    update = g, *inverse_roots(rows, columns)
-    mean_square = mean(factors(product, *update)[0].flatten(1), 1).reshape(-1, *(1 for _ in g.shape[1:]))
-    length = (mean_square.sqrt() / clip_threshold).clamp(min=1.0)
-    exp_avg = in_parts(
-        lambda m, n, *update: toward(m, product(*update) / n, 1 - beta1), exp_avg, length, *update
+def confidence(exp_avg_res_row, exp_avg_res_col, *, row_deviations, column_deviations, shape, beta3, eps2):
+    """One over the root of the average of squared deviations, as factors of the row and of the column."""
+    row, column = averaged(
+        (exp_avg_res_row, exp_avg_res_col), (row_deviations, column_deviations), shape, beta3, eps2
     )
-    deviations = factors(lambda m, n, *update: product(*update) / n - m, exp_avg, length, *update)
-    residual = averaged(deviations, exp_avg_res_row, exp_avg_res_col, beta3, eps2)
-    relative = in_parts(product, exp_avg, *inverse_roots(*residual))
-    return relative, exp_avg, None, rows, columns, *residual
+    row_trust, column_trust = inverse_roots(row, column)
+    return dict(exp_avg_res_row=row, exp_avg_res_col=column, row_trust=row_trust, column_trust=column_trust)
+
+
+@transform(slots=("exp_avg",))
+def average_updates(g, exp_avg, *, beta1=0.9):
+    """Replace the update by its running average."""
+    exp_avg = beta1 * exp_avg + (1 - beta1) * g
+    return exp_avg, exp_avg
+
+
+@transform(
+    slots=("exp_avg",), sums=over_rows_and_columns(deviations), per_line=confidence,
+    vectors=average_updates,
+)  # fmt: skip
+def scale_by_confidence(g, exp_avg, row_trust, column_trust, *, beta1=0.9, beta3=0.9999, eps2=1e-16):
+    """Replace the update by its running average; of matrices divided by the root of squared deviations."""
+    exp_avg = beta1 * exp_avg + (1 - beta1) * g
+    return exp_avg * (row_trust * column_trust), exp_avg
 
 
 class CAME(Optimizer):
@@ -179,8 +225,8 @@ class CAME(Optimizer):
 
     @classmethod
     def rules(cls, group: Mapping[str, Any]) -> tuple[Transform, ...]:
-        """The confident average, decoupled decay, the learning rate."""
-        return with_decoupled_decay(group, scale_by_came)
+        """Adafactor's scaling and clipping, the confident average, decoupled decay, the learning rate."""
+        return with_decoupled_decay(group, scale_by_factored_moment, clip_by_threshold, scale_by_confidence)
 
 
 register(

@@ -1,5 +1,6 @@
 """The oracle: an optimizer's own rules on Python floats, one element at a time, in float64."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 from fallline.backends.eager import evaluate
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
-from fallline.core.transform import FRESH, GAIN, GRAD, STEP, Slot
+from fallline.core.transform import FRESH, GAIN, GRAD, ROUNDING, STEP, Slot
 
 
 def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> list[float]:
@@ -40,6 +41,7 @@ def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> li
 def begin(optimizer: Optimizer, rule: Plan, start: float) -> tuple[dict[str, float], dict[str, float]]:
     """Return the settings that ``rule`` reads, and the parameter with the state that it begins with."""
     settings = {n: float(value) for n, value in _settings(optimizer, optimizer.param_groups[0]).items()}
+    settings[ROUNDING] = sys.float_info.epsilon
     return settings, {"p": start, **_state(rule, settings, start)}
 
 

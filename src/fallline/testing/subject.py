@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from fallline.core.chain import ChainedOptimizer
 from fallline.core.optimizer import Optimizer
-from fallline.core.plan import Plan, WholePass, plan
+from fallline.core.plan import Plan, plan
 from fallline.core.transform import PLACE
 from fallline.testing.traits import DECAYS, Traits
 
@@ -169,8 +169,8 @@ class Subject:
 
     @property
     def whole(self) -> bool:
-        """Whether a rule works on whole tensors."""
-        return any(isinstance(one, WholePass) for rule in self.plans for one in rule.passes)
+        """Whether a rule works on whole tensors, or on lines of them."""
+        return any(t.whole or t.per_line for rule in self.plans for t in rule.transforms)
 
     @property
     def elementwise(self) -> bool:

@@ -56,7 +56,9 @@ def state_lies_with_its_parameter(subject: Subject) -> None:
             continue
         run = subject.start(dtype).train(range(2))
         rules = {
-            p: plan(run.optimizer.transforms(g)) for g in run.optimizer.param_groups for p in g["params"]
+            p: plan(run.optimizer.transforms(g)).on(tuple(p.shape))
+            for g in run.optimizer.param_groups
+            for p in g["params"]
         }
         for p, state in zip(run.params, run.state, strict=True):
             wanted = rules[p].shapes(tuple(p.shape))

@@ -206,6 +206,6 @@ def _refuse_needing_all(optimizer: torch.optim.Optimizer) -> None:
 
 def _needs_all(t: Transform) -> str:
     """Say what a transform needs beyond its own parameter, if anything."""
-    if any(each.over != "tensor" for each in t.sums):
+    if any(each.over in ("group", "model") for each in t.sums):
         return "sums over many"
     return "depends on its place" if any(PLACE in keywords(f) for f in t.functions) else ""

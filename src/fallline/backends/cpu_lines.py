@@ -1,0 +1,131 @@
+"""Code generation for passes that work on lines: the loop over lines around that over elements."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from fallline.backends.cpu_elements import Elements, block, signature
+from fallline.backends.operands import ELEMENT, WIDENED, Operand, Signature, line_operands, rows
+from fallline.core.plan import ElementPass, Plan
+from fallline.core.transform import LINES, Line
+
+#: How what there is one of per line meets the loop over elements: it is ``one`` for all of them, there is one
+#: for ``each``, or one for each that the next line meets again, ``across`` all of which sums go.
+Meeting = Literal["one", "each", "across"]
+#: How the kinds of lines meet the loop over elements: along the rows of matrices, along matrices of one
+#: column, along matrices of one element.
+MEETINGS: dict[str, Mapping[Line, Meeting]] = {
+    "rows": {"row": "one", "column": "across", "channel": "one"},
+    "columns": {"row": "each", "column": "one", "channel": "each"},
+    "elements": {"row": "each", "column": "each", "channel": "each"},
+}
+
+_LINES = '''
+
+@_njit("{signature}", {flags})
+def _lines({arguments}):
+    """Per line: the rule over it."""
+{start}
+    for _line in _range(_low, _high):
+        _begin, _met = _line * _inner + _from, _line // _rows * _inner + _from
+        _again = (_place + _line // _rows - _low // _rows) * _inner
+{before}
+        _elements(_n, {call})
+'''
+
+#: Where a number of a line lies, by how it meets the elements.
+_PLACES: dict[Meeting, str] = {"one": "_line", "each": "_begin", "across": "_met"}
+#: What tells `_lines` which elements to work on: from one line to another, how many of the elements of each,
+#: from which on, the elements of a line, the lines of a matrix, and where sums across lines begin to go.
+UNIT = "_low", "_high", "_from", "_n", "_inner", "_rows", "_place"
+
+
+class LineElements(Elements):
+    """What is generated for a pass that works on lines, which meet the loop over elements in one way."""
+
+    function = "_lines"
+
+    def __init__(self, plan: Plan, each: ElementPass, dtypes: Signature, way: str):
+        super().__init__(plan, each, dtypes)
+        meetings, numbers = MEETINGS[way], line_operands(plan, each, dtypes)
+        self._numbers = [(o, meetings[plan.line_numbers[o.name]]) for o in numbers]
+        over = [one for one in each.sums if one.over in LINES]
+        self._line_sums = {one.name: meetings[one.over] for one in over}  # type: ignore[index]
+        self._sums = [] if over else self._sums
+        self._carries = True
+        self._places = rows(plan, dtypes.beside)
+
+    def functions(self) -> str:
+        """Return the source of the functions."""
+        return self._elements() + self._over_lines()
+
+    def arguments(self, address: str) -> list[str]:
+        """Return what `_lines` is called with besides the unit, number ``_taken``, for tensor ``_t``."""
+        rows = [row for o in (*self._operands, *self._line_operands) for row in o.rows]
+        rows += [self._places[n] for n in self._line_sums]
+        return [
+            *(address.format(row) for row in rows),
+            *self._number_loads(),
+            *self._key_loads(),
+            *self._sum_places("_taken"),
+        ]
+
+    @property
+    def _line_operands(self) -> list[Operand]:
+        return [o for o, _ in self._numbers]
+
+    @property
+    def _totals(self) -> list[str]:
+        return [*self._sums, *(n for n, meeting in self._line_sums.items() if meeting == "one")]
+
+    def _loading(self) -> list[str]:
+        return [*super()._loading(), *(o.load() for o, meeting in self._numbers if meeting != "one")]
+
+    def _adding(self) -> list[str]:
+        store = ELEMENT[self._dtypes.compute].store
+        adding = {"each": store + "(_to_{0}, _k, {0})", "across": "_io.accumulate(_to_{0}, _k, {0})"}
+        met = {n: meeting for n, meeting in self._line_sums.items() if meeting != "one"}
+        return [*super()._adding(), *(adding[meeting].format(n) for n, meeting in met.items())]
+
+    def _finishing(self) -> list[str]:
+        store = (WIDENED if self._number == "float32" else ELEMENT)[self._dtypes.compute].store
+        ones = [n for n, meeting in self._line_sums.items() if meeting == "one"]
+        return [*super()._finishing(), *(f"{store}(_to_{n}, 0, _total_{n})" for n in ones)]
+
+    def _inner(self) -> dict[str, str]:
+        ones = {o.name: self._number for o, meeting in self._numbers if meeting == "one"}
+        met = [at for o, meeting in self._numbers if meeting != "one" for at in o.pointers]
+        pointers = [*met, *(f"_to_{n}" for n in self._line_sums)]
+        return super()._inner() | ones | dict.fromkeys(pointers, "int64")
+
+    def _over_lines(self) -> str:
+        pointers = [at for o in (*self._operands, *self._line_operands) for at in o.pointers]
+        pointers += [f"_to_{n}" for n in self._line_sums]
+        outer = dict.fromkeys(UNIT, "int64")
+        outer |= self._parameters(pointers, [o.key for o in self._rounded])
+        outer.pop("_first", None)
+        return _LINES.format(
+            **signature(outer),
+            start=block([f"_io.store_f64(_sums_at, {i}, 0.0)" for i in range(len(self._sums))], 1),
+            before=block(self._clearing(), 2),
+            call=", ".join(self._moved().get(name, name) for name in self._inner()),
+        )
+
+    def _moved(self) -> dict[str, str]:
+        """Return the arguments of `_elements` that another line has others of."""
+        moved = {
+            at: o.moved(o.pointers, "_begin")[i] for o in self._operands for i, at in enumerate(o.pointers)
+        }
+        for o, meeting in self._numbers:
+            (at,), place = o.pointers, _PLACES[meeting]
+            moved |= {at: o.moved([at], place)[0], o.name: f"{o.access.load}({at}, {place})"}
+        size = self._dtypes.compute.itemsize
+        for n, meeting in self._line_sums.items():
+            by = "8 * _again" if meeting == "across" else f"{size} * {_PLACES[meeting]}"
+            moved[f"_to_{n}"] = f"_to_{n} + {by}"
+        return moved | {"_first": "_begin"}
+
+    def _clearing(self) -> list[str]:
+        """Return the lines that begin sums across lines where the first of these is met."""
+        across = [n for n, meeting in self._line_sums.items() if meeting == "across"]
+        clear = [f"        _io.store_f64(_to_{n} + 8 * _again, _k, 0.0)" for n in across]
+        return ["if _line == _low or _line % _rows == 0:", "    for _k in _range(_n):", *clear] if clear else []
