@@ -1,4 +1,4 @@
-"""A pass that works on lines, on the tensors of a batch: units of lines, and the function of lines behind it."""
+"""A pass that works on lines: its units of lines, and the function of lines behind it."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +15,15 @@ from fallline.backends.cpu_kernel import generate_for_lines
 from fallline.backends.cpu_launch import ALONE, Launch
 from fallline.backends.cpu_lines import MEETINGS, UNIT
 from fallline.backends.operands import Signature, rows
+from fallline.backends.whole import STACK, STACKED, apart
 from fallline.core.backend import Batch
 from fallline.core.plan import ElementPass
-from fallline.core.transform import SHAPE, STEP, Line, ROUNDING, Shape, line_shape
+from fallline.core.transform import ROUNDING, SHAPE, STEP, Line, Shape, Sum, line_shape, matrices
 
 #: Elements of a unit, the part of a tensor that a thread takes: sums across its lines are written once.
 UNIT_ELEMENTS = 1 << 18
+#: What is made of so many lines at a time stays in cache until it is used.
+IN_CACHE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,18 @@ def grid(kinds: frozenset[Line], p: Shape) -> Grid:
 class LineLaunch(Launch):
     """The kernels of one pass that works on lines: one for each way in which lines of its tensors lie."""
 
-    def __init__(
-        self, each: ElementPass, batch: Batch, dtypes: Signature, arrays: Mapping[str, np.ndarray]
-    ):
+    def __init__(self, each: ElementPass, batch: Batch, dtypes: Signature, arrays: Mapping[str, np.ndarray]):
         grids = [grid(each.lines, tuple(p.shape)) for p in batch.params]
         units = [(grid.way, t, *unit) for t, grid in enumerate(grids) for unit in grid.units()]
         units.sort(key=lambda unit: unit[0])
         self._units = np.array([unit[1:] for unit in units], np.int64).reshape(-1, 1 + len(UNIT))
         ways = [way for way, *_ in units] or ["rows"]
         self._parts = [
-            (kernel_cache.load(generate_for_lines(batch.plan, each, dtypes, way)), ways.index(way), ways.count(way))
+            (
+                kernel_cache.load(generate_for_lines(batch.plan, each, dtypes, way)),
+                ways.index(way),
+                ways.count(way),
+            )
             for way in dict.fromkeys(ways)
         ]
         super().__init__(each, self._parts[0][0], arrays)
@@ -103,9 +108,7 @@ class LineLaunch(Launch):
         self._elements = int(self._arrays["offsets"][-1])
         sums = 0 if self.each.then else len(self.each.sums)
         self._arrays |= {"units": self._units, "partials": np.zeros((len(self._units), sums))}
-        self._set(
-            tensors=tensors, **{name: self._arrays[name].ctypes.data for name in ("units", "partials")}
-        )
+        self._set(tensors=tensors, **{name: self._arrays[name].ctypes.data for name in ("units", "partials")})
 
     def run(self) -> None:
         """Run the kernels, each over its own units."""
@@ -117,73 +120,137 @@ class LineLaunch(Launch):
             self._start(kernel, wanted)
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Tensors of one shape in one parameter group, whose lines are worked on together: stacks of matrices."""
+
+    members: np.ndarray
+    row: int
+    shape: Shape
+    matrix: Shape
+
+    @property
+    def count(self) -> int:
+        """The matrices of a tensor."""
+        return prod(self.shape) // prod(self.matrix)
+
+    def parts(self, steps: Sequence[float]) -> Iterator[tuple[slice, float]]:
+        """Yield matrices whose lines fit into the cache, and their step; ``steps`` are the tensors'."""
+        size = max(1, IN_CACHE // sum(self.matrix))
+        for run in _runs(steps):
+            end = run.stop * self.count
+            for begin in range(run.start * self.count, end, size):
+                yield slice(begin, min(begin + size, end)), steps[run.start]
+
+
 class LineSums:
     """The sums over lines that a pass takes, and what the function of lines behind it makes of them."""
 
     def __init__(self, one: ElementPass, batch: Batch, dtypes: Signature, addresses: np.ndarray):
         assert one.then
         self._one, self._batch, self._once, self._addresses = one, batch, one.then, addresses
-        self._compute, self._places = dtypes.compute, rows(batch.plan, dtypes.beside)
-        alike: dict[Any, list[int]] = defaultdict(list)
-        for i, (p, row) in enumerate(zip(batch.params, batch.rows, strict=True)):
-            alike[tuple(p.shape), row].append(i)
-        self._groups = [(shape, row, np.array(members)) for (shape, row), members in alike.items()]
-        self._rounding = dtypes.rounding
+        self._compute, self._rounding = dtypes.compute, dtypes.rounding
+        self._places = rows(batch.plan, dtypes.beside)
+        self._groups = list(self._grouped())
         self._sums: list[dict[str, Tensor]] = []
         self._given: list[Tensor] = []
+
+    def _grouped(self) -> Iterator[_Group]:
+        alike: dict[Any, list[int]] = defaultdict(list)
+        for i, (p, row) in enumerate(zip(self._batch.params, self._batch.rows, strict=True)):
+            if p.numel():
+                alike[tuple(p.shape), row, i if p.numel() > STACKED else -1].append(i)
+        for (shape, row, _), members in alike.items():
+            size, matrix = max(1, STACK // prod(shape)), matrices(shape, self._once.of_channels)[1]
+            for a in range(0, len(members), size):
+                yield _Group(np.array(members[a : a + size]), row, shape, matrix)
 
     def begin(self) -> None:
         """Make room for the sums."""
         self._sums = [
-            {each.name: self._room(each.name, each.over, shape, members) for each in self._one.sums}
-            for shape, _, members in self._groups
+            {each.name: self._room(each.name, each.over, group) for each in self._one.sums}
+            for group in self._groups
         ]
 
-    def _room(self, name: str, kind: Line, shape: Shape, members: np.ndarray) -> Tensor:
-        over = grid(self._one.lines, shape)
-        across = self._across(kind, shape)
-        size = (over.outer // over.rows, over.parts, over.inner) if across else line_shape(kind, shape)
-        dtype = torch.float64 if across else self._compute
-        make = torch.empty if prod(shape) else torch.zeros
-        return self._at(name, members, make((len(members), *size), dtype=dtype))
+    def _across(self, kind: Any, group: _Group) -> bool:
+        """Tell whether kernels leave the sums over a kind of lines in float64 and in parts."""
+        return MEETINGS[grid(self._one.lines, group.shape).way][kind] == "across"
 
-    def _across(self, kind: Line, shape: Shape) -> bool:
-        """Tell whether kernels leave the sums over a kind of lines in parts."""
-        return prod(shape) > 0 and MEETINGS[grid(self._one.lines, shape).way][kind] == "across"
+    def _room(self, name: str, kind: Any, group: _Group) -> Tensor:
+        over, count = grid(self._one.lines, group.shape), len(group.members)
+        if self._across(kind, group):
+            room = torch.empty(count, group.count, over.parts, over.inner, dtype=torch.float64)
+        else:
+            room = torch.empty(count, group.count, *line_shape(kind, group.matrix), dtype=self._compute)
+        self._find(name, group, room)
+        return room
 
-    def _at(self, name: str, members: np.ndarray, stack: Tensor) -> Tensor:
-        """Let kernels find the tensors of a stack under a name; return the stack."""
-        size = stack[0].numel() * stack.element_size()
-        self._addresses[self._places[name], members] = stack.data_ptr() + np.arange(len(members)) * size
-        return stack
+    def _find(self, name: str, group: _Group, stack: Tensor) -> None:
+        """Let kernels find the tensors of a stack under a name."""
+        size = stack.numel() * stack.element_size() // len(group.members)
+        places = stack.data_ptr() + np.arange(len(group.members)) * size
+        self._addresses[self._places[name], group.members] = places
 
     def evaluate(self, settings: Mapping[int, Mapping[str, Any]], step_of: Callable[[int], float]) -> None:
-        """Evaluate the function of lines on the tensors of each shape."""
-        for (shape, row, members), sums in zip(self._groups, self._sums, strict=True):
-            sums = {each.name: self._total(each.over, sums[each.name], shape) for each in self._one.sums}
-            steps = [step_of(i) for i in members] if STEP in self._once.reads else [0.0] * len(members)
-            for same in _runs(steps):
-                known = {**settings[row], STEP: steps[same.start], SHAPE: shape, ROUNDING: self._rounding}
-                self._evaluate(known, {n: x[same] for n, x in sums.items()}, shape, members[same])
+        """Evaluate the function of lines on all tensors."""
+        counts = STEP in self._once.reads
+        for group, sums in zip(self._groups, self._sums, strict=True):
+            steps = [step_of(i) if counts else 0.0 for i in group.members]
+            totals = {each.name: self._total(each, sums[each.name], group) for each in self._one.sums}
+            self._evaluate(group, totals, settings[group.row], steps)
         self._sums = []
 
-    def _total(self, kind: Any, stack: Tensor, shape: Shape) -> Tensor:
-        """Return the sums over lines, added up where units have taken parts of them."""
-        if self._across(kind, shape):
-            stack = stack.sum(2)
-        return stack.to(self._compute).reshape(len(stack), *line_shape(kind, shape))
+    def _total(self, each: Sum, stack: Tensor, group: _Group) -> Tensor:
+        """Return a sum over the lines of each matrix, added up where units have taken parts of it."""
+        added = stack.sum(2).to(self._compute) if self._across(each.over, group) else stack
+        return added.reshape(-1, *line_shape(each.over, group.matrix))  # type: ignore[arg-type]
 
     def _evaluate(
-        self, known: dict[str, Any], sums: dict[str, Tensor], shape: Shape, members: np.ndarray
+        self, group: _Group, sums: dict[str, Tensor], settings: Mapping[str, Any], steps: list[float]
     ) -> None:
-        states = [self._batch.states[i] for i in members]
-        kept = {slot.name: [state[slot.name] for state in states] for slot in self._once.slots}
-        slots = {n: torch.stack(each).to(self._compute) for n, each in kept.items()}
-        made = lines.call(self._once, {**known, **slots, **sums}, shape)
-        for name, each in kept.items():
-            torch._foreach_copy_(each, list(made[name].unbind()))
-        for name, _ in self._once.gives:
-            self._given.append(self._at(name, members, made[name].to(self._compute).contiguous()))
+        slots, given = self._slots(group), self._rooms(group, sums)
+        known = {**settings, SHAPE: group.matrix, ROUNDING: self._rounding}
+        for part, step in group.parts(steps):
+            operands = {n: x[part] for n, x in (slots | sums).items()}
+            made = lines.call(
+                self._once, known | operands | {STEP: step}, part.stop - part.start, group.matrix
+            )
+            rooms = {n: x[part] for n, x in (slots | given).items()}
+            results = apart(list(rooms), [made[n] for n in rooms], rooms)
+            for room, result in zip(rooms.values(), results, strict=True):
+                room.copy_(result)
+        self._keep(group, slots)
+        for name, stack in given.items():
+            self._find(name, group, stack)
+            self._given.append(stack)
+
+    def _slots(self, group: _Group) -> dict[str, Tensor]:
+        """Return the state of all matrices: where it is kept, if that can be, or a copy."""
+        stacks = {}
+        for slot in self._once.slots:
+            kept = [self._batch.states[i][slot.name] for i in group.members]
+            stack = torch.stack(kept) if len(kept) > 1 else kept[0].contiguous()
+            stacks[slot.name] = stack.to(self._compute).view(-1, *slot.shape(group.matrix))  # type: ignore[misc]
+        return stacks
+
+    def _keep(self, group: _Group, stacks: dict[str, Tensor]) -> None:
+        """Store the state of all matrices, if it is a copy."""
+        for name, stack in stacks.items():
+            kept = [self._batch.states[i][name] for i in group.members]
+            if stack.data_ptr() != kept[0].data_ptr():
+                for old, new in zip(kept, stack.view(len(kept), *kept[0].shape), strict=True):
+                    old.copy_(new)
+
+    def _rooms(self, group: _Group, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return where to put what is given: in place of sums over the same lines, which are read before."""
+        free = {each.over: sums[each.name] for each in self._one.sums}
+        size = len(group.members) * group.count
+        return {
+            name: free.pop(kind)
+            if kind in free
+            else torch.empty(size, *line_shape(kind, group.matrix), dtype=self._compute)
+            for name, kind in self._once.gives
+        }
 
     def release(self) -> None:
         """Let go of sums, and of what was given."""

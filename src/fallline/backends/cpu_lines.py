@@ -42,14 +42,14 @@ UNIT = "_low", "_high", "_from", "_n", "_inner", "_rows", "_place"
 class LineElements(Elements):
     """What is generated for a pass that works on lines, which meet the loop over elements in one way."""
 
-    function = "_lines"
-
     def __init__(self, plan: Plan, each: ElementPass, dtypes: Signature, way: str):
         super().__init__(plan, each, dtypes)
         meetings, numbers = MEETINGS[way], line_operands(plan, each, dtypes)
-        self._numbers = [(o, meetings[plan.line_numbers[o.name]]) for o in numbers]
+        self._numbers: list[tuple[Operand, Meeting]] = [
+            (o, meetings[plan.line_numbers[o.name]]) for o in numbers
+        ]
         over = [one for one in each.sums if one.over in LINES]
-        self._line_sums = {one.name: meetings[one.over] for one in over}  # type: ignore[index]
+        self._line_sums: dict[str, Meeting] = {one.name: meetings[one.over] for one in over}  # type: ignore[index]
         self._sums = [] if over else self._sums
         self._carries = True
         self._places = rows(plan, dtypes.beside)
@@ -128,4 +128,6 @@ class LineElements(Elements):
         """Return the lines that begin sums across lines where the first of these is met."""
         across = [n for n, meeting in self._line_sums.items() if meeting == "across"]
         clear = [f"        _io.store_f64(_to_{n} + 8 * _again, _k, 0.0)" for n in across]
-        return ["if _line == _low or _line % _rows == 0:", "    for _k in _range(_n):", *clear] if clear else []
+        return (
+            ["if _line == _low or _line % _rows == 0:", "    for _k in _range(_n):", *clear] if clear else []
+        )

@@ -38,8 +38,8 @@ def evaluate(
     """Run one pass on ``values`` (``g``, ``p``, state by name); return all values after it.
 
     The values may be tensors or Python floats: with floats this is the float64 oracle. A pass that takes sums
-    changes nothing: what each sum's function gives is among the values, and adding up is the caller's, but over
-    lines. With ``spread`` they are this process's shards.
+    changes nothing: what each sum's function gives is among the values, and adding up is the caller's,
+    but for lines. With ``spread`` they are this process's shards.
     """
     values = _opened(one, values)
     if isinstance(one, WholePass):

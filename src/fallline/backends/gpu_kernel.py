@@ -96,7 +96,9 @@ def _once(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
     inputs = [_load(n, f"_settings + _row * {len(plan.settings)} + {i}", "_here") for i, n in settings]
     inputs += [_load(n, f"_sums + _t * {len(plan.sums)} + {i}", "_here") for i, n in sums]
     inputs.append(_load(FRESH, "_fresh + _t", "_here"))
-    inputs += [f"{ROUNDING} = tl.full([1], {dtypes.rounding!r}, tl.float64)"] if ROUNDING in code.needs else []
+    inputs += (
+        [f"{ROUNDING} = tl.full([1], {dtypes.rounding!r}, tl.float64)"] if ROUNDING in code.needs else []
+    )
     for n in scalars:
         at = f"tl.load(_addresses + {place[n]} * _tensors + _t, mask=_here, other=0)"
         inputs.append(f"_at_{n} = {at}.to(tl.pointer_type({types[n]}))")

@@ -35,7 +35,9 @@ def refuse(optimizer: "Optimizer") -> None:
                     f"torch.amp.GradScaler, which leaves out steps on the device"
                 )
         if rule.line_numbers:
-            raise RuntimeError(f"sums over rows, columns and channels wait for the host: {name} cannot be captured")
+            raise RuntimeError(
+                f"sums over rows, columns and channels wait for the host: {name} cannot be captured"
+            )
         for one in rule.passes:
             counts = isinstance(one, WholePass) and STEP in one.transform.reads
             if counts or (isinstance(one, WholePass) and precision_of(group).is_random):

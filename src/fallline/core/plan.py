@@ -148,7 +148,9 @@ class Plan:
         shapes = dict.fromkeys((slot.name for slot in self.scalar_slots), ()) | dict.fromkeys(
             (slot.name for slot in self.slots), p
         )
-        own = {slot.name: slot.shape(p) for slot in self.shaped_slots if slot.shape}
+        own = {slot.name: slot.shape(p) for t in self.transforms for slot in t.slots if slot.shape}
+        for t in self.transforms:
+            own |= t.per_line.state_shapes(p) if t.per_line else {}
         return shapes | {name: shape for name, shape in own.items() if shape is not None}
 
     @cached_property

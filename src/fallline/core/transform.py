@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, reduce
+from math import prod
 from pickle import PicklingError
 from types import MappingProxyType
 from typing import Any, Literal
@@ -27,8 +28,8 @@ G, P, GAIN, GRAD = "g", "p", "gain", "grad"
 
 Shape = tuple[int, ...]
 
-#: Along what elements a sum may be taken. Lines: the rows and columns of the last two dimensions, and channels,
-#: each of which is all that has one place in the first dimension; a vector is one row, and one channel.
+#: Along what elements a sum may be taken. Lines are the rows and columns of the last two dimensions, and
+#: channels: all that has one place in the first dimension. A vector is one row, and one channel.
 Line = Literal["row", "column", "channel"]
 LINES: tuple[Line, ...] = ("row", "column", "channel")
 SPANS = "tensor", "group", "model", *LINES
@@ -76,10 +77,11 @@ class PerTensor:
 class PerLine:
     """A function of what a tensor has one of per line, evaluated once per step, in torch operations.
 
-    Its positional arguments are its ``slots``, its keyword arguments the sums of its transform, settings,
-    ``step``, ``rounding`` or the tensor's ``shape``. Sums and slots come as stacks, of shape (count, \\*shape); a sum over lines has
-    the shape of a tensor with one element in place of each line. It returns ``dict(name=...)`` with each
-    slot's new value, and the numbers that it ``gives`` the rule, as many as there are lines of a kind.
+    A tensor is to it a stack of matrices, of the last two dimensions or, if lines are channels, one matrix
+    with a row for each. Its positional arguments are its ``slots``, its keyword arguments the sums of its
+    transform, settings, ``step``, ``rounding`` or the matrices' ``shape``. Sums have the shape
+    (count, rows, 1) or (count, 1, columns), slots what their ``shape`` makes of a matrix's. It returns
+    ``dict(name=...)`` with each slot's new value, and the numbers that it ``gives`` the rule, shaped as sums.
     """
 
     function: Callable[..., dict[str, Any]]
@@ -87,19 +89,28 @@ class PerLine:
     gives: tuple[tuple[str, Line], ...]
 
     @property
+    def of_channels(self) -> bool:
+        """Whether its lines are channels."""
+        return any(kind == "channel" for _, kind in self.gives)
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The settings and sums it needs."""
         return keywords(self.function)
+
+    def state_shapes(self, p: Shape) -> dict[str, Shape]:
+        """Return the shape of each slot of a tensor of shape ``p``."""
+        many, matrix = matrices(p, self.of_channels)
+        return {slot.name: (*many, *slot.shape(matrix)) for slot in self.slots}  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
 class Sum:
     """A number about many elements: the sum of ``function`` over a tensor, a parameter group, the model.
 
-    Over lines there are as many numbers as lines, for the transform's function of lines: what ``squares`` gives
-    is read as ``row_squares`` or ``column_squares``. It is taken where
-    its transform stands in the chain. If ``vetoes`` is a reason, a step whose sum is not zero does not happen
-    at all.
+    Over lines there are as many numbers as lines, for the transform's function of lines: what ``squares``
+    gives is read as ``row_squares`` or ``column_squares``. It is taken where its transform stands in the
+    chain. If ``vetoes`` is a reason, a step whose sum is not zero does not happen at all.
     """
 
     function: Callable[..., Any]
@@ -260,6 +271,13 @@ def line_shape(kind: Line, p: Shape) -> Shape:
     return (*p[:-2], 1, p[-1]) if len(p) > 1 else p
 
 
+def matrices(p: Shape, of_channels: bool) -> tuple[Shape, Shape]:
+    """Return how many matrices a tensor of shape ``p`` is, one if lines are channels, and their shape."""
+    if of_channels:
+        return (), (p[0], prod(p[1:])) if len(p) > 1 else (1, prod(p))
+    return p[:-2], (1, 1, *p)[-2:] if len(p) < 2 else p[-2:]
+
+
 def per_tensor(
     *, exact: bool = False, **slots: float | str
 ) -> Callable[[Callable[..., dict[str, Any]]], PerTensor]:
@@ -300,7 +318,7 @@ def per_line(*slots: Slot, **gives: Line) -> Callable[[Callable[..., dict[str, A
 def summed(
     *, over: Literal["tensor", "group", "model", "row", "column", "channel"], vetoes: str = ""
 ) -> Callable[[Callable[..., Any]], Sum]:
-    """Declare a scalar function of elements to be summed over each tensor, parameter group, the model, or line.
+    """Declare a scalar function of elements to be summed over tensors, parameter groups, the model or lines.
 
     Example:
         >>> @summed(over="model")
@@ -424,8 +442,14 @@ def _refuse_unfit_lines(made: Transform) -> None:
         )
     if "channel" in kinds and len(kinds) > 1:
         raise RuleError(f"{made.name}: channels are lines of another kind than rows and columns; use one")
+    if made.per_line and not made.per_line.gives:
+        raise RuleError(
+            f"{made.name}: its function of lines gives nothing; name what, as in per_line(x='row')"
+        )
     if any(slot.shape is None for slot in made.line_slots):
-        raise RuleError(f"{made.name}: a function of lines keeps state of a shape of its own; give Slot(shape=)")
+        raise RuleError(
+            f"{made.name}: a function of lines keeps state of a shape of its own; give Slot(shape=)"
+        )
     if made.vectors and made.vectors.target != made.target:
         raise RuleError(f"{made.name}: what takes its place on vectors must change {made.target}, too")
 

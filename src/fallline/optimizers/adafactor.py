@@ -45,8 +45,9 @@ def factored_rms(
 ):  # fmt: skip
     """The root of the second moment of an element, from averages of mean squares of rows and columns."""
     share = step**beta2_decay
-    row_var = toward(row_var, row_squares / max(shape[-1], 1), share)
-    col_var = toward(col_var, column_squares / max(shape[-2], 1), share)
+    rows, columns = shape
+    row_var = toward(row_var, row_squares / max(columns, 1), share)
+    col_var = toward(col_var, column_squares / max(rows, 1), share)
     relative = row_var / mean(row_var, -2).clamp(min=where(eps1 != eps1, rounding, eps1))
     return dict(row_var=row_var, col_var=col_var, row_scale=relative.sqrt(), column_scale=col_var.sqrt())
 

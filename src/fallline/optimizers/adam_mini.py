@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from math import prod
 from typing import Any, Unpack
 
 from torch import Tensor
@@ -35,11 +34,10 @@ def squares(g):
 @per_line(Slot("exp_avg_sq", shape=_rows), divisor="channel")
 def block_moments(exp_avg_sq, *, channel_squares, shape, step, beta1, beta2, eps, block_rows):
     """The root of the average of the mean squares of each block, both averages corrected."""
-    mean = (channel_squares / max(prod(shape[1:]), 1)).reshape(*channel_squares.shape[:2], 1)
-    blocks = mean.unflatten(1, (-1, int(block_rows))).mean(2, keepdim=True)
+    blocks = (channel_squares / max(shape[1], 1)).unflatten(1, (-1, int(block_rows))).mean(2, keepdim=True)
     exp_avg_sq = toward(exp_avg_sq, blocks.expand(-1, -1, int(block_rows), -1).flatten(1, 2), 1 - beta2)
     divisor = ((exp_avg_sq / (1 - beta2**step)).sqrt() + eps) * (1 - beta1**step)
-    return dict(exp_avg_sq=exp_avg_sq, divisor=divisor.reshape(channel_squares.shape))
+    return dict(exp_avg_sq=exp_avg_sq, divisor=divisor)
 
 
 @summed(over="tensor")
@@ -69,9 +67,7 @@ def scale_by_vector_moment(g, exp_avg, *, beta1=0.9, beta2=0.999, eps=1e-8, divi
     return exp_avg / divisor, exp_avg
 
 
-@transform(
-    slots=("exp_avg",), sums=(squares,), per_line=block_moments, vectors=scale_by_vector_moment
-)
+@transform(slots=("exp_avg",), sums=(squares,), per_line=block_moments, vectors=scale_by_vector_moment)
 def scale_by_adam_mini(g, exp_avg, divisor, *, beta1=0.9, beta2=0.999, eps=1e-8, block_rows=1):
     """Divide the average of gradients by the root of the average of mean squares over blocks of rows."""
     exp_avg = beta1 * exp_avg + (1 - beta1) * g

@@ -74,9 +74,7 @@ def scale_by_root_mean_square(g, exp_avg_sq, *, beta2=0.999, eps1=1e-30):
     return g / sqrt(exp_avg_sq), exp_avg_sq
 
 
-@transform(
-    sums=over_rows_and_columns(squares), per_line=second_moment, vectors=scale_by_root_mean_square
-)
+@transform(sums=over_rows_and_columns(squares), per_line=second_moment, vectors=scale_by_root_mean_square)
 def scale_by_factored_moment(g, row_scale, column_scale, *, beta2=0.999, eps1=1e-30):
     """Divide by the root of the average of squares, of matrices as the product of a row's and a column's."""
     return g * (row_scale * column_scale)
