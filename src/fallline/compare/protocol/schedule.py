@@ -55,7 +55,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Whole rounds to come: of ``tuning``, a configuration of each arm, and ``finals``, one training of it."""
+    """Whole rounds to come: of ``tuning``, a configuration of each arm, and ``finals``, a training."""
 
     tuning: int = 0
     finals: int = 0
