@@ -120,7 +120,7 @@ class ByInstance(Pruner):
         self._losses: dict[tuple[str, int, int], dict[int, float]] = defaultdict(dict)
 
     def decided(self, trial: Trial) -> Trial:
-        """Return the training, as pruned if the test gives its configuration up and there is a seed left."""
+        """Return the training, as pruned if a seed is left and the test gives its configuration up."""
         losses = self._reported(trial)
         if trial.spec.stage != "tune" or trial.status != "ok" or len(losses) == self._instances:
             return trial
