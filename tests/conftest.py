@@ -3,6 +3,7 @@
 import pytest
 
 from fallline.compare.records import Comparison
+from fallline.core import registry
 from synthetic import comparison, troubled
 
 
@@ -16,3 +17,10 @@ def whole() -> Comparison:
 def trouble() -> Comparison:
     """An unfinished one in which much went wrong."""
     return troubled()
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch) -> None:
+    """What a test registers is not there for the next one."""
+    for name in ("_entries", "_origins"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))

@@ -49,7 +49,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue the comparison 
 Seed = Annotated[int | None, typer.Option(help="Where all seeds are derived from (0).")]
 Space = Annotated[Path | None, typer.Option(help="Search spaces of your own: a TOML or Python file.")]
 Sampler = Annotated[str | None, typer.Option(help="sobol, halton, random, tpe, gp or cmaes (sobol).")]
-Pruner = Annotated[str | None, typer.Option(help="none, median, asha or hyperband (none).")]
+Pruner = Annotated[str | None, typer.Option(help="none, median, asha, hyperband or wilcoxon (none).")]
+Instances = Annotated[
+    int | None, typer.Option(help="Seeds that --pruner wilcoxon trains each configuration on (5).")
+]
 Executor = Annotated[str | None, typer.Option(help="processes, stacked, serial or ray (processes).")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto.")]
 Storage = Annotated[str | None, typer.Option(help="Also write to this Optuna storage (for its dashboard).")]
@@ -80,6 +83,7 @@ def compare(
     ] = None,
     sampler: Sampler = None,
     pruner: Pruner = None,
+    instances: Instances = None,
     until_settled: Annotated[
         bool, typer.Option("--until-settled", help="Go on until nobody is left open beside the best.")
     ] = False,
@@ -96,7 +100,7 @@ def compare(
 
     request = Request(
         task, optimizers, trials, seeds, studies, budget, workers, out, resume, seed, space,
-        _levels(scientific or []), sampler, pruner, until_settled, executor, address, storage,
+        _levels(scientific or []), sampler, pruner, until_settled, executor, address, storage, instances,
     )  # fmt: skip
     _run(request, dry_run, yes, quiet, as_json)
 
@@ -126,6 +130,7 @@ def tune(
     space: Space = None,
     sampler: Sampler = None,
     pruner: Pruner = None,
+    instances: Instances = None,
     executor: Executor = None,
     address: Address = None,
     storage: Storage = None,
@@ -140,7 +145,7 @@ def tune(
     request = Request(
         task, optimizer, trials, seeds, studies, budget, workers, out, resume, seed, space,
         sampler=sampler, pruner=pruner, executor=executor, address=address, storage=storage,
-        beside_defaults=True,
+        instances=instances, beside_defaults=True,
     )  # fmt: skip
     _run(request, dry_run, yes, quiet, as_json)
 

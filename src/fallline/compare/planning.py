@@ -23,7 +23,7 @@ from fallline.compare.memory import free_memory
 from fallline.compare.protocol import budget, settling
 from fallline.compare.protocol.schedule import FEWEST_STUDIES, Growth, makespan
 from fallline.compare.records import Arm, Comparison, Plan, Trial
-from fallline.compare.request import Request
+from fallline.compare.request import INSTANCES, Request
 from fallline.compare.resuming import refuse_another, resumed, stacks
 from fallline.compare.search.arms import arms_of, usual
 from fallline.compare.search.sampling import sampler
@@ -75,9 +75,12 @@ class Prepared:
 
     @property
     def trainings(self) -> int:
-        """How many trainings the whole comparison has."""
-        tuned = sum(self.plan.trials if arm.space else 1 for arm in self.plan.arms.values())
-        return (tuned + len(self.plan.arms) * self.plan.seeds) * self.plan.studies
+        """How many trainings the whole comparison has if none is given up."""
+        plan = self.plan
+        tuned = sum(
+            plan.trials * plan.instances_of(name) if arm.space else 1 for name, arm in plan.arms.items()
+        )
+        return (tuned + len(plan.arms) * plan.seeds) * plan.studies
 
     @property
     def seconds(self) -> float:
@@ -194,6 +197,7 @@ def _new_plan(
         judged_by="validation loss" if task.test is None and task.cv is None else "test loss",
         sampler=sampling,
         pruner=request.pruner or "none",
+        instances=_instances(request),
         stacked=request.executor == "stacked",
         lag=max(0, ceil(workers / len(arms)) - 1) if sampler(sampling).adaptive else 0,
         workers=workers,
@@ -224,7 +228,13 @@ def _size(
         lambda share: rounds_seconds([cost.training_seconds(name, share) for name in arms], workers),
         available,
         (request.trials, request.seeds, studies),
+        _instances(request),
     )
+
+
+def _instances(request: Request) -> int:
+    """Return how often each configuration is trained in tuning."""
+    return (request.instances or INSTANCES) if request.pruner == "wilcoxon" else 1
 
 
 def _training_time(request: Request, workers: int, cost: Cost, seconds: float) -> float:

@@ -68,17 +68,19 @@ def _studies(prepared: Prepared) -> str:
 
 def _tuning(plan: Plan) -> str:
     names = dict.fromkeys(name for arm in plan.arms.values() for name in arm.space)
-    return f"{plural(plan.trials, 'trial')} each: {', '.join(names)}" if names else "nothing to tune"
+    seeds = f", on {plan.instances} seeds" if plan.instances > 1 else ""
+    return f"{plural(plan.trials, 'trial')} each{seeds}: {', '.join(names)}" if names else "nothing to tune"
 
 
 def _cost(prepared: Prepared) -> str:
     plan, each = prepared.plan, prepared.training_seconds
     fast, slow = (f"{of(each.values()):.2g}" for of in (min, max))
     span = fast if fast == slow else f"{fast} to {slow}"
+    most = "at most " if plan.instances > 1 else ""
     done = f"; {len(prepared.done)} are done" if prepared.done else ""
     limit = f", at most {duration(plan.budget_seconds)} in all" if plan.budget_seconds else ""
     return (
-        f"{prepared.trainings} trainings{done}: about {duration(prepared.seconds)} with "
+        f"{most}{prepared.trainings} trainings{done}: about {duration(prepared.seconds)} with "
         f"{plan.workers or 'no'} worker{_s(plan.workers)}{limit}; "
         f"one takes {span} s"
         + (f" ({max(each, key=each.__getitem__)})" if fast != slow else "")

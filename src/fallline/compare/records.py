@@ -13,6 +13,7 @@ class Spec:
     """One training to run: an arm's settings, a study, a stage of it, and a seed.
 
     ``index`` counts the configurations of one arm in one study; in the final stage it is the tuned winner's.
+    Where tuning trains each configuration several times, their specs differ in the seed alone.
     """
 
     arm: str
@@ -49,9 +50,9 @@ class Trial:
 
     ``valid_loss`` is the lowest along the curve, as early stopping would keep it, ``metrics`` the metrics
     there, and ``test_loss`` and ``test_metrics`` those on the test data, if the task has any. Losses are None
-    unless ``status`` is ``"ok"``; a training that a pruner stopped is ``"pruned"``. ``steps_to_target`` and
-    ``epochs_to_target`` are None when the target was missed. ``error`` holds the traceback of a failed trial
-    or why it diverged.
+    unless ``status`` is ``"ok"``; ``"pruned"`` is a training that a pruner stopped, or after which it gave up
+    a configuration that has several. ``steps_to_target`` and ``epochs_to_target`` are None when the target
+    was missed. ``error`` holds the traceback of a failed trial or why it diverged.
     """
 
     spec: Spec
@@ -108,8 +109,9 @@ class Plan:
     Each of ``studies`` tunes every one of the ``arms`` with ``trials`` configurations, and trains the winner
     again on ``seeds`` fresh seeds, for ``share`` of the task's own length; with ``folds`` each study holds
     another fold out. A verdict may be looked at ``looks`` times. An adaptive ``sampler`` knows the results of
-    all but the last ``lag`` configurations; ``pruner`` names what stops poor trainings early. Of ``stacked``
-    trainings sums are made in another order, so results differ by rounding from single ones.
+    all but the last ``lag`` configurations; ``pruner`` names what stops poor trainings early. Each
+    configuration is tuned on ``instances`` seeds, the same for all, and judged by its mean loss.
+    Of ``stacked`` trainings sums are made in another order, so results differ by rounding from single ones.
     ``versions`` and ``machine`` say where it ran. ``seed`` is where every training's seed is derived from;
     ``fingerprint`` and ``data_fingerprint`` say whether the task and its data are still the same.
     """
@@ -135,6 +137,7 @@ class Plan:
     share: float = 1.0
     sampler: str = "sobol"
     pruner: str = "none"
+    instances: int = 1
     lag: int = 0
     stacked: bool = False
     seed: int = 0
@@ -145,6 +148,10 @@ class Plan:
     def from_json(cls, data: dict[str, Any]) -> "Plan":
         """Return the plan that was stored as a JSON object."""
         return cls(**{**data, "arms": {name: Arm(**arm) for name, arm in data["arms"].items()}})
+
+    def instances_of(self, arm: str) -> int:
+        """Return how often each configuration of ``arm`` is trained in tuning; once if there is no other."""
+        return self.instances if self.instances > 1 and self.arms[arm].space else 1
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,10 @@ class Comparison:
     interrupted: bool = False
 
     def tuning(self, arm: str, study: int | None = None) -> list[Trial]:
-        """Return the tuning trials of ``arm``, of one study or all, in the order of their configurations."""
+        """Return the tuning trials of ``arm``, of one study or all, in the order of their configurations.
+
+        A configuration that is trained on several seeds is one trial: `mean_trial` of its trainings.
+        """
         return self._of(arm, "tune", study)
 
     def finals(self, arm: str, study: int | None = None) -> list[Trial]:
@@ -183,7 +193,11 @@ class Comparison:
     @cached_property
     def _by_stage(self) -> dict[tuple[str, Stage], list[Trial]]:
         """A report asks some hundred times; going through 10,000 trials each time would take a second."""
+        from fallline.compare.configurations import Configurations
+
         groups: dict[tuple[str, Stage], list[Trial]] = {}
-        for trial in sorted(self.trials, key=lambda t: (t.spec.study, t.spec.index, t.spec.seed)):
+        configurations = Configurations(self.plan)
+        whole = [each for trial in self.trials if (each := configurations.add(trial)) is not None]
+        for trial in sorted(whole, key=lambda t: (t.spec.study, t.spec.index, t.spec.seed)):
             groups.setdefault((trial.spec.arm, trial.spec.stage), []).append(trial)
         return groups

@@ -12,8 +12,10 @@ from fallline.tasks.task import Task
 
 SAMPLERS = ("sobol", "halton", "random", "tpe", "gp", "cmaes")
 ADAPTIVE = ("tpe", "gp", "cmaes")
-PRUNERS = ("none", "median", "asha", "hyperband")
+PRUNERS = ("none", "median", "asha", "hyperband", "wilcoxon")
 EXECUTORS = ("processes", "stacked", "serial", "ray")
+#: Seeds that each configuration is tuned on for Wilcoxon's pruner, unless told otherwise, and at least.
+INSTANCES = 5
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Request:
     executor: str | None = None
     address: str | None = None
     storage: str | None = None
+    instances: int | None = None
     beside_defaults: bool = False
     started: float = field(default_factory=monotonic)
 
@@ -57,6 +60,8 @@ class Request:
             )
         if self.executor == "stacked":
             _check_stacked(self.pruner, self.sampler)
+        if self.instances is not None:
+            _check_instances(self.instances, self.pruner, self.resume)
         if self.address is not None and self.executor != "ray":
             raise ComparisonError("--address is for --executor ray; add it")
         if self.executor in ("processes", "stacked", "ray") and self.workers == 0:
@@ -79,6 +84,17 @@ def _check_stacked(pruner: str | None, sampler: str | None) -> None:
         raise ComparisonError(
             f"sampler {sampler!r} waits for results, and a stack needs many trainings at once; "
             "leave out --sampler, or --executor stacked"
+        )
+
+
+def _check_instances(instances: int, pruner: str | None, resume: bool) -> None:
+    if pruner != "wilcoxon" and not (resume and pruner is None):
+        raise ComparisonError("--instances is for --pruner wilcoxon; add it")
+    _check_count("instances", instances, 1)
+    if instances < INSTANCES:
+        raise ComparisonError(
+            f"{instances} instances are too few: a Wilcoxon test needs 4 pairs to reach p < 0.1, and after "
+            f"the last there is nothing to give up; use {INSTANCES} or more"
         )
 
 

@@ -74,6 +74,7 @@ def _asked(request: Request, stored: Plan, task: Task, arms: Mapping[str, Arm]) 
         "seed": (stored.seed if request.seed is None else request.seed, stored.seed),
         "sampler": (request.sampler or stored.sampler, stored.sampler),
         "pruner": (request.pruner or stored.pruner, stored.pruner),
+        "instances": (request.instances or stored.instances, stored.instances),
         "way of training": (_way(stacks(request, stored)), _way(stored.stacked)),
         "trials": (_wanted_trials(request.trials, stored), stored.trials),
     }

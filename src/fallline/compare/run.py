@@ -46,6 +46,7 @@ def compare(
     scientific: Mapping[str, Sequence[Any]] | None = None,
     sampler: str | None = None,
     pruner: str | None = None,
+    instances: int | None = None,
     until_settled: bool = False,
     executor: str | None = None,
     address: str | None = None,
@@ -76,8 +77,10 @@ def compare(
         scientific: settings of the optimizer, the training or the model whose levels are compared, such as
             ``{"activation": ["relu", "tanh"]}``; the rest is tuned anew for each.
         sampler: ``"sobol"`` (default), ``"halton"``, ``"random"``, ``"tpe"``, ``"gp"`` or ``"cmaes"``.
-        pruner: what stops poor tuning trials early: ``"none"`` (default), ``"median"``, ``"asha"`` or
-            ``"hyperband"``. What it stops depends on the order in which trials report.
+        pruner: what stops poor tuning trials early: ``"none"`` (default), ``"median"``, ``"asha"``,
+            ``"hyperband"``, or ``"wilcoxon"``, for which each configuration is trained on several seeds. What
+            it stops depends on the order in which trials report.
+        instances: on how many seeds ``"wilcoxon"`` has each configuration trained; 5 by default, or more.
         until_settled: go on with more studies until no optimizer is left open beside the best.
         executor: ``"processes"`` (default), ``"stacked"``, which makes many trainings of a small model
             together in each process, ``"serial"`` or ``"ray"``.
@@ -102,7 +105,7 @@ def compare(
     _refuse_unguarded_script()
     request = Request(
         task, optimizers, trials, seeds, studies, budget, workers, out, resume, seed, space, scientific or {},
-        sampler, pruner, until_settled, executor, address, storage,
+        sampler, pruner, until_settled, executor, address, storage, instances,
     )  # fmt: skip
     return _quiet(request) if quiet else _shown(request)
 
@@ -176,12 +179,14 @@ def _refuse_changed(prepared: Prepared) -> None:
 
 
 def _train(prepared: Prepared, watch: Watch, mirror: Mirror | None) -> None:
-    plan, costs, judge = prepared.plan, Costs(prepared.training_seconds), pruner(prepared.plan.pruner)
+    plan, costs = prepared.plan, Costs(prepared.training_seconds)
+    judge = pruner(plan.pruner, plan.instances)
     schedule = Schedule(plan, costs, prepared.done, prepared.deadline, prepared.growth)
     for trial in prepared.done:
         judge.finished(trial)
-    with _executor(prepared, None if plan.pruner == "none" else judge.report) as executor:
-        for trial in watch(executor.run(schedule.next, prepared.deadline), schedule):
+    with _executor(prepared, judge.report if judge.in_training else None) as executor:
+        trained = map(judge.decided, executor.run(schedule.next, prepared.deadline))
+        for trial in watch(trained, schedule):
             prepared.store.append(trial)
             schedule.finished(trial)
             judge.finished(trial)

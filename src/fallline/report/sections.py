@@ -8,7 +8,7 @@ from typing import Any
 
 from fallline.compare.judgement.verdict import Verdict
 from fallline.compare.judgement.wording import last_line, number, plural, setting, size
-from fallline.compare.records import Comparison
+from fallline.compare.records import Comparison, Plan
 from fallline.compare.statistics.pairs import Interval, Scale
 from fallline.compare.statistics.sensitivity import best_of
 from fallline.compare.statistics.survival import MedianTime
@@ -169,7 +169,7 @@ def errors(comparison: Comparison, table: list[Row]) -> str:
 def _error(comparison: Comparison, row: Row) -> str:
     counts = [f"{n} {what}" for n, what in ((row.diverged, "diverged"), (row.failed, "failed")) if n]
     trials = [*comparison.tuning(row.arm), *comparison.finals(row.arm)]
-    first = min((t for t in trials if t.status != "ok"), key=lambda t: t.status != "failed")
+    first = min((t for t in trials if t.status in ("diverged", "failed")), key=lambda t: t.status != "failed")
     lost = f"{' and '.join(counts)} of {row.tuning + row.finals} runs"
     head = f"{row.arm}: {lost}; {last_line(first.error)}"
     settings = ", ".join(f"{name} {setting(value)}" for name, value in first.spec.settings.items())
@@ -198,15 +198,17 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         ("Budget", f"{design(comparison)}, {_epochs(plan.epochs)} a training; limit: {budget}"),
         *([("Folds", f"{plan.folds}; each study tests on another one")] if plan.folds else []),
         *([("Looks", f"at most {plan.looks}, each at {5 / plan.looks:.2g} %")] if plan.looks > 1 else []),
-        (
-            "Search",
-            f"{plan.sampler} sampler, " + (f"{plan.pruner} pruner" if plan.pruner != "none" else "no pruner"),
-        ),
+        ("Search", _search(plan)),
         ("Trainings", f"{len(comparison.trials)} finished, on {plan.workers} workers"),
         ("Started", plan.started),
         ("Machine", plan.machine),
         ("Versions", ", ".join(f"{name} {version}" for name, version in plan.versions.items())),
     ]
+
+
+def _search(plan: Plan) -> str:
+    seeds = f"; each configuration is trained on {plan.instances} seeds" if plan.instances > 1 else ""
+    return f"{plan.sampler} sampler, {plan.pruner if plan.pruner != 'none' else 'no'} pruner{seeds}"
 
 
 def _spaces(comparison: Comparison) -> str:

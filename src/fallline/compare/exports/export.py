@@ -42,7 +42,8 @@ COLUMNS = {
     "seed": Column(int, "the seed of initialisation and order of batches; final seeds are shared by all"),
     "outcome": Column(
         str,
-        "ok, diverged (a loss was not finite), failed (an error) or pruned (stopped early)",
+        "ok, diverged (a loss was not finite), failed (an error) or pruned (stopped early, or the last "
+        "training of a configuration that was given up)",
     ),
     "valid_loss": Column(float, "the lowest validation loss; empty unless the outcome is ok"),
     "train_loss": Column(float, "the training loss where the validation loss was lowest"),
@@ -72,7 +73,9 @@ FORMATS = (*TABLES, *TRACKERS)
 
 
 def table(comparison: Comparison) -> tuple[dict[str, Column], list[dict[str, Any]]]:
-    """Return the columns and a row for each trial, in the order in which they finished.
+    """Return the columns and a row for each training, in the order in which they finished.
+
+    A configuration that was tuned on several seeds has a row for each.
 
     Example:
         >>> columns, rows = table(read("my_results"))

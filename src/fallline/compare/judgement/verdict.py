@@ -1,5 +1,6 @@
 """The answer to a comparison in plain sentences: who is best, who ties, who is beaten and by how much."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, inf
@@ -145,12 +146,14 @@ def _more(place: Place, comparison: Comparison, unit: Unit) -> str:
 def repeat_seconds(comparison: Comparison, unit: Unit) -> float:
     """Return how long one more study, or one more seed, of all arms takes, as the recorded trials did."""
     plan = comparison.plan
-    trainings = plan.trials + plan.seeds if unit == "study" else 1
-    whole = [
-        [t.seconds for t in comparison.tuning(a) + comparison.finals(a) if t.status == "ok"]
-        for a in plan.arms
-    ]
-    return trainings * sum(mean(seconds) for seconds in whole if seconds) / max(1, plan.workers)
+    whole: dict[str, list[float]] = defaultdict(list)
+    for trial in comparison.trials:
+        if trial.status == "ok":
+            whole[trial.spec.arm].append(trial.seconds)
+    trainings = {
+        arm: plan.trials * plan.instances_of(arm) + plan.seeds if unit == "study" else 1 for arm in whole
+    }
+    return sum(trainings[arm] * mean(seconds) for arm, seconds in whole.items()) / max(1, plan.workers)
 
 
 def _beaten(places: list[Place], best: Place, scale: Scale) -> str:
@@ -289,7 +292,9 @@ def _moved(comparison: Comparison) -> list[str]:
 def _pruned(comparison: Comparison) -> list[str]:
     tuning = [t for arm in comparison.plan.arms for t in comparison.tuning(arm)]
     stopped = sum(t.status == "pruned" for t in tuning)
-    lost = "settings that start slowly and end well may be among them"
+    one_seed = comparison.plan.instances == 1
+    good = "start slowly and end well" if one_seed else "do better on further seeds"
+    lost = f"settings that {good} may be among them"
     return [f"The pruner stopped {stopped} of {len(tuning)} tuning trials early; {lost}."] if stopped else []
 
 
@@ -306,4 +311,5 @@ def tuned_with(comparison: Comparison) -> str:
     done, planned = min(counts), plan.trials * plan.studies
     if done < planned:
         return f"{plural(done, 'trial')} each of {planned} planned"
-    return f"{plural(plan.trials, 'trial')} each" + (" in every study" if plan.studies > 1 else "")
+    seeds = f", each on {plan.instances} seeds" if plan.instances > 1 else ""
+    return f"{plural(plan.trials, 'trial')} each" + (" in every study" if plan.studies > 1 else "") + seeds

@@ -26,17 +26,21 @@ SHARES = [percent / 100 for percent in range(99, 4, -1)]
 
 @dataclass(frozen=True)
 class Size:
-    """How much to run: trials and seeds of each arm, studies, and the share of a training's length."""
+    """How much to run: trials and seeds of each arm, studies, and the share of a training's length.
+
+    A trial has ``instances`` trainings.
+    """
 
     trials: int
     seeds: int
     studies: int = 1
     share: float = 1.0
+    instances: int = 1
 
     @property
     def rounds(self) -> int:
         """How many trainings each arm has."""
-        return (self.trials + self.seeds) * self.studies
+        return (self.trials * self.instances + self.seeds) * self.studies
 
 
 def seconds(text: str | float) -> float:
@@ -63,7 +67,12 @@ def _unit(name: str) -> int | None:
     return UNITS.get(name) or (UNITS.get(name.removesuffix("s")) if len(name) > 2 else None)
 
 
-def fitting(round_seconds: Callable[[float], float], available: float, most: tuple[int | None, ...]) -> Size:
+def fitting(
+    round_seconds: Callable[[float], float],
+    available: float,
+    most: tuple[int | None, ...],
+    instances: int = 1,
+) -> Size:
     """Return the largest size whose rounds fit into ``available`` seconds.
 
     Arguments:
@@ -71,13 +80,17 @@ def fitting(round_seconds: Callable[[float], float], available: float, most: tup
             Evaluations do not become fewer in proportion.
         available: seconds that trainings may take.
         most: at most so many trials, seeds and studies; None for as many as fit.
+        instances: trainings of each trial.
 
     Raises:
         ComparisonError: not even the smallest plan fits.
     """
-    largest = Size(*(limit or n for n, limit in zip(LADDER[0], most, strict=True)))
-    sizes = [Size(*(min(n, limit or n) for n, limit in zip(step, most, strict=True))) for step in LADDER]
-    for size in (largest, *sizes):
+    numbers = [
+        [limit or n for n, limit in zip(LADDER[0], most, strict=True)],
+        *([min(n, limit or n) for n, limit in zip(step, most, strict=True)] for step in LADDER),
+    ]
+    sizes = [Size(*each, instances=instances) for each in numbers]
+    for size in sizes:
         if size.rounds * round_seconds(1.0) <= available:
             return size
     rounds = sizes[-1].rounds

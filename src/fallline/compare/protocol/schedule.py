@@ -53,12 +53,26 @@ class Growth:
     is_settled: Callable[[list[Trial]], bool] | None = None
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """Whole rounds to come: of ``tuning``, a configuration of each arm, and ``finals``, a training."""
+
+    tuning: int = 0
+    finals: int = 0
+
+    def __add__(self, more: "Rounds") -> "Rounds":
+        return Rounds(self.tuning + more.tuning, self.finals + more.finals)
+
+    def __mul__(self, times: int) -> "Rounds":
+        return Rounds(self.tuning * times, self.finals * times)
+
+
 class Schedule:
     """Hand out the trainings of a comparison, study after study.
 
-    A round is one training of every arm. With a deadline, a round is begun only if all of it still fits, a
-    tuning round only if final rounds fit after it: every arm gets the same number of trials. A further study
-    is begun only if all of it fits.
+    A round is a configuration of every arm, or a final training of each. With a deadline, a round is begun
+    only if all of it still fits, a tuning round only if final rounds fit after it: every arm gets the same
+    number of trials. A further study is begun only if all of it fits.
 
     Arguments:
         plan: what to run.
@@ -81,6 +95,7 @@ class Schedule:
         self.plan, self.costs, self.deadline, self.clock = plan, costs, deadline, clock
         self.growth = growth or Growth()
         self.done = {trial.spec.key: trial for trial in done}
+        self._whole = Rounds(plan.trials, plan.seeds)
         self.studies: list[Study] = []
         for trial in self.done.values():
             costs.record(trial)
@@ -109,13 +124,17 @@ class Schedule:
 
     def seconds_left(self) -> float:
         """Return how long the rest will take, as far as is known now."""
-        unopened = max(0, self.plan.studies - len(self.studies)) * (self.plan.trials + self.plan.seeds)
-        left = self._seconds(unopened + sum(map(self._rounds_left, self.studies)))
+        unopened = max(0, self.plan.studies - len(self.studies))
+        left = self._seconds(self._left(unopened))
         return left if self.deadline is None else min(left, self.deadline - self.clock())
 
-    def _rounds_left(self, study: Study) -> int:
+    def _left(self, unopened: int) -> Rounds:
+        """Return what is left of the open studies and of so many that are to be opened."""
+        return sum(map(self._left_of, self.studies), self._whole * unopened)
+
+    def _left_of(self, study: Study) -> Rounds:
         tuning = 0 if study.tuning_over else self.plan.trials - study.rounds
-        return tuning + max(0, self.plan.seeds - study.repeats)
+        return Rounds(tuning, max(0, self.plan.seeds - study.repeats))
 
     def _next_of(self, study: Study) -> Spec | None:
         """Return what comes next in one study, opening rounds until there is something or none may be."""
@@ -129,14 +148,14 @@ class Schedule:
             return self._open_tuning_round(study)
         if study.is_tuning or study.repeats >= self.plan.seeds:
             return False
-        if study.repeats and not self._fits(1):
+        if study.repeats and not self._fits(Rounds(finals=1)):
             return False
         study.open_finals()
         return True
 
     def _open_tuning_round(self, study: Study) -> bool:
         over = study.rounds == self.plan.trials
-        if over or (study.rounds and not self._fits(1 + self._seeds_after(study))):
+        if over or (study.rounds and not self._fits(Rounds(1, self._seeds_after(study)))):
             study.tuning_over = True
         else:
             study.open_tuning()
@@ -158,8 +177,7 @@ class Schedule:
             missing = max(1, FEWEST_STUDIES - count)
         else:
             return False
-        rounds = missing * (self.plan.trials + self.plan.seeds) + sum(map(self._rounds_left, self.studies))
-        if not self._fits(rounds):
+        if not self._fits(self._left(missing)):
             return False
         self._open_study()
         return True
@@ -181,7 +199,7 @@ class Schedule:
         if any(study.is_tuning or not study.tuning_over for study in self.studies):
             return False
         study = min(self.studies, key=lambda study: study.repeats)
-        if study.repeats >= self.growth.seeds or not self._fits(1):
+        if study.repeats >= self.growth.seeds or not self._fits(Rounds(finals=1)):
             return False
         study.open_finals()
         return True
@@ -191,16 +209,21 @@ class Schedule:
         own = [trial for trial in self.done.values() if trial.spec.study == number]
         self.studies.append(Study(self.plan, number, own, lambda arm: -self.costs.of(arm)))
 
-    def _fits(self, rounds: int) -> bool:
+    def _fits(self, rounds: Rounds) -> bool:
         if self.deadline is None:
             return True
         return self.clock() + MARGIN * self._seconds(rounds) <= self.deadline
 
-    def _seconds(self, rounds: int) -> float:
-        """Return the time for what is running and queued and ``rounds`` whole rounds more."""
-        begun = [self.costs.of(arm) for study in self.studies for arm in study.begun]
-        whole = sorted(map(self.costs.of, self.plan.arms), reverse=True)
-        return makespan(begun + rounds * whole, self.plan.workers)
+    def _seconds(self, rounds: Rounds) -> float:
+        """Return the time for what is running and queued and ``rounds`` more: no configuration is given up.
+
+        The trainings of a configuration come one after the other, as one job.
+        """
+        begun = [n * self.costs.of(arm) for study in self.studies for arm, n in study.begun]
+        tuning = [self.plan.instances_of(arm) * self.costs.of(arm) for arm in self.plan.arms]
+        finals = map(self.costs.of, self.plan.arms)
+        jobs = rounds.tuning * sorted(tuning, reverse=True) + rounds.finals * sorted(finals, reverse=True)
+        return makespan(begun + jobs, self.plan.workers)
 
 
 def shortfalls(plan: Plan, trials: Iterable[Trial]) -> list[str]:
@@ -219,10 +242,10 @@ def shortfalls(plan: Plan, trials: Iterable[Trial]) -> list[str]:
 
 def _shortfall(plan: Plan, trials: list[Trial]) -> str:
     """Return what is missing of one study, or nothing."""
-    rounds = Study(plan, 0, trials).complete_rounds
+    study = Study(plan, 0, trials)
     finals = sum(trial.spec.stage == "final" for trial in trials)
-    tuned = {t.spec.arm for t in trials if t.spec.stage == "tune" and t.valid_loss is not None}
-    if rounds < plan.trials:
+    tuned = [1 for tried in study.tuned.values() if any(t.valid_loss is not None for t in tried.values())]
+    if (rounds := study.complete_rounds) < plan.trials:
         return f"{rounds} of {plan.trials} trials of tuning for each optimizer"
     if finals < plan.seeds * len(tuned):
         return f"{finals} of {plan.seeds * len(tuned)} trainings on fresh seeds"

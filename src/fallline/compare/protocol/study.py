@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from fallline.compare.configurations import Configurations
 from fallline.compare.protocol.seeds import study_seed, training_seed
 from fallline.compare.records import Plan, Spec, Stage, Trial
 from fallline.compare.search.adaptation import base_space, checkpoints, space_at
@@ -27,6 +28,8 @@ class Study:
         first: Callable[[str], float] = lambda arm: 0.0,
     ):
         self.plan, self.number, self._first = plan, number, first
+        self._configurations = Configurations(plan)
+        #: The trials of tuning by arm and configuration; with instances each is the mean of its trainings.
         self.tuned: dict[str, dict[int, Trial]] = {arm: {} for arm in plan.arms}
         self.judged: dict[str, dict[int, Trial]] = {arm: {} for arm in plan.arms}
         self.running: dict[tuple, Spec] = {}
@@ -50,9 +53,11 @@ class Study:
         )
 
     @property
-    def begun(self) -> list[str]:
-        """The arm of each training that is running or queued."""
-        return [*(spec.arm for spec in self.running.values()), *(arm for arm, _, _ in self._queue)]
+    def begun(self) -> list[tuple[str, int]]:
+        """The arm of what is running or queued, and how many trainings it has left, one after the other."""
+        running = ((spec.arm, spec.stage, spec.index) for spec in self.running.values())
+        every = [*running, *self._queue]
+        return [(arm, self._left(arm, index) if stage == "tune" else 1) for arm, stage, index in every]
 
     @property
     def idle(self) -> bool:
@@ -75,9 +80,15 @@ class Study:
         return None
 
     def finished(self, trial: Trial) -> None:
-        """Note a result; it may decide what comes next."""
-        self.running.pop(trial.spec.key, None)
+        """Note a result; it may decide what comes next.
+
+        A configuration that has more trainings goes on before another begins, so that there soon is a best.
+        """
+        spec = trial.spec
+        self.running.pop(spec.key, None)
         self._note(trial)
+        if spec.stage == "tune" and not self._is_done(spec.arm, spec.stage, spec.index):
+            self._queue.insert(0, (spec.arm, spec.stage, spec.index))
 
     def open_tuning(self) -> None:
         """Queue one more tuning trial of every arm."""
@@ -106,10 +117,10 @@ class Study:
 
     def _note(self, trial: Trial) -> None:
         spec = trial.spec
-        if spec.stage == "tune":
-            self.tuned[spec.arm][spec.index] = trial
-        else:
+        if spec.stage == "final":
             self.judged[spec.arm][spec.seed] = trial
+        elif (tried := self._configurations.add(trial)) is not None:
+            self.tuned[spec.arm][spec.index] = tried
 
     def _tuned_in(self, index: int) -> list[str]:
         """Return the arms that have a tuning trial of this number: one is enough if nothing is searched."""
@@ -125,9 +136,16 @@ class Study:
             return index in self.tuned[arm]
         return training_seed(self._seed, stage, index) in self.judged[arm]
 
+    def _left(self, arm: str, index: int) -> int:
+        """Return how many trainings a configuration has left, with the one that is running."""
+        return self.plan.instances_of(arm) - len(self._trained(arm, index))
+
+    def _trained(self, arm: str, index: int) -> list[Trial]:
+        return self._configurations.trained(arm, self.number, index)
+
     def _ready(self, arm: str, stage: Stage, index: int) -> bool:
         """Say whether the earlier trials that decide on this one are finished."""
-        if stage == "final":
+        if stage == "final" or self._trained(arm, index):
             return True
         checks = [check for check in checkpoints(self.plan.trials) if check <= index]
         needed = max([self._known(index), *checks])
@@ -138,11 +156,13 @@ class Study:
         return max(0, index - self.plan.lag) if self._sampler.adaptive else 0
 
     def _spec(self, arm: str, stage: Stage, index: int) -> Spec:
-        seed = training_seed(self._seed, stage, index)
         if stage == "final":
-            winner = self.winners()[arm]
+            winner, seed = self.winners()[arm], training_seed(self._seed, stage, index)
             return Spec(arm, stage, winner.index, seed, winner.settings, self.number)
-        return Spec(arm, stage, index, seed, self._settings(arm, index), self.number)
+        trained = self._trained(arm, index)
+        settings = trained[0].spec.settings if trained else self._settings(arm, index)
+        seed = training_seed(self._seed, stage, len(trained) if self.plan.instances > 1 else index)
+        return Spec(arm, stage, index, seed, settings, self.number)
 
     def _settings(self, arm: str, index: int) -> dict[str, Any]:
         tried = self.tuned[arm]

@@ -163,7 +163,8 @@ def values(trials: Sequence[Trial]) -> list[float]:
     TPE and CMA-ES use no more than ranks, and a Gaussian process would see all good losses as one beside a
     loss of 1e6 (Salinas, Shen and Perrone 2020 transform losses in the same way). A trial that diverged or
     failed has the worst rank, for it must keep samplers away: Optuna's ignore trials that failed, and only
-    TPE reads pruned ones. A pruned trial has the lowest loss it had shown, above which it cannot end.
+    TPE reads pruned ones. A pruned trial has the lowest loss it had shown, above which it cannot end;
+    of a configuration that was given up it is the mean over its seeds so far.
     """
     losses = [_loss(trial) for trial in trials]
     ranked, count = sorted(losses), len(losses)

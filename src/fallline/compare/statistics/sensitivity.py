@@ -22,7 +22,8 @@ def loss_reached(trial: Trial) -> float:
     """Return the validation loss that a trial led to.
 
     It is infinite for a divergence, and for a pruned trial the lowest before it was stopped: more training
-    would have lowered it, but the pruner saw others do better by then.
+    would have lowered it, but the pruner saw others do better by then. Of a configuration that is trained on
+    several seeds it is the mean, of one that was given up over those that it had.
     """
     if trial.status == "pruned":
         return min(trial.curve.valid_loss, default=inf)

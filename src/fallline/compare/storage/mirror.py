@@ -7,6 +7,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from fallline.compare.configurations import Configurations
 from fallline.compare.errors import ComparisonError
 from fallline.compare.records import Arm, Plan, Trial
 from fallline.compare.search.distributions import parameters, quiet
@@ -26,6 +27,7 @@ class Mirror:
 
     Each arm has an Optuna study for each of the comparison's studies, with the tuning trials, and one for
     its finals. ``results.jsonl`` stays the truth: whatever is wrong with the storage later costs no trial.
+    A configuration that is trained on several seeds is one trial there, added when it has ended.
     A trial that the storage has is not added again, so that after a resume all trials may be added anew.
 
     Args:
@@ -45,6 +47,7 @@ class Mirror:
 
     def __init__(self, url: str, plan: Plan):
         self.url, self.plan = url, plan
+        self._configurations = Configurations(plan)
         self._studies: dict[str, Study] = {}
         self._known: dict[str, set[tuple]] = {}
         self._queue: SimpleQueue[Trial | None] = SimpleQueue()
@@ -63,7 +66,8 @@ class Mirror:
 
     def add(self, trial: Trial) -> None:
         """Have ``trial`` written soon; takes no time and cannot fail."""
-        self._queue.put(trial)
+        if (whole := self._configurations.add(trial)) is not None:
+            self._queue.put(whole)
 
     def close(self) -> str | None:
         """Write what is left; return what went wrong, with the remedy, or None."""
