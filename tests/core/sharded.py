@@ -124,10 +124,11 @@ def same_as_whole(
     alone, run = (Run(crew, make, each, dtype).walk(**how) for each in (0, dims))
     assert_equal(run.ends, alone.ends, tolerance)
     (group,) = run.optimizer.param_groups
-    per_element = {slot.name for slot in plan(run.optimizer.transforms(group)).slots}
+    rule = plan(run.optimizer.transforms(group))
     for p, q in zip(run.params, alone.params, strict=True):
         ours, theirs = run.optimizer.state[p], alone.optimizer.state[q]
         assert ours.keys() == theirs.keys()
+        per_element = {slot.name for slot in rule.on(tuple(p.shape)).slots}
         for key, x in theirs.items():
             assert_equal([whole(ours[key])], [x], tolerance)
             assert ours[key].dtype == x.dtype

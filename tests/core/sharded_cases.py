@@ -18,7 +18,7 @@ from fallline import Precision
 from fallline.gradients import centralize, clip_by_global_norm
 from fallline.routing import Route, rest, route
 from fallline.schedules import cosine
-from optimizers.beyond import ABSOLUTE, FREE, SUMMED, WHOLE
+from optimizers.beyond import ABSOLUTE, FREE, LINES, SUMMED, WHOLE
 from optimizers.cases import CASES
 
 MODELS = {
@@ -54,7 +54,7 @@ def _cases() -> Iterator[tuple[str, Case]]:
     """Yield each case and its name."""
     for cls, settings in (*CASES, *ABSOLUTE):
         yield f"elements {cls.__name__} {settings}", partial(same_as_whole, made(cls, settings))
-    for cls, settings in (*SUMMED, *FREE):
+    for cls, settings in (*SUMMED, *FREE, *LINES):
         # sums of float64 are made in another order
         how = {"dtype": torch.float64, "tolerance": 1e-12}
         yield f"sums {cls.__name__} {settings}", partial(same_as_whole, made(cls, settings), **how)

@@ -145,7 +145,7 @@ def test_mistakes_in_a_users_own_rule_are_named_on_every_backend(links, remedy, 
 def test_slots_sums_and_what_is_summed_over_are_checked_where_they_are_declared():
     with pytest.raises(RuleError, match=r"tuples, of one also: slots=\('velocity',\)"):
         transform(slots="velocity")
-    with pytest.raises(RuleError, match="sum over 'tensor', 'group' or 'model'"):
+    with pytest.raises(RuleError, match="sum over one of tensor, group, model, row, column, channel"):
         core_transform.summed(over="layer")(lose_memory.rule)
 
 

@@ -70,6 +70,10 @@ WHOLE = [
     (fallline.Muon, {"lr": 0.1, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"}),
     (fallline.NorMuon, {}),
     (fallline.NorMuon, {"lr": 0.1, "beta2": 0.8, "adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.1}),
+]
+
+#: Optimizers with sums over rows, columns or channels.
+LINES = [
     (fallline.Adafactor, {}),
     (fallline.Adafactor, {"lr": 0.1, "eps": (1e-3, 0.1), "d": 1.5, "weight_decay": 0.1, "maximize": True}),
     (fallline.CAME, {}),

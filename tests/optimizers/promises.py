@@ -9,7 +9,7 @@ import torch
 import fallline
 from fallline.core.registry import entries
 from fallline.testing import Traits
-from optimizers.beyond import ABSOLUTE, FREE, SUMMED, WHOLE
+from optimizers.beyond import ABSOLUTE, FREE, LINES, SUMMED, WHOLE
 from optimizers.cases import CASES
 
 #: What cannot be read off a plan.
@@ -148,7 +148,7 @@ def _is_optimizer(each: Any) -> bool:
 
 def rows() -> Iterator[Row]:
     """Yield every optimizer under each of its settings."""
-    every = [*CASES, *ABSOLUTE, *SUMMED, *FREE, *WHOLE]
+    every = [*CASES, *ABSOLUTE, *SUMMED, *FREE, *WHOLE, *LINES]
     for name, make in exported().items():
         if name not in NOT_CHECKED:
             own = [settings for cls, settings in every if cls is make] or [REQUIRED.get(name, {})]

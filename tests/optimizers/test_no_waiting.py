@@ -1,4 +1,4 @@
-"""Rules on whole tensors never look at a value: a GPU would make the program wait for it."""
+"""Rules on whole tensors, sums and functions of lines look at no value: a GPU's program would wait for it."""
 
 import pytest
 import torch
@@ -15,7 +15,9 @@ RULES = [
     (fallline.SOAP, {"precondition_frequency": 2}),
     (fallline.Shampoo, {"precondition_frequency": 2, "block_size": 3}),
     (fallline.PSGDKron, {"preconditioner_update_probability": 0.01}),
-    (fallline.AdamMini, {}),
+    (fallline.Adafactor, {}),
+    (fallline.CAME, {}),
+    (fallline.LAMB, {}),
 ]
 SHAPES = [(4, 6), (6, 4), (4, 6), (5,), (4, 3, 2)]
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import fallline
+from fallline.backends import cpu_line_launch
 from fallline.functional import init, update
-from fallline.optimizers import moments
 from optimizers.cases import on_backend
 
 D = torch.float64
@@ -109,8 +109,9 @@ def test_they_resume_to_the_same_bits(rule):
 @pytest.mark.parametrize("rule", [fallline.Adafactor, fallline.CAME])
 def test_large_matrices_are_worked_on_in_parts_to_the_same_result(rule, monkeypatch):
     at_once = walked(rule, "cpu", D)
-    for in_cache in (1, 7, 13):  # less than a row, some rows with a rest, some matrices
-        monkeypatch.setattr(moments, "IN_CACHE", in_cache)
+    for size in (1, 7, 13):  # less than a row, some rows with a rest, some matrices
+        monkeypatch.setattr(cpu_line_launch, "IN_CACHE", size)
+        monkeypatch.setattr(cpu_line_launch, "UNIT_ELEMENTS", size)
         for a, b in zip(walked(rule, "cpu", D), at_once, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
 

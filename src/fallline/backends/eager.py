@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fallline.backends import lines
 from fallline.backends.whole import Member, apart, apply
 from fallline.core import rounding, source
-from fallline.core.backend import AtOnce, Batch, Prepared
+from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 from fallline.core.errors import RuleError
 from fallline.core.formats import Format, Plain
 from fallline.core.plan import PREPARING, ElementPass, Pass, WholePass
@@ -150,7 +149,7 @@ class _Prepared(AtOnce):
         before, self._layouts = self._layouts, [g.layout for g in grads]
         return before in (None, self._layouts)
 
-    def advance(self, grads: Sequence[Tensor]) -> np.ndarray | None:
+    def advance(self, grads: Sequence[Tensor]) -> Sums | None:
         """Run the passes, each on one parameter after the other, up to the next reduction."""
         passes = self._batch.plan.passes
         with torch.set_grad_enabled(self._batch.differentiable):
@@ -162,7 +161,7 @@ class _Prepared(AtOnce):
                 self._run(one)
                 if isinstance(one, ElementPass) and one.sums and not one.then:
                     self._taken = tuple(each.name for each in one.sums)
-                    return np.array([[m.total(n) for n in self._taken] for m in self._members])
+                    return self._totals()
             for member in self._members:
                 member.store()
         self.release()
@@ -178,10 +177,15 @@ class _Prepared(AtOnce):
         for i, results in apply(one.transform, [member.seen(one) for member in self._members]):
             self._members[i].put(one, results)
 
-    def take(self, totals: np.ndarray) -> None:
+    def _totals(self) -> Sums:
+        """Return the sums of each tensor, left on a device: nothing waits for them."""
+        totals = torch.stack([torch.stack([m.total(n) for n in self._taken]) for m in self._members])
+        return totals.numpy() if totals.is_cpu else totals
+
+    def take(self, totals: Sums) -> None:
         """Let later passes see the totals of the last sums."""
-        for member, row in zip(self._members, totals, strict=True):
-            member.settings.update(zip(self._taken, torch.from_numpy(row).unbind(), strict=True))
+        for member, row in zip(self._members, torch.as_tensor(totals), strict=True):
+            member.settings.update(zip(self._taken, row.unbind(), strict=True))
 
     def release(self) -> None:
         """Let go of the values of the present step."""
@@ -235,10 +239,10 @@ class _Member:
         """Take what the rule has made of it."""
         self._values = {**self._values, **dict(zip(one.transform.outputs, results, strict=True))}
 
-    def total(self, name: str) -> float:
+    def total(self, name: str) -> Tensor:
         """Return the sum of the values called ``name`` over the whole tensor."""
         summand = torch.as_tensor(self._values.pop(name), device=self._p.device)
-        return float(summand.expand(self._values[P].shape).sum(dtype=torch.float64))
+        return summand.expand(self._values[P].shape).sum(dtype=torch.float64)
 
     def _keep_apart(self) -> None:
         """Copy what a rule gives to one operand and came as another: that may be overwritten before."""

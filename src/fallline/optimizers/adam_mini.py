@@ -52,7 +52,7 @@ def block_size():
     return 1.0
 
 
-@per_tensor(exp_avg_sq=0.0)
+@per_tensor(exact=True, exp_avg_sq=0.0)
 def block_moment(exp_avg_sq, *, block_squares, block_size, step, beta1, beta2, eps):
     """The root of the average of the mean square of a vector, both averages corrected."""
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (block_squares / maximum(block_size, 1.0))
