@@ -13,7 +13,7 @@ from fallline.core.optimizer import Optimizer
 from fallline.core.precision import Precision
 from fallline.core.registry import Entry, register
 from fallline.core.space import Choice, Range
-from fallline.core.transform import Slot, per_tensor, transform
+from fallline.core.transform import Slot, per_line, per_tensor, summed, transform
 from fallline.optimizers import (
     ADOPT,
     ASGD,
@@ -94,8 +94,8 @@ __all__ = [
     "ProximalSGD", "RAdam", "RMSprop", "Range", "Route", "Rprop", "ScheduleFree", "ScheduleFreeAdamW",
     "ScheduleFreeSGD", "Shampoo", "SignSGD", "Signum", "Slot", "SophiaG", "SparseAdam", "SparseAdamW",
     "StableAdamW", "Task", "Yogi", "averaged", "chain", "compare", "explain", "follow_parameters",
-    "functional", "gradients", "layerwise_decay", "load", "penalties", "per_tensor", "prox", "register",
-    "route", "save", "schedules", "show_kernel", "transform",
+    "functional", "gradients", "layerwise_decay", "load", "penalties", "per_line", "per_tensor", "prox",
+    "register", "route", "save", "schedules", "show_kernel", "summed", "transform",
 ]  # fmt: skip
 
 

@@ -59,6 +59,9 @@ def sentence(cls):
 def looks_at(rule):
     if any(isinstance(one, WholePass) for one in rule.passes):
         return "matrices"
+    if rule.line_numbers:
+        kinds = dict.fromkeys(rule.line_numbers.values())
+        return " and ".join(f"{kind}s" for kind in kinds)
     ranges = {each.over for each in rule.sums}
     return next((over for over in ("model", "group", "tensor") if over in ranges), "elements")
 

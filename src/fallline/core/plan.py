@@ -338,9 +338,10 @@ def _refuse_shared_names(transforms: tuple[Transform, ...]) -> None:
 
 
 def _owned(transforms: tuple[Transform, ...]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each slot and sum, and whose it is."""
+    """Yield the name of each slot, sum and number of lines, and whose it is."""
     for t in transforms:
-        yield from ((own.name, t.name) for own in (*t.slots, *t.sums))
+        yield from ((own.name, t.name) for own in (*t.slots, *t.sums, *t.line_slots))
+        yield from ((name, t.name) for name in t.line_numbers)
     for once in onces(transforms):
         yield from ((slot.name, once.function.__name__) for slot in once.slots)
 
