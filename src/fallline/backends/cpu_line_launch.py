@@ -20,8 +20,11 @@ from fallline.core.backend import Batch
 from fallline.core.plan import ElementPass
 from fallline.core.transform import ROUNDING, SHAPE, STEP, Line, Shape, Sum, line_shape, matrices
 
-#: Elements of a unit, the part of a tensor that a thread takes: sums across its lines are written once.
+#: Elements of a unit, the part of a tensor that a thread takes.
 UNIT_ELEMENTS = 1 << 18
+#: Sums across so many lines are made in the compute type, and added up in float64: all in float64 would take
+#: twice the time.
+STRIPE = 64
 #: What is made of so many lines at a time stays in cache until it is used.
 IN_CACHE = 1 << 17
 
@@ -39,33 +42,28 @@ class Grid:
     rows: int
 
     @property
-    def per_unit(self) -> int:
-        """The lines of a unit: whole matrices, or as many lines of one."""
-        matrix = self.rows * self.inner
-        if matrix <= UNIT_ELEMENTS:
-            return self.rows * max(1, UNIT_ELEMENTS // max(matrix, 1))
-        return max(1, UNIT_ELEMENTS // self.inner)
+    def stripe(self) -> int:
+        """The lines of a matrix that are summed across without a break."""
+        return max(1, min(STRIPE, UNIT_ELEMENTS // max(self.inner, 1)))
 
     @property
     def parts(self) -> int:
-        """The units into which a matrix is divided."""
-        return -(-self.rows // self.per_unit)
+        """The stripes of a matrix."""
+        return -(-self.rows // self.stripe)
 
     def units(self) -> Iterator[tuple[int, ...]]:
-        """Yield the units, as `UNIT` says."""
-        step = self.per_unit
+        """Yield the units, as `UNIT` says: whole matrices, or whole stripes of one."""
+        rest = self.inner, self.rows, self.stripe
         if self.way == "elements":
             ends = range(0, self.inner, UNIT_ELEMENTS)
-            yield from ((0, 1, a, min(UNIT_ELEMENTS, self.inner - a), self.inner, 1, 0) for a in ends)
-        elif self.parts <= 1:
-            starts = range(0, self.outer, step) if self.inner else ()
-            sizes = ((a, min(a + step, self.outer)) for a in starts)
-            yield from ((a, b, 0, self.inner, self.inner, self.rows, a // self.rows) for a, b in sizes)
-        else:
-            for first in range(0, self.outer, self.rows):
-                for part, a in enumerate(range(first, first + self.rows, step)):
-                    b, place = min(a + step, first + self.rows), first // self.rows * self.parts + part
-                    yield a, b, 0, self.inner, self.inner, self.rows, place
+            yield from ((0, 1, a, min(UNIT_ELEMENTS, self.inner - a), *rest) for a in ends)
+            return
+        several = UNIT_ELEMENTS // max(self.rows * self.inner, 1)
+        stripes = max(1, UNIT_ELEMENTS // max(self.inner * self.stripe, 1))
+        span, step = (self.rows * several,) * 2 if several else (self.rows, stripes * self.stripe)
+        for first in range(0, self.outer if self.inner else 0, span):
+            end = min(first + span, self.outer)
+            yield from ((a, min(a + step, end), 0, self.inner, *rest) for a in range(first, end, step))
 
 
 def grid(kinds: frozenset[Line], p: Shape) -> Grid:
@@ -173,13 +171,13 @@ class LineSums:
         ]
 
     def _across(self, kind: Any, group: _Group) -> bool:
-        """Tell whether kernels leave the sums over a kind of lines in float64 and in parts."""
+        """Tell whether kernels leave the sums over a kind of lines in parts."""
         return MEETINGS[grid(self._one.lines, group.shape).way][kind] == "across"
 
     def _room(self, name: str, kind: Any, group: _Group) -> Tensor:
         over, count = grid(self._one.lines, group.shape), len(group.members)
         if self._across(kind, group):
-            room = torch.empty(count, group.count, over.parts, over.inner, dtype=torch.float64)
+            room = torch.empty(count, group.count, over.parts, over.inner, dtype=self._compute)
         else:
             room = torch.empty(count, group.count, *line_shape(kind, group.matrix), dtype=self._compute)
         self._find(name, group, room)
@@ -202,7 +200,9 @@ class LineSums:
 
     def _total(self, each: Sum, stack: Tensor, group: _Group) -> Tensor:
         """Return a sum over the lines of each matrix, added up where units have taken parts of it."""
-        added = stack.sum(2).to(self._compute) if self._across(each.over, group) else stack
+        added = (
+            stack.sum(2, dtype=torch.float64).to(self._compute) if self._across(each.over, group) else stack
+        )
         return added.reshape(-1, *line_shape(each.over, group.matrix))  # type: ignore[arg-type]
 
     def _evaluate(

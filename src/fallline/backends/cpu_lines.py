@@ -25,9 +25,10 @@ _LINES = '''
 def _lines({arguments}):
     """Per line: the rule over it."""
 {start}
+    _parts = (_rows + _stripe - 1) // _stripe
     for _line in _range(_low, _high):
         _begin, _met = _line * _inner + _from, _line // _rows * _inner + _from
-        _again = (_place + _line // _rows - _low // _rows) * _inner
+        _again = (_line // _rows * _parts + _line % _rows // _stripe) * _inner
 {before}
         _elements(_n, {call})
 '''
@@ -35,8 +36,8 @@ def _lines({arguments}):
 #: Where a number of a line lies, by how it meets the elements.
 _PLACES: dict[Meeting, str] = {"one": "_line", "each": "_begin", "across": "_met"}
 #: What tells `_lines` which elements to work on: from one line to another, how many of the elements of each,
-#: from which on, the elements of a line, the lines of a matrix, and where sums across lines begin to go.
-UNIT = "_low", "_high", "_from", "_n", "_inner", "_rows", "_place"
+#: from which on, the elements of a line, the lines of a matrix, and of a stripe of it.
+UNIT = "_low", "_high", "_from", "_n", "_inner", "_rows", "_stripe"
 
 
 class LineElements(Elements):
@@ -81,15 +82,17 @@ class LineElements(Elements):
         return [*super()._loading(), *(o.load() for o, meeting in self._numbers if meeting != "one")]
 
     def _adding(self) -> list[str]:
-        store = ELEMENT[self._dtypes.compute].store
-        adding = {"each": store + "(_to_{0}, _k, {0})", "across": "_io.accumulate(_to_{0}, _k, {0})"}
+        load, store = ELEMENT[self._dtypes.compute].load, ELEMENT[self._dtypes.compute].store
+        adding = {
+            "each": store + "(_to_{0}, _k, {0})",
+            "across": f"{store}(_to_{{0}}, _k, {load}(_to_{{0}}, _k) + {{0}})",
+        }
         met = {n: meeting for n, meeting in self._line_sums.items() if meeting != "one"}
         return [*super()._adding(), *(adding[meeting].format(n) for n, meeting in met.items())]
 
     def _finishing(self) -> list[str]:
-        store = (WIDENED if self._number == "float32" else ELEMENT)[self._dtypes.compute].store
         ones = [n for n, meeting in self._line_sums.items() if meeting == "one"]
-        return [*super()._finishing(), *(f"{store}(_to_{n}, 0, _total_{n})" for n in ones)]
+        return [*super()._finishing(), *(f"{self._store_total}(_to_{n}, 0, _total_{n})" for n in ones)]
 
     def _inner(self) -> dict[str, str]:
         ones = {o.name: self._number for o, meeting in self._numbers if meeting == "one"}
@@ -120,14 +123,18 @@ class LineElements(Elements):
             moved |= {at: o.moved([at], place)[0], o.name: f"{o.access.load}({at}, {place})"}
         size = self._dtypes.compute.itemsize
         for n, meeting in self._line_sums.items():
-            by = "8 * _again" if meeting == "across" else f"{size} * {_PLACES[meeting]}"
-            moved[f"_to_{n}"] = f"_to_{n} + {by}"
+            place = "_again" if meeting == "across" else _PLACES[meeting]
+            moved[f"_to_{n}"] = f"_to_{n} + {size} * {place}"
         return moved | {"_first": "_begin"}
 
     def _clearing(self) -> list[str]:
-        """Return the lines that begin sums across lines where the first of these is met."""
+        """Return the lines that begin sums across lines where the first of a stripe is met."""
         across = [n for n, meeting in self._line_sums.items() if meeting == "across"]
-        clear = [f"        _io.store_f64(_to_{n} + 8 * _again, _k, 0.0)" for n in across]
-        return (
-            ["if _line == _low or _line % _rows == 0:", "    for _k in _range(_n):", *clear] if clear else []
-        )
+        place = f"{self._dtypes.compute.itemsize} * _again"
+        clear = [f"        {self._store_total}(_to_{n} + {place}, _k, 0.0)" for n in across]
+        return ["if _line % _rows % _stripe == 0:", "    for _k in _range(_n):", *clear] if clear else []
+
+    @property
+    def _store_total(self) -> str:
+        """The instruction that stores a float64 as a number of the compute type."""
+        return (WIDENED if self._number == "float32" else ELEMENT)[self._dtypes.compute].store

@@ -120,18 +120,6 @@ def add(typingctx, total, value):
     return types.float64(types.float64, value), codegen
 
 
-@intrinsic
-def accumulate(typingctx, address, index, value):
-    """Add a value to the float64 at an index."""
-
-    def codegen(context, builder, signature, args):
-        place = _pointer(builder, args[0], args[1], _DOUBLE)
-        builder.store(builder.fadd(builder.load(place), _as_double(builder, args[2])), place)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, value), codegen
-
-
 def _chooser(comparison):
     """Return an intrinsic giving ``a`` if it compares so with ``b`` or is NaN, and ``b`` otherwise."""
 
