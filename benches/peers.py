@@ -1,9 +1,9 @@
 """Public implementations of optimizers, where they are installed: one step of each, as a function of nothing.
 
 They are no dependency of fallline: install them beside it (`pip install -c constraints.txt pytorch_optimizer
-torch-optimi torch_optimizer schedulefree adam-mini optax opt_einsum`; without the last, torch contracts the
-factors of pytorch_optimizer's Kron in an order that takes a minute and more). What is not there is left out,
-and said.
+torch-optimi torch_optimizer schedulefree adam-mini heavyball torchzero optax opt_einsum`; without the last,
+torch contracts the factors of pytorch_optimizer's Kron in an order that takes a minute and more). What is not
+there is left out, and said.
 """
 
 import importlib
@@ -15,6 +15,8 @@ from torch import Tensor
 
 Step = Callable[[], object]
 LR = 1e-6
+#: Tensors that heavyball is compiled for.
+COMPILED = 64
 #: Optimizers of which torch has a fused kernel for CPUs.
 FUSED = {"SGD", "Adagrad", "Adam", "AdamW"}
 
@@ -80,6 +82,34 @@ def _optax(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
     return {"optax jit": step}
 
 
+def _heavyball(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
+    """A step by torch's compiler, which needs a minute for a hundred tensors: more are not measured.
+
+    It takes the gradients away, which other entries need.
+    """
+    heavyball = importlib.import_module("heavyball")
+    if len(params) > COMPILED:
+        return {}
+    heavyball.utils.compile_mode = "default"
+    optimizer, grads = getattr(heavyball, named)(list(params), lr=LR), [p.grad for p in params]
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+
+    def step() -> None:
+        optimizer.step()
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+
+    return {"heavyball": step}
+
+
+def _torchzero(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
+    """A chain of the module and a learning rate."""
+    torchzero = importlib.import_module("torchzero")
+    rule = () if named == "SGD" else (getattr(torchzero.m, named)(),)
+    return {"torchzero": torchzero.Optimizer(list(params), *rule, torchzero.m.LR(LR)).step}
+
+
 #: How each package's optimizers are made and stepped.
 KINDS: dict[str, Callable[[str, Sequence[Tensor]], dict[str, Step]]] = {
     "torch": _torch,
@@ -88,6 +118,8 @@ KINDS: dict[str, Callable[[str, Sequence[Tensor]], dict[str, Step]]] = {
     "torch_optimizer": partial(_class_of, "torch_optimizer", "torch_optimizer"),
     "schedulefree": partial(_class_of, "schedulefree", "schedulefree", foreach=True),
     "adam_mini": _adam_mini,
+    "heavyball": _heavyball,
+    "torchzero": _torchzero,
     "optax": _optax,
 }
 
@@ -102,26 +134,26 @@ def _named(pytorch_optimizer: str = "", optax: str = "", **others: str) -> dict[
 
 #: The public implementations of each optimizer: the package, and the name there.
 PEERS = {
-    "SGD": _named(torch="SGD", optax="sgd", optimi="SGD"),
-    "Adagrad": _named(torch="Adagrad", optax="adagrad"),
-    "RMSprop": _named(torch="RMSprop", optax="rmsprop"),
+    "SGD": _named(torch="SGD", optax="sgd", optimi="SGD", heavyball="SGD", torchzero="SGD"),
+    "Adagrad": _named(torch="Adagrad", optax="adagrad", torchzero="Adagrad"),
+    "RMSprop": _named(torch="RMSprop", optax="rmsprop", heavyball="RMSprop", torchzero="RMSprop"),
     "Adadelta": _named(torch="Adadelta", optax="adadelta"),
-    "Adam": _named(torch="Adam", optax="adam", optimi="Adam"),
-    "AdamW": _named(torch="AdamW", optax="adamw", optimi="AdamW"),
+    "Adam": _named(torch="Adam", optax="adam", optimi="Adam", torchzero="Adam"),
+    "AdamW": _named(torch="AdamW", optax="adamw", optimi="AdamW", heavyball="AdamW"),
     "Adamax": _named(torch="Adamax", optax="adamax"),
-    "NAdam": _named(torch="NAdam", optax="nadam"),
+    "NAdam": _named(torch="NAdam", optax="nadam", heavyball="NAdam"),
     "RAdam": _named(torch="RAdam", optax="radam", optimi="RAdam"),
     "ASGD": _named(torch="ASGD"),
-    "Rprop": _named(torch="Rprop", optax="rprop"),
+    "Rprop": _named(torch="Rprop", optax="rprop", torchzero="Rprop"),
     "Adafactor": _named("AdaFactor", torch="Adafactor"),
-    "Muon": _named(torch="Muon"),
-    "Lion": _named("Lion", "lion", optimi="Lion"),
-    "SignSGD": _named("SignSGD", "sign_sgd"),
+    "Muon": _named(torch="Muon", heavyball="Muon"),
+    "Lion": _named("Lion", "lion", optimi="Lion", torchzero="Lion"),
+    "SignSGD": _named("SignSGD", "sign_sgd", torchzero="Sign"),
     "AdaBelief": _named("AdaBelief", "adabelief", torch_optimizer="AdaBelief"),
     "Yogi": _named("Yogi", "yogi", torch_optimizer="Yogi"),
-    "ADOPT": _named("ADOPT", "adopt"),
-    "Adan": _named("Adan", "adan", optimi="Adan"),
-    "AdEMAMix": _named("AdEMAMix", "ademamix"),
+    "ADOPT": _named("ADOPT", "adopt", heavyball="ADOPT"),
+    "Adan": _named("Adan", "adan", optimi="Adan", torchzero="Adan"),
+    "AdEMAMix": _named("AdEMAMix", "ademamix", heavyball="AdEMAMix"),
     "NAdamW": _named("", "nadamw"),
     "MARS": _named("MARS"),
     "AdaBound": _named("AdaBound", torch_optimizer="AdaBound"),
@@ -135,9 +167,9 @@ PEERS = {
     "DoG": _named("", "dog"),
     "CAME": _named("CAME"),
     "AdamMini": _named(adam_mini="Adam_mini"),
-    "SOAP": _named("SOAP"),
-    "Shampoo": _named("ScalableShampoo"),
-    "PSGDKron": _named("Kron"),
+    "SOAP": _named("SOAP", heavyball="SOAP", torchzero="SOAP"),
+    "Shampoo": _named("ScalableShampoo", torchzero="Shampoo"),
+    "PSGDKron": _named("Kron", heavyball="PSGDKron", torchzero="PSGDKronWhiten"),
     "ScheduleFreeSGD": _named("ScheduleFreeSGD", schedulefree="SGDScheduleFree"),
-    "ScheduleFreeAdamW": _named("ScheduleFreeAdamW", schedulefree="AdamWScheduleFree"),
+    "ScheduleFreeAdamW": _named("ScheduleFreeAdamW", schedulefree="AdamWScheduleFree", heavyball="SFAdamW"),
 }
