@@ -1,4 +1,4 @@
-"""Many small trainings as one: their forward and backward passes are made together, their steps one by one.
+"""Many small trainings as one: their forward and backward passes are made together, and so are their steps.
 
 On a small model most of a pass is not arithmetic but calling it; a pass over 16 models at once calls as often
 as a pass over one. Each training keeps its own order of batches, optimizer, schedule and evaluations.
@@ -16,6 +16,7 @@ from torch.func import functional_call, vmap
 
 from fallline.compare.records import Arm, Spec, Trial
 from fallline.compare.trials.gathered import Gathered
+from fallline.compare.trials.joint_steps import JointSteps
 from fallline.compare.trials.training import Training
 from fallline.compare.trials.trial import course, run_trial
 from fallline.tasks.data import Batch, each, sample_count
@@ -71,21 +72,18 @@ class Stack:
         own = zip(*(model.parameters() for model in models), strict=True)
         self.gradients = [_gradients(*pair) for pair in zip(parameters, own, strict=True)]
         self._some = [gradient for gradient in self.gradients if gradient is not None]
+        self._steps = JointSteps(trainings)
 
     def advance(self, steps: int) -> dict[int, Exception]:
         """Make ``steps`` optimizer steps of every training, or fewer if some optimizer cannot.
 
         Returned is why, by the place of its training.
         """
-        makes = [training.stepping.after(training.step, training.parameters) for training in self.trainings]
+        make = self._steps.from_here()
         problems: dict[int, Exception] = {}
         for _ in range(steps):
             self.differentiate([next(training.batches) for training in self.trainings])
-            for place, make in enumerate(makes):
-                try:
-                    make()
-                except Exception as error:
-                    problems[place] = error
+            problems = make()
             self.forget_gradients()
             for training in self.trainings:
                 training.step += 1
