@@ -1,4 +1,4 @@
-"""Cross-entropy by gathering: torch's own, under `vmap` too; the rest is left to torch."""
+"""Cross-entropy by gathering and linear layers: torch's own, under `vmap` too; the rest is left to torch."""
 
 import pytest
 import torch
@@ -67,3 +67,26 @@ def test_a_stack_does_not_load_torchs_compiler():
         "list(run_stacked(load('digits'), {'sgd': Arm('sgd')}, specs, share=0.01))"
     )
     assert "sympy" not in after_import(program)
+
+
+def linear(inputs, weight, bias):
+    with Gathered():
+        return functional.linear(inputs, weight, bias).square().sum()
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 4), (3, 2, 6, 4)], ids=["vectors", "sequences"])
+def test_linear_layers_of_several_models_are_torch_s(shape):
+    generator = torch.Generator().manual_seed(2)
+    shapes = shape, (3, 5, 4), (3, 5)
+    several = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    ours = vmap(grad(linear, (0, 1, 2)))(*several)
+    for i, one in enumerate(zip(*several, strict=True)):
+        theirs = grad(lambda *given: functional.linear(*given).square().sum(), (0, 1, 2))(*one)
+        for mine, expected in zip(ours, theirs, strict=True):
+            assert torch.allclose(mine[i], expected, rtol=1e-14)
+
+
+def test_a_linear_layer_has_the_precision_that_autocast_gives_it():
+    layer, inputs = torch.nn.Linear(4, 3), torch.ones(2, 4)
+    with torch.autocast("cpu", torch.bfloat16), Gathered():
+        assert layer(inputs).dtype == torch.bfloat16

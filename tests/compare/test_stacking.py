@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fallline import Task
+from fallline import SGD, Task
 from fallline.compare.errors import ComparisonError
 from fallline.compare.executors.pool import Pool
 from fallline.compare.executors.worker import Job
@@ -172,8 +172,18 @@ class Refusing(torch.optim.SGD):
         super().step()
 
 
-def test_an_optimizer_that_raises_ends_its_own_training_alone(blobs, together):
-    arms = {**ARMS, "own": Arm(f"{__name__}.Refusing")}
+class RefusingAmongOthers(SGD):
+    """The same of an optimizer that steps together with those of other trainings."""
+
+    def transforms(self, group):
+        if group["params"][0].abs().max() > 1.5:
+            raise ArithmeticError("too large")
+        return super().transforms(group)
+
+
+@pytest.mark.parametrize("own", [Refusing, RefusingAmongOthers])
+def test_an_optimizer_that_raises_ends_its_own_training_alone(own, blobs, together):
+    arms = {**ARMS, "own": Arm(f"{__name__}.{own.__name__}")}
     bad = Spec("own", "tune", 0, 1, {"lr": 3.0})
     trials = by_key(run_stacked(blobs, arms, [SPECS[0], bad, *SPECS[1:]]))
     alone = run_trial(blobs, arms["own"], bad)

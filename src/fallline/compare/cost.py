@@ -28,7 +28,7 @@ ROUNDS, ROUNDS_SECONDS = 31, 1.5
 #: Forward and backward passes timed for each batch size and model, and likewise.
 PASSES, PASSES_SECONDS = 15, 0.3
 #: Seconds for which the machine is probed for cores that are free, and what keeps a core busy meanwhile.
-PROBE_SECONDS, PROBE_BYTES = 0.3, bytes(1 << 18)
+PROBE_SECONDS, PROBE_BYTES = 0.1, bytes(1 << 18)
 
 
 @dataclass(frozen=True)

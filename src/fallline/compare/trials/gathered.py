@@ -1,4 +1,4 @@
-"""The cross-entropy of classes in operations that `torch.func.vmap` has rules for."""
+"""Cross-entropy and linear layers in operations that `torch.func.vmap` makes of many models at once."""
 
 from typing import Any
 
@@ -18,18 +18,27 @@ class Gathered(TorchFunctionMode):
     """A context in which ``cross_entropy`` gathers the log-probabilities of the targets.
 
     Under `torch.func.vmap` torch's own is taken apart operation by operation in Python, and loads a part of
-    its compiler for that, half a second in each process.
+    its compiler for that, half a second in each process. ``linear`` is a product and a sum: taken apart, it
+    multiplies both by one besides.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
         if func is functional.cross_entropy and len(args) == 2 and options == USUAL and _of_classes(*args):
             return cross_entropy(*args)
+        if func is functional.linear and len(args) == 3 and not options and _of_vectors(*args):
+            return args[0] @ args[1].mT + args[2]
         return func(*args, **options)
 
 
 def _of_classes(outputs: Tensor, targets: Tensor) -> bool:
     return outputs.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point()
+
+
+def _of_vectors(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Tell whether a linear layer is the product of two matrices, plus a vector of the same precision."""
+    plain = inputs.dim() == weight.dim() == 2 and bias is not None
+    return plain and not torch.is_autocast_enabled(inputs.device.type)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

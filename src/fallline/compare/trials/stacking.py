@@ -1,4 +1,4 @@
-"""Many small trainings as one: their forward and backward passes are made together, their steps one by one.
+"""Many small trainings as one: their forward and backward passes are made together, and so are their steps.
 
 On a small model most of a pass is not arithmetic but calling it; a pass over 16 models at once calls as often
 as a pass over one. Each training keeps its own order of batches, optimizer, schedule and evaluations.
@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from fallline.compare.records import Arm, Spec, Trial
 from fallline.compare.trials.gathered import Gathered
+from fallline.compare.trials.joint_steps import JointSteps
 from fallline.compare.trials.training import Training
 from fallline.compare.trials.trial import course, run_trial
 from fallline.tasks.data import Batch, each, sample_count
@@ -26,17 +27,34 @@ from fallline.tasks.task import Task
 OWN = frozenset({"clip", "schedule", "warmup", "patience"})
 
 
-class Loss(nn.Module):
-    """The loss of a task's training step, as a function of a batch and of the model's parameters."""
+class Loss:
+    """The loss of a task's training step, as a function of the model's tensors and of a batch.
+
+    It is `torch.func.functional_call` for one model, whose places for tensors are looked up only once.
+    """
 
     def __init__(self, task: Task, model: nn.Module):
-        super().__init__()
         self.task, self.model = task, model
+        numbers = {id(tensor): i for i, tensor in enumerate((*model.parameters(), *model.buffers()))}
+        self._places: list[tuple[dict[str, Any], str, int]] = [
+            (tensors, name, numbers[id(tensor)])
+            for module in model.modules()
+            for tensors in (module._parameters, module._buffers)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        ]
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the loss."""
-        with Gathered():
-            return self.task.loss_on(self.model, batch)
+    def __call__(self, tensors: Sequence[Tensor], batch: Batch) -> Tensor:
+        """Return the loss with ``tensors`` in place of all parameters and then all buffers."""
+        own = [place[name] for place, name, _ in self._places]
+        try:
+            for place, name, i in self._places:
+                place[name] = tensors[i]
+            with Gathered():
+                return self.task.loss_on(self.model, batch)
+        finally:
+            for (place, name, _), tensor in zip(self._places, own, strict=True):
+                place[name] = tensor
 
 
 class Stack:
@@ -57,35 +75,25 @@ class Stack:
     def __init__(self, trainings: Sequence[Training]):
         self.trainings = trainings
         models = [training.model for training in _several(trainings)]
-        first = trainings[0]
-        loss = Loss(first.task, first.model)
-        self._losses = vmap(
-            lambda tensors, batch: functional_call(loss, tensors, (batch,)), randomness="error"
-        )
+        self._losses = vmap(Loss(trainings[0].task, trainings[0].model), randomness="error")
         parameters = [_side_by_side(same) for same in zip(*(m.parameters() for m in models), strict=True)]
         buffers = [_side_by_side(same) for same in zip(*(m.buffers() for m in models), strict=True)]
-        names = [
-            f"model.{name}" for name, _ in (*first.model.named_parameters(), *first.model.named_buffers())
-        ]
-        self._tensors = dict(zip(names, parameters + buffers, strict=True))
+        self._tensors = parameters + buffers
         own = zip(*(model.parameters() for model in models), strict=True)
         self.gradients = [_gradients(*pair) for pair in zip(parameters, own, strict=True)]
         self._some = [gradient for gradient in self.gradients if gradient is not None]
+        self._steps = JointSteps(trainings)
 
     def advance(self, steps: int) -> dict[int, Exception]:
         """Make ``steps`` optimizer steps of every training, or fewer if some optimizer cannot.
 
         Returned is why, by the place of its training.
         """
-        makes = [training.stepping.after(training.step, training.parameters) for training in self.trainings]
+        make = self._steps.from_here()
         problems: dict[int, Exception] = {}
         for _ in range(steps):
             self.differentiate([next(training.batches) for training in self.trainings])
-            for place, make in enumerate(makes):
-                try:
-                    make()
-                except Exception as error:
-                    problems[place] = error
+            problems = make()
             self.forget_gradients()
             for training in self.trainings:
                 training.step += 1

@@ -45,12 +45,19 @@ class Stepping:
             )
         self.rates = [group["lr"] for group in optimizer.param_groups] if self.factor else []
 
-    def after(self, step: int, parameters: Iterable[Tensor]) -> Callable[[], object]:
-        """Return what makes the next step each time it is called, after so many: lean if that is all."""
-        make = self.optimizer.step
+    def after(
+        self, step: int, parameters: Iterable[Tensor], make: Callable[[], object] | None = None
+    ) -> Callable[[], object]:
+        """Return what makes the next step each time it is called, after so many: lean if that is all.
+
+        ``make`` takes the place of the optimizer's own step, if given.
+        """
+        following = make or self.optimizer.step
         if self.factor:
-            make = _scheduled(make, self.optimizer.param_groups, self.rates, self.factor, count(step))
-        return make if self.clip is None else _clipped(make, list(parameters), self.clip)
+            following = _scheduled(
+                following, self.optimizer.param_groups, self.rates, self.factor, count(step)
+            )
+        return following if self.clip is None else _clipped(following, list(parameters), self.clip)
 
 
 def learning_rate_factor(shape: str, warmup: float, steps: int) -> Schedule | None:
