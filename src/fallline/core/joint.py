@@ -32,7 +32,7 @@ def joinable(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _elementwise(optimizer: Optimizer, group: Mapping[str, Any]) -> bool:
-    passes = plan(optimizer.transforms(group)).passes
+    passes = [one for rule in plan(optimizer.transforms(group)).variants for one in rule.passes]
     alone = all(isinstance(one, ElementPass) and not one.sums for one in passes)
     return alone and precision_of(group) == AS_TORCH
 
