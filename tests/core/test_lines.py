@@ -270,3 +270,25 @@ def test_complex_parameters_are_refused():
     p.grad = torch.ones_like(p)
     with pytest.raises(RuntimeError, match="works on real tensors alone"):
         fallline.CAME([p]).step()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vectors_that_take_another_number_of_sums_wait_for_matrices(backend):
+    """Adam-mini's matrices have no sum over the tensor ahead of the norm of all updates, its vectors have."""
+    start = {"matrix": random(4, 3), "vector": random(5)}
+    grads = {n: p.flip(0) for n, p in start.items()}
+
+    def moved(ends):
+        return torch.cat([(ends[n] - p).detach().flatten() for n, p in start.items()])
+
+    def ends(*after):
+        params = {n: nn.Parameter(p.clone()) for n, p in start.items()}
+        for n, p in params.items():
+            p.grad = grads[n]
+        optimizer = on_backend(fallline.AdamMini(list(params.values()), lr=0.1, after=after), backend)
+        optimizer.step()
+        return moved(params), moved(update(optimizer, start, grads, init(optimizer, start))[0])
+
+    free = ends()[0]
+    for clipped in ends(transforms.clip_by_global_norm(1e-3)):
+        torch.testing.assert_close(clipped, free * 1e-3 / (free.norm() + 1e-6), rtol=1e-12, atol=1e-15)
