@@ -18,6 +18,7 @@ from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
 from fallline.core.precision import AS_TORCH, precision_of
 from fallline.core.reduction import rounds
+from fallline.core.refusals import refuse_complex
 from fallline.core.schedule import follows
 from fallline.core.state import scalar_dtype
 from fallline.core.timetable import STEPS
@@ -146,6 +147,7 @@ class _Recipe:
 
     def on(self, p: Tensor) -> "_Recipe":
         """Return the recipe for a tensor of that shape."""
+        refuse_complex(self.plan, p)
         return replace(self, plan=self.plan.on(tuple(p.shape)))
 
     def complete(self, state: Mapping[str, Tensor], p: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ from fallline.core.precision import AS_TORCH, PRECISION, precision_of
 from fallline.core.reduction import Taken, over_processes, rounds, totals, vetoed
 from fallline.core.refusals import (
     refuse,
-    refuse_beyond_elements,
+    refuse_complex,
+    refuse_differentiable,
     refuse_grad_elsewhere,
     refuse_mismatch,
     refuse_misplaced,
@@ -281,7 +282,8 @@ def _refuse(optimizer: "Optimizer", stepped: list[tuple[int, int, Tensor]]) -> N
         group = optimizer.param_groups[row]
         rule = rule_of(optimizer, group).on(tuple(p.shape))
         refuse(optimizer, group, p)
-        refuse_beyond_elements(rule, group, p)
+        refuse_complex(rule_of(optimizer, group), p)
+        refuse_differentiable(rule, group)
         refuse_precision(rule, group, p)
         refuse_mismatch(rule, optimizer.state.get(p, {}), p)
         refuse_misplaced(rule, optimizer.state.get(p, {}), p)
