@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fallline
-from fallline import Slot, per_line, summed, transform, transforms
+from fallline import Precision, Slot, per_line, summed, transform, transforms
 from fallline.backends import cpu_line_launch
 from fallline.core.errors import RuleError
 from fallline.functional import init, update
@@ -365,3 +365,19 @@ def test_vectors_that_take_another_number_of_sums_wait_for_matrices(backend):
     free = ends()[0]
     for clipped in ends(transforms.clip_by_global_norm(1e-3)):
         torch.testing.assert_close(clipped, free * 1e-3 / (free.norm() + 1e-6), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "precision", [Precision(params="stochastic"), Precision("bf16"), Precision(params="master")]
+)
+def test_numbers_without_dimensions_are_rounded_alike_by_all_backends(precision):
+    """In torch a 0-d float32 times a 0-d float64, the sum over its tensor, is a float64."""
+    dtype, ends = torch.bfloat16 if precision.params else torch.float32, []
+    for backend in BACKENDS:
+        p = nn.Parameter(torch.tensor(3.0, dtype=dtype))
+        optimizer = on_backend(fallline.CAME([p], lr=0.1, precision=precision), backend)
+        for t in range(4):
+            p.grad = torch.tensor(1.0 + t, dtype=dtype)
+            optimizer.step()
+        ends.append(p.detach())
+    assert torch.equal(*ends)
