@@ -17,6 +17,8 @@ from fallline.core.errors import UnknownOptionError, suggestion
 from fallline.core.optimizer import Optimizer
 from fallline.core.plan import Plan, plan
 from fallline.core.precision import AS_TORCH, precision_of
+from fallline.core.reduction import rounds
+from fallline.core.refusals import refuse_complex
 from fallline.core.schedule import follows
 from fallline.core.state import scalar_dtype
 from fallline.core.timetable import STEPS
@@ -145,6 +147,7 @@ class _Recipe:
 
     def on(self, p: Tensor) -> "_Recipe":
         """Return the recipe for a tensor of that shape."""
+        refuse_complex(self.plan, p)
         return replace(self, plan=self.plan.on(tuple(p.shape)))
 
     def complete(self, state: Mapping[str, Tensor], p: Tensor) -> dict[str, Tensor]:
@@ -287,13 +290,14 @@ def _number(x: Tensor, exact: bool) -> Any:
 
 def _run(tensors: Sequence[_Tensor]) -> list[Tensor]:
     """Run all passes; return for each sum that may veto the step whether it does."""
-    vetoes, running = [], [(each, each.reductions()) for each in tensors]
-    while running:
-        waiting = [(each, more, next(more, ())) for each, more in running]
-        running = [(each, more) for each, more, sums in waiting if sums]
-        for taken in dict.fromkeys(one for _, _, sums in waiting for one in sums):
-            total = _sum(taken, [each for each, _, sums in waiting if taken in sums])
+    vetoes, courses = [], [each.reductions() for each in tensors]
+    waiting = [next(course, ()) for course in courses]
+    for turn in rounds([each.plan for each in tensors]):
+        for taken in dict.fromkeys(one for i in turn for one in waiting[i]):
+            total = _sum(taken, [tensors[i] for i in turn if taken in waiting[i]])
             vetoes += [total != 0] if taken.vetoes else []
+        for i in turn:
+            waiting[i] = next(courses[i], ())
     return vetoes
 
 

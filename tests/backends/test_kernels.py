@@ -1,6 +1,7 @@
 """Generated code: vectorised, independent of the number of threads, and safe in its cache."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,16 @@ def test_loops_are_vectorised(cls, settings, dtype):
     lines = vector_lines(compiler.assembly(kernel_of(cls, settings, dtype)))
     packed = [line for line in lines if any(op in line for op in ("mulp", "addp", "subp", "fmul", "fsub"))]
     assert packed, "no arithmetic on packed numbers"
+
+
+def test_kernels_that_go_over_lines_are_shown_with_what_is_computed_for_each_line():
+    params = [torch.nn.Parameter(torch.zeros(shape)) for shape in [(4, 3), (5, 1), (2, 3, 3, 3)]]
+    shown = fallline.show_kernel(fallline.Adafactor(params))
+    modules = re.split(r'^(?="""[^"]*\n\nWritten by)', shown, flags=re.MULTILINE)
+    over_lines = [m.split("@per_line")[0] for m in modules if "def _lines(" in m]
+    assert len(over_lines) == 6, "three passes, each over lines of several elements and of one"
+    assert all(vector_lines(compiler.assembly(m)) for m in over_lines)
+    assert shown.count("def factored_rms(") == 1
 
 
 def test_the_pool_that_stands_in_for_openmp_computes_the_same(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fallline
-from fallline import Slot, per_line, summed, transform, transforms
+from fallline import Precision, Slot, per_line, summed, transform, transforms
 from fallline.backends import cpu_line_launch
 from fallline.core.errors import RuleError
 from fallline.functional import init, update
@@ -208,6 +208,14 @@ def test_explain_tells_lines():
     assert "sums row_squares over each row, column_squares over each column" in re.sub(r"\s+", " ", text)
 
 
+def given_nothing(*, row_squares):
+    return None
+
+
+def given_a_number(*, row_squares):
+    return {"norm": 1.0}
+
+
 def given_too_much(*, row_squares):
     return {"norm": row_squares, "other": row_squares}
 
@@ -217,7 +225,9 @@ def given_another_shape(*, row_squares):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("function", [given_too_much, given_another_shape], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [given_nothing, given_a_number, given_too_much, given_another_shape], ids=lambda f: f.__name__
+)
 def test_what_was_not_declared_is_refused_before_anything_changes(function, backend):
     def scale(g, norm):
         return g / norm
@@ -237,8 +247,34 @@ def nothing(*, row_squares):
     return {}
 
 
+def by_shape(*, shape):
+    return {"norm": torch.full((1, shape[0], 1), shape[1])}
+
+
+def new(*, row_squares, fresh):
+    return {"norm": row_squares + fresh}
+
+
+@per_line(norm="row")
+def row_plain(*, row_plain):
+    return {"norm": row_plain}
+
+
+@per_line(Slot("count", shape=lambda matrix: ()), norm="row")
+def counted(count, *, row_squares):
+    return {"count": count + 1, "norm": row_squares}
+
+
+@transform(sums=(ROW_SQUARES,), per_line=counted)
+def scale_by_counted_row_norm(g, norm):
+    return g / norm
+
+
 def itself(kept, *, row_squares):
     return {"kept": kept, "norm": row_squares}
+
+
+keeping_no_shape = per_line(Slot("kept"), norm="row")(itself)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +282,11 @@ def itself(kept, *, row_squares):
     [
         (lambda: transform(sums=(ROW_SQUARES,))(squares), "give it per_line="),
         (lambda: per_line(norm="line"), "no lines"),
-        (lambda: transform(per_line=per_line()(nothing), sums=(ROW_SQUARES,))(squares), "gives nothing"),
+        (lambda: transform(per_line=per_line()(nothing), sums=(ROW_SQUARES,))(squares), "name the numbers"),
+        (lambda: transform(per_line=per_line(norm="row")(by_shape))(plain), "give sums="),
+        (lambda: transform(sums=(ROW_SQUARES,), per_line=per_line(norm="row")(itself))(plain), "its slots"),
+        (lambda: transform(sums=(ROW_SQUARES,), per_line=per_line(norm="row")(new))(plain), "reads 'fresh'"),
+        (lambda: transform(sums=(summed(over="row")(plain),), per_line=row_plain)(plain), "looks at"),
         (
             lambda: transform(sums=(ROW_SQUARES, CHANNEL_SQUARES), per_line=row_norm)(plain),
             "another kind than rows and columns",
@@ -255,7 +295,11 @@ def itself(kept, *, row_squares):
             lambda: transform(sums=(ROW_SQUARES, summed(over="tensor")(cubes)), per_line=row_norm)(plain),
             "in a transform of their own",
         ),
-        (lambda: transform(per_line=per_line(Slot("kept"), norm="row")(itself))(plain), "give Slot"),
+        (
+            lambda: transform(sums=(ROW_SQUARES,), per_line=keeping_no_shape)(plain),
+            "give Slot",
+        ),
+        (lambda: fallline.chain(scale_by_counted_row_norm, transforms.skip_nonfinite), "ahead of counted"),
         (lambda: fallline.chain(scale_by_row_norm, scale_by_column_norm), "rename one slot or sum"),
         (lambda: fallline.chain(scale_by_row_norm, scale_by_channel_norm), "use one kind of lines"),
     ],
@@ -265,8 +309,75 @@ def test_lines_are_checked_where_they_are_declared(build, remedy):
         build()
 
 
-def test_complex_parameters_are_refused():
-    p = nn.Parameter(torch.zeros(2, 2, dtype=torch.complex64))
+@pytest.mark.parametrize("rule", [fallline.Adafactor, fallline.CAME, fallline.AdamMini])
+@pytest.mark.parametrize("shape", [(2, 2), (2,)], ids=str)
+def test_complex_parameters_are_refused_of_any_shape(shape, rule):
+    p = nn.Parameter(torch.zeros(shape, dtype=torch.complex64))
     p.grad = torch.ones_like(p)
     with pytest.raises(RuntimeError, match="works on real tensors alone"):
-        fallline.CAME([p]).step()
+        rule([p]).step()
+    with pytest.raises(RuntimeError, match="works on real tensors alone"):
+        init(rule, p.detach())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_stands_in_on_vectors_may_have_settings(backend):
+    halve = transforms.scale_by_learning_rate(0.5)
+    rule = transform(sums=(ROW_SQUARES,), per_line=row_norm, vectors=halve)(plain)
+    p, g = nn.Parameter(torch.zeros(3, dtype=D)), random(3)
+    p.grad = g
+    on_backend(fallline.chain(rule())([p]), backend).step()
+    assert torch.equal(p.detach(), -0.5 * g)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_numbers_of_lines_are_rounded_to_what_is_computed_with(backend):
+    def third(*, row_squares):
+        return {"norm": torch.full_like(row_squares, 1 / 3, dtype=D)}
+
+    def multiply(g, norm):
+        return g * norm
+
+    rule = transform(sums=(ROW_SQUARES,), per_line=per_line(norm="row")(third))(multiply)
+    p, g = nn.Parameter(torch.zeros(5, 40)), random(5, 40, dtype=torch.float32)
+    p.grad = g
+    on_backend(fallline.chain(rule())([p]), backend).step()
+    assert torch.equal(p.detach(), -g * torch.tensor(1 / 3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vectors_that_take_another_number_of_sums_wait_for_matrices(backend):
+    """Adam-mini's matrices have no sum over the tensor ahead of the norm of all updates, its vectors have."""
+    start = {"matrix": random(4, 3), "vector": random(5)}
+    grads = {n: p.flip(0) for n, p in start.items()}
+
+    def moved(ends):
+        return torch.cat([(ends[n] - p).detach().flatten() for n, p in start.items()])
+
+    def ends(*after):
+        params = {n: nn.Parameter(p.clone()) for n, p in start.items()}
+        for n, p in params.items():
+            p.grad = grads[n]
+        optimizer = on_backend(fallline.AdamMini(list(params.values()), lr=0.1, after=after), backend)
+        optimizer.step()
+        return moved(params), moved(update(optimizer, start, grads, init(optimizer, start))[0])
+
+    free = ends()[0]
+    for clipped in ends(transforms.clip_by_global_norm(1e-3)):
+        torch.testing.assert_close(clipped, free * 1e-3 / (free.norm() + 1e-6), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "precision", [Precision(params="stochastic"), Precision("bf16"), Precision(params="master")]
+)
+def test_numbers_without_dimensions_are_rounded_alike_by_all_backends(precision):
+    """In torch a 0-d float32 times a 0-d float64, the sum over its tensor, is a float64."""
+    dtype, ends = torch.bfloat16 if precision.params else torch.float32, []
+    for backend in BACKENDS:
+        p = nn.Parameter(torch.tensor(3.0, dtype=dtype))
+        optimizer = on_backend(fallline.CAME([p], lr=0.1, precision=precision), backend)
+        for t in range(4):
+            p.grad = torch.tensor(1.0 + t, dtype=dtype)
+            optimizer.step()
+        ends.append(p.detach())
+    assert torch.equal(*ends)

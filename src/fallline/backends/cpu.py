@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fallline.backends import kernel_cache, whole
-from fallline.backends.cpu_kernel import generate
+from fallline.backends.cpu_kernel import generate, generate_for_lines
 from fallline.backends.cpu_launch import Launch
-from fallline.backends.cpu_line_launch import LineLaunch, LineSums
+from fallline.backends.cpu_line_launch import LineLaunch, LineSums, ways
 from fallline.backends.cpu_table import Table, Watch
 from fallline.backends.operands import ELEMENT, Signature, stream, traffic, writes
 from fallline.core import rounding, source
@@ -60,17 +60,22 @@ class Cpu:
         return Job(batch)
 
     def source(self, batch: Batch) -> str:
-        """Return the generated modules, and the source of rules on whole tensors."""
-        return "\n\n".join(
-            generate(batch.plan, one, signature(batch))
-            if isinstance(one, ElementPass)
-            else source.text(one.transform.rule)
-            for one in batch.plan.passes
-        )
+        """Return the generated modules, and the source of rules on whole tensors and functions of lines."""
+        return "\n\n".join(text for one in batch.plan.passes for text in _sources(batch, one))
 
     def traffic(self, batch: Batch, one: Pass) -> tuple[float, float] | None:
         """Return the bytes read and written per element."""
         return traffic(batch.plan, one, signature(batch)) if isinstance(one, ElementPass) else None
+
+
+def _sources(batch: Batch, one: Pass) -> list[str]:
+    if isinstance(one, WholePass):
+        return [source.text(one.transform.rule)]
+    dtypes = signature(batch)
+    if not one.lines:
+        return [generate(batch.plan, one, dtypes)]
+    kernels = [generate_for_lines(batch.plan, one, dtypes, way) for way in ways(one, batch.params)]
+    return [*kernels, source.text(one.then.function)] if one.then else kernels
 
 
 def signature(batch: Batch) -> Signature:

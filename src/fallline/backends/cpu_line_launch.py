@@ -81,6 +81,11 @@ def grid(kinds: frozenset[Line], p: Shape) -> Grid:
     return Grid("elements", 1, matrices, 1)
 
 
+def ways(each: ElementPass, params: Sequence[Tensor]) -> list[str]:
+    """Return the ways in which lines of these tensors meet the loop over elements."""
+    return list(dict.fromkeys(grid(each.lines, tuple(p.shape)).way for p in params))
+
+
 class LineLaunch(Launch):
     """The kernels of one pass that works on lines: one for each way in which lines of its tensors lie."""
 

@@ -265,7 +265,8 @@ class _Member:
     def _write(self, name: str, kept_as: Format, stream: int) -> None:
         value = self._values[name]
         if not isinstance(kept_as, Plain) or kept_as.random:
-            kept_as.write(value, parts_of(name, kept_as, self._p, self._state), self._noise(), stream)
+            parts = parts_of(name, kept_as, self._p, self._state)
+            kept_as.write(value.float(), parts, self._noise(), stream)
         elif name == P:
             self._p.copy_(torch.view_as_complex(value) if self._p.is_complex() else value)
         else:

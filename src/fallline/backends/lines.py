@@ -22,11 +22,12 @@ def call(once: PerLine, operands: Mapping[str, Any], count: int, matrix: Shape) 
     made = once.function(*slots, **{name: operands[name] for name in once.reads})
     wanted = {slot.name: (count, *slot.shape(matrix)) for slot in once.slots}  # type: ignore[misc]
     wanted |= {name: (count, *line_shape(kind, matrix)) for name, kind in once.gives}
-    shapes = {name: tuple(getattr(x, "shape", ())) for name, x in made.items()}
+    named = made if isinstance(made, dict) else {}
+    shapes = {name: tuple(x.shape) if isinstance(x, Tensor) else x for name, x in named.items()}
     if shapes != wanted:
         raise RuleError(
             f"{once.function.__name__} must return dict() of the shapes {wanted} for {count} matrices of "
-            f"shape {matrix}; it returned {shapes}"
+            f"shape {matrix}; it returned {shapes or type(made).__name__}"
         )
     return made
 
@@ -49,7 +50,10 @@ def numbers(
     }
     slots = {s.name: known[s.name].to(p.dtype).reshape(count, *s.shape(matrix)) for s in once.slots}  # type: ignore[misc]
     made = call(once, {**known, **slots, **sums, SHAPE: matrix}, count, matrix)
-    given = {name: _own(made[name].reshape(line_shape(kind, shape)), spread) for name, kind in once.gives}
+    given = {
+        name: _own(made[name].to(p.dtype).reshape(line_shape(kind, shape)), spread)
+        for name, kind in once.gives
+    }
     return given | {slot.name: made[slot.name].reshape(known[slot.name].shape) for slot in once.slots}
 
 

@@ -17,14 +17,15 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from fallline.core import capture
-from fallline.core.backend import Backend, Batch, Prepared, Sums, choose
+from fallline.core.backend import Backend, Batch, Prepared, choose
 from fallline.core.errors import RuleError
 from fallline.core.plan import Plan
 from fallline.core.precision import AS_TORCH, PRECISION, precision_of
-from fallline.core.reduction import Taken, over_processes, refuse_unaligned, totals, vetoed
+from fallline.core.reduction import Taken, over_processes, rounds, totals, vetoed
 from fallline.core.refusals import (
     refuse,
-    refuse_beyond_elements,
+    refuse_complex,
+    refuse_differentiable,
     refuse_grad_elsewhere,
     refuse_mismatch,
     refuse_misplaced,
@@ -90,7 +91,7 @@ class Dispatch:
         self.withheld: Tensor | None = None
         self._jobs: list[_Job] = []
         try:
-            refuse_unaligned([batch.plan for _, batch in self.batches])
+            self._rounds = rounds([batch.plan for _, batch in self.batches])
             self._jobs += [
                 _Job(batch, backend.prepare(batch), _readers(optimizer, batch), np.array(batch.rows))
                 for backend, batch in self.batches
@@ -139,18 +140,16 @@ class Dispatch:
 
     def _run(self, work: list[tuple["_Job", list[Tensor]]]) -> Outcome:
         """Advance all batches from reduction to reduction, until none is left that waits for one."""
-        waiting, turn = _advance(work), 0
-        while waiting:
-            contributions = over_processes(
-                Taken(job.batch, job.rows, job.batch.plan.reductions[turn].sums, sums)
-                for job, _, sums in waiting
-            )
+        courses = [_course(*each) for each in work]
+        waiting = [next(course, None) for course in courses]
+        for turn in self._rounds:
+            contributions = over_processes(taken for i in turn if (taken := waiting[i]))
             self.veto = vetoed(contributions)
             if self.veto:
                 return Outcome.VETOED
-            for (job, _, _), total in zip(waiting, totals(contributions), strict=True):
-                job.prepared.take(total)
-            waiting, turn = _advance([(job, own) for job, own, _ in waiting]), turn + 1
+            for i, total in zip(turn, totals(contributions), strict=True):
+                work[i][0].prepared.take(total)
+                waiting[i] = next(courses[i], None)
         return Outcome.DONE
 
     def _abandon(self, optimizer: "Optimizer") -> None:
@@ -181,10 +180,13 @@ class Dispatch:
         )
 
 
-def _advance(work: list[tuple[_Job, list[Tensor]]]) -> list[tuple[_Job, list[Tensor], Sums]]:
-    """Advance each batch, and return those that wait for the totals of their sums."""
-    taken = [(job, own, job.prepared.advance(own)) for job, own in work]
-    return [(job, own, sums) for job, own, sums in taken if sums is not None]
+def _course(job: _Job, grads: list[Tensor]) -> Iterator[Taken]:
+    """Advance a batch from reduction to reduction, and yield what it contributes to each."""
+    for one in job.batch.plan.reductions:
+        sums = job.prepared.advance(grads)
+        assert sums is not None
+        yield Taken(job.batch, job.rows, one.sums, sums)
+    job.prepared.advance(grads)
 
 
 def _chosen(batch: Batch, grads: list[Any]) -> list[Tensor]:
@@ -280,7 +282,8 @@ def _refuse(optimizer: "Optimizer", stepped: list[tuple[int, int, Tensor]]) -> N
         group = optimizer.param_groups[row]
         rule = rule_of(optimizer, group).on(tuple(p.shape))
         refuse(optimizer, group, p)
-        refuse_beyond_elements(rule, group, p)
+        refuse_complex(rule_of(optimizer, group), p)
+        refuse_differentiable(rule, group)
         refuse_precision(rule, group, p)
         refuse_mismatch(rule, optimizer.state.get(p, {}), p)
         refuse_misplaced(rule, optimizer.state.get(p, {}), p)

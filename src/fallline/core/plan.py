@@ -21,6 +21,7 @@ from fallline.core.transform import (
     Slot,
     Sum,
     Transform,
+    bare,
     keywords,
     transform,
 )
@@ -126,7 +127,7 @@ class Plan:
 
     @cached_property
     def _on_vectors(self) -> "Plan":
-        return plan(tuple(t.vectors or t for t in self.transforms if t is not descend))
+        return plan(tuple(bare(t.vectors) if t.vectors else t for t in self.transforms if t is not descend))
 
     @property
     def variants(self) -> tuple["Plan", ...]:
@@ -405,8 +406,15 @@ def _refuse_late_vetoes(passes: tuple[Pass, ...]) -> None:
                 f"{veto.name} may veto a step in which {changed} has changed something already; put its "
                 f"transform ahead of {changed}"
             )
-        if not sums:
-            changed = changed or next((t.name for t in one.transforms if t.slots or t.target == P), "")
+        changed = changed or _changing(one)
+
+
+def _changing(one: Pass) -> str:
+    """Return the name of what changes state or parameter in a pass, nothing where that only takes sums."""
+    if isinstance(one, ElementPass) and one.then:
+        return one.then.function.__name__ if one.then.slots else ""
+    takes_sums = isinstance(one, ElementPass) and one.sums
+    return "" if takes_sums else next((t.name for t in one.transforms if t.slots or t.target == P), "")
 
 
 def _refuse_uncounted_steps(transforms: tuple[Transform, ...]) -> None:

@@ -135,18 +135,37 @@ def vetoed(contributions: Sequence[Taken]) -> tuple[Sum, list[int]] | None:
     return None
 
 
-def refuse_unaligned(plans: Sequence[Plan]) -> None:
-    """Refuse a sum that groups take in different reductions: one would step ahead of the other."""
-    turns: dict[Sum, int] = {}
-    for rule in plans:
-        for turn, one in enumerate(rule.reductions):
-            for each in one.sums:
-                if (each.over != "tensor" or each.vetoes) and turns.setdefault(each, turn) != turn:
-                    raise RuleError(
-                        f"{each.name}, a sum over the {each.over}, comes after other sums in one group "
-                        f"and not in another; begin the chain with the transform that needs it"
-                    )
-    for veto in (each for each in turns if each.vetoes):
+def rounds(plans: Sequence[Plan]) -> list[list[int]]:
+    """Return the places of the plans that take their next reduction together, round by round.
+
+    Whoever takes a sum over several tensors waits until all others that take it have come to it.
+
+    Raises RuleError when two wait for each other, and for a veto that not all plans have.
+    """
+    _refuse_vetoes_of_some(plans)
+    left = {i: [one.sums for one in rule.reductions] for i, rule in enumerate(plans)}
+    found = []
+    while left := {i: ahead for i, ahead in left.items() if ahead}:
+        later = {each for ahead in left.values() for sums in ahead[1:] for each in sums if _joint(each)}
+        turn = [i for i, ahead in left.items() if later.isdisjoint(ahead[0])]
+        if not turn:
+            each = next(each for ahead in left.values() for each in ahead[0] if each in later)
+            raise RuleError(
+                f"{each.name}, a sum over the {each.over}, comes after another such sum in one group and "
+                f"before it in another; take them in the same order in all groups"
+            )
+        found.append(turn)
+        left |= {i: left[i][1:] for i in turn}
+    return found
+
+
+def _joint(each: Sum) -> bool:
+    """Tell whether several tensors read a sum, or are vetoed by it."""
+    return each.over != "tensor" or bool(each.vetoes)
+
+
+def _refuse_vetoes_of_some(plans: Sequence[Plan]) -> None:
+    for veto in dict.fromkeys(each for rule in plans for each in rule.sums if each.vetoes):
         if any(veto not in rule.sums for rule in plans):
             raise RuleError(
                 f"{veto.name} may veto the step of one group and not of another; give its transform to all"

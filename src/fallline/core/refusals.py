@@ -41,11 +41,15 @@ def _refuse_layout(optimizer: "Optimizer", group: dict[str, Any], layout: torch.
         )
 
 
-def refuse_beyond_elements(rule: Plan, group: dict[str, Any], p: Tensor) -> None:
-    """Refuse what only elementwise rules can do."""
+def refuse_complex(rule: Plan, p: Tensor) -> None:
+    """Refuse complex parameters, whatever their shape, where a rule works on whole tensors or lines."""
     whole = next((t.name for t in rule.transforms if t.whole or t.per_line), None)
     if whole and p.is_complex():
         raise RuntimeError(f"{whole} cannot take a parameter of {p.dtype}; it works on real tensors alone")
+
+
+def refuse_differentiable(rule: Plan, group: dict[str, Any]) -> None:
+    """Refuse sums that autograd would have to follow."""
     if rule.sums and group.get("differentiable"):
         raise RuntimeError(
             f"differentiable=True does not go through {rule.sums[0].name}, a sum; use fallline.functional"

@@ -442,16 +442,32 @@ def _refuse_unfit_lines(made: Transform) -> None:
         )
     if "channel" in kinds and len(kinds) > 1:
         raise RuleError(f"{made.name}: channels are lines of another kind than rows and columns; use one")
-    if made.per_line and not made.per_line.gives:
+    if made.per_line:
+        _refuse_unfit_function(made, made.per_line)
+    if made.vectors and made.vectors.target != made.target:
+        raise RuleError(f"{made.name}: what takes its place on vectors must change {made.target}, too")
+
+
+def _refuse_unfit_function(made: Transform, once: PerLine) -> None:
+    name, slots = once.function.__name__, tuple(slot.name for slot in once.slots)
+    if not (once.gives and made.sums):
         raise RuleError(
-            f"{made.name}: its function of lines gives nothing; name what, as in per_line(x='row')"
+            f"{made.name}: its function of lines makes numbers for each line from sums over lines; give "
+            f"sums=, and name the numbers, as in per_line(x='row')"
         )
-    if any(slot.shape is None for slot in made.line_slots):
+    if positional(once.function) != slots:
+        raise RuleError(
+            f"{name}: the positional arguments of a function of lines are its slots, {slots}; settings and "
+            f"sums stand behind *"
+        )
+    if FRESH in once.reads:
+        raise RuleError(
+            f"{name} reads {FRESH!r}, which functions of lines cannot; count in a slot of its own"
+        )
+    if any(slot.shape is None for slot in once.slots):
         raise RuleError(
             f"{made.name}: a function of lines keeps state of a shape of its own; give Slot(shape=)"
         )
-    if made.vectors and made.vectors.target != made.target:
-        raise RuleError(f"{made.name}: what takes its place on vectors must change {made.target}, too")
 
 
 def _refuse_reserved_names(made: Transform) -> None:
@@ -469,10 +485,14 @@ def _refuse_reserved_names(made: Transform) -> None:
 
 
 def _refuse_sums_that_wait_for_each_other(made: Transform) -> None:
-    numbers = {each.name for each in made.sums}
+    numbers, elements = {each.name for each in made.sums}, {G, P, GRAD, *(slot.name for slot in made.slots)}
     if made.sums and made.per_tensor:
         numbers |= {*_given(made.per_tensor), *(slot.name for slot in made.per_tensor.slots)}
     for each in made.sums:
+        if stray := sorted(set(each.inputs) - elements):
+            raise RuleError(
+                f"{made.name}: {each.name} looks at {stray}; a sum looks at g, p, grad and its own slots"
+            )
         if awaited := numbers & set(each.reads):
             raise RuleError(
                 f"{made.name}: {each.name} reads {sorted(awaited)}, not known before it is taken; "

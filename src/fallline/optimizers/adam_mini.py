@@ -104,13 +104,15 @@ class AdamMini(Optimizer):
         head_dim: rows of an attention head: the authors' ``dim // n_heads``. None: queries and keys go by
             rows, too.
         maximize: climb instead of descend.
-        foreach, capturable, differentiable: as in torch.
+        foreach, capturable, differentiable: as in torch; the mean square of a vector is a sum, which nothing
+            is differentiated through.
 
     Each group has a setting ``block_rows``: how many rows of a matrix are a block, 0 where every element is
     one. Parameters given by name are sorted into groups by it.
 
-    State: ``step``, ``exp_avg`` of each parameter's shape, ``exp_avg_sq`` of shape (rows, 1), of vectors one
-    number, in float32 for narrower parameters; both as in `Adam` where every element is a block.
+    State: ``step``, ``exp_avg`` of each parameter's shape, ``exp_avg_sq`` of shape (rows, 1), in float32 for
+    narrower parameters, and of vectors one number in float64; both as in `Adam` where every element is a
+    block.
 
     Raises:
         ValueError: a setting out of range, or rows that are no whole number of blocks.

@@ -156,7 +156,8 @@ class CAME(Optimizer):
         betas: decay rates :math:`(\beta_1, \beta_2, \beta_3)`, each in [0, 1).
         weight_decay: :math:`\lambda \ge 0`, decoupled.
         maximize: climb instead of descend.
-        foreach, capturable, differentiable: as in torch.
+        foreach, capturable, differentiable: as in torch; the norm of an update is a sum, which nothing is
+            differentiated through.
 
     State: ``exp_avg`` of each parameter's shape; of tensors with at least two dimensions ``exp_avg_sq_row``,
     ``exp_avg_sq_col``, ``exp_avg_res_row``, ``exp_avg_res_col``, of others ``exp_avg_sq``; all but the first
