@@ -198,7 +198,7 @@ def operands(plan: Plan, each: ElementPass, dtypes: Signature) -> tuple[list[Ope
 
 
 def _in_memory(each: ElementPass) -> set[str]:
-    """Return the names of what a pass looks at in memory; its code has others, maybe of state it does not know."""
+    """Return the names of what a pass looks at in memory; its own numbers and variables may have others'."""
     looked_at = (n for one in (*each.transforms, *each.sums) for n in one.inputs)
     return {P, G, GAIN, GRAD, *looked_at}
 
