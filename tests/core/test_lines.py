@@ -404,3 +404,22 @@ def test_numbers_of_lines_may_have_names_of_generated_code(backend):
     p, g = nn.Parameter(torch.zeros(3, 4, dtype=D)), random(3, 4)
     stepped([scale_by_length()], [p], [[g]], backend)
     torch.testing.assert_close(p.detach(), -0.2 * g, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("rule", [fallline.Adafactor, fallline.AdamMini])
+def test_parameters_that_join_later_count_their_own_steps(rule):
+    """Tensors of one shape are worked on together, each of many matrices, in parts of equal steps."""
+    shape, joins = (5, 4, 3), [0, 2, 2, 1]
+
+    def ends(together):
+        params = [nn.Parameter(random(*shape, seed=i)) for i in range(4)]
+        optimizers = [rule(params, lr=0.1)] if together else [rule([p], lr=0.1) for p in params]
+        for t in range(5):
+            for i, p in enumerate(params):
+                p.grad = random(*shape, seed=10 * t + i) if t >= joins[i] else None
+            for optimizer in optimizers:
+                optimizer.step()
+        return params
+
+    for a, b in zip(ends(True), ends(False), strict=True):
+        assert torch.equal(a, b)
