@@ -282,6 +282,7 @@ keeping_no_shape = per_line(Slot("kept"), norm="row")(itself)
     [
         (lambda: transform(sums=(ROW_SQUARES,))(squares), "give it per_line="),
         (lambda: per_line(norm="line"), "no lines"),
+        (lambda: summed(over="row", vetoes="it is bad")(squares), "vetoes nothing"),
         (lambda: transform(per_line=per_line()(nothing), sums=(ROW_SQUARES,))(squares), "name the numbers"),
         (lambda: transform(per_line=per_line(norm="row")(by_shape))(plain), "give sums="),
         (lambda: transform(sums=(ROW_SQUARES,), per_line=per_line(norm="row")(itself))(plain), "its slots"),
@@ -381,3 +382,44 @@ def test_numbers_without_dimensions_are_rounded_alike_by_all_backends(precision)
             optimizer.step()
         ends.append(p.detach())
     assert torch.equal(*ends)
+
+
+def ones():
+    return 1.0
+
+
+@per_line(c="row")
+def length(*, row_ones):
+    return {"c": row_ones.sqrt()}
+
+
+@transform(sums=(summed(over="row")(ones),), per_line=length)
+def scale_by_length(g, c):
+    return g * c
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_numbers_of_lines_may_have_names_of_generated_code(backend):
+    """The first pass has a number of its own, the 1.0 that it adds up, which it would call c, too."""
+    p, g = nn.Parameter(torch.zeros(3, 4, dtype=D)), random(3, 4)
+    stepped([scale_by_length()], [p], [[g]], backend)
+    torch.testing.assert_close(p.detach(), -0.2 * g, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("rule", [fallline.Adafactor, fallline.AdamMini])
+def test_parameters_that_join_later_count_their_own_steps(rule):
+    """Tensors of one shape are worked on together, each of many matrices, in parts of equal steps."""
+    shape, joins = (5, 4, 3), [0, 2, 2, 1]
+
+    def ends(together):
+        params = [nn.Parameter(random(*shape, seed=i)) for i in range(4)]
+        optimizers = [rule(params, lr=0.1)] if together else [rule([p], lr=0.1) for p in params]
+        for t in range(5):
+            for i, p in enumerate(params):
+                p.grad = random(*shape, seed=10 * t + i) if t >= joins[i] else None
+            for optimizer in optimizers:
+                optimizer.step()
+        return params
+
+    for a, b in zip(ends(True), ends(False), strict=True):
+        assert torch.equal(a, b)

@@ -378,3 +378,24 @@ def test_staged_layouts_go_through_all_kinds_of_passes(backend):
             p.grad = g
             optimizer.step()
     torch.testing.assert_close(strided.detach().contiguous(), twin.detach(), rtol=1e-13, atol=1e-13)
+
+
+@transform()
+def double_by_a_variable(g):
+    kept = g + g
+    return kept * 1.0
+
+
+@transform(slots=("kept",))
+def add_up(g, kept):
+    kept = kept + g
+    return kept, kept
+
+
+@each_backend
+def test_a_variable_of_one_pass_is_not_the_state_of_that_name_of_another(backend):
+    (p,) = positive([(3,)])
+    start, optimizer = p.detach().clone(), chain(double_by_a_variable, rules.reverse, add_up)([p], **backend)
+    for _ in range(2):
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), start - 6 * p.grad.flip(-1), rtol=1e-14, atol=1e-14)

@@ -190,11 +190,17 @@ def operands(plan: Plan, each: ElementPass, dtypes: Signature) -> tuple[list[Ope
         n: Operand(n, (place[row],), Plain(compute), access(Plain(compute), compute))
         for n, row in LEFT.items()
     }
-    stores = [] if each.sums else [own[n] for n, _ in dtypes.formats if n in code.assigned]
+    stores = [] if each.sums else [own[n] for n, _ in dtypes.formats if n in code.assigned & _in_memory(each)]
     stores += [left[n] for n in each.leaves]
-    needed = code.loads | {o.name for o in stores} - code.assigned
+    needed = code.loads & _in_memory(each) | {o.name for o in stores} - code.assigned
     taken = own | {n: left[n] for n in each.takes}
     return [o for n, o in taken.items() if n in needed], stores
+
+
+def _in_memory(each: ElementPass) -> set[str]:
+    """Return the names of what a pass looks at in memory; its own numbers and variables may have others'."""
+    looked_at = (n for one in (*each.transforms, *each.sums) for n in one.inputs)
+    return {P, G, GAIN, GRAD, *looked_at}
 
 
 def line_operands(plan: Plan, each: ElementPass, dtypes: Signature) -> list[Operand]:
@@ -204,7 +210,7 @@ def line_operands(plan: Plan, each: ElementPass, dtypes: Signature) -> list[Oper
     return [
         Operand(n, (place[n],), kept_as, access(kept_as, compute))
         for n in plan.line_numbers
-        if n in code.loads
+        if n in code.loads & _in_memory(each)
     ]
 
 
@@ -218,7 +224,7 @@ def writes(one: Pass, name: str) -> bool:
     """Tell whether a pass changes the parameters, or a slot."""
     if isinstance(one, WholePass):
         return name in one.transform.outputs
-    return not one.sums and name in program(one).assigned
+    return not one.sums and name in program(one).assigned & _in_memory(one)
 
 
 def stream(plan: Plan, one: Pass, dtypes: Signature, name: str) -> int:

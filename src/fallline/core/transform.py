@@ -41,8 +41,8 @@ class Slot:
 
     ``initial`` is the starting value, the name of the hyperparameter that holds it, or ``"p"``: a copy of
     the parameter. ``shape`` gives from the parameter's shape that of the slot, or None where a tensor has no
-    such slot and the rule gets None; only rules on whole tensors and functions of lines keep such state, in
-    float32 at least.
+    such slot and the rule, one on whole tensors, gets None; only such rules and functions of lines, to which
+    the shape is that of a matrix, keep such state, in float32 at least.
     ``nonnegative`` says that no value is below zero, as of averages of squares: a narrow format then keeps
     small ones apart from zero instead of a sign. ``wide`` state is kept in float32 for narrower parameters.
     State per tensor that is ``exact`` is kept in float64, not in torch's default dtype.
@@ -329,6 +329,10 @@ def summed(
     def declare(function: Callable[..., Any]) -> Sum:
         if over not in SPANS:
             raise RuleError(f"{function.__name__}: over={over!r}; sum over one of {', '.join(SPANS)}")
+        if vetoes and over in LINES:
+            raise RuleError(
+                f"{function.__name__}: a sum over lines vetoes nothing; veto by one over the tensor"
+            )
         return Sum(function, over, vetoes)
 
     return declare
