@@ -26,7 +26,7 @@ def _lines({arguments}):
     """Per line: the rule over it."""
 {start}
     for _line in _range(_low, _high):
-        _begin, _met = _line * _inner + _from, _line // _rows * _inner + _from
+        _begin, _met = _line * _inner + _from, _line // _rows * _inner
         _again = (_place + _line // _rows - _low // _rows) * _inner
 {before}
         _elements(_n, {call})
