@@ -182,12 +182,13 @@ def test_layouts_of_other_order_are_stepped_as_plain_ones(backend):
         torch.testing.assert_close(*ends, rtol=1e-13, atol=1e-15)
 
 
-def test_a_sum_over_lines_is_made_in_float64():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sum_over_lines_is_made_in_float64(backend):
     """2**24 + 1 ones: in float32 the last would be lost."""
     g = torch.ones(1, 2**12)
     g[0, 0] = 2.0**12
     p = nn.Parameter(torch.zeros(1, 2**12))
-    stepped([scale_by_row_norm()], [p], [[g]])
+    stepped([scale_by_row_norm()], [p], [[g]], backend)
     exact = 0.1 / (2.0**24 + 2**12 - 1) ** 0.5
     assert p[0, 1].item() == pytest.approx(-exact, rel=2e-7)
 
@@ -368,17 +369,18 @@ def test_vectors_that_take_another_number_of_sums_wait_for_matrices(backend):
         torch.testing.assert_close(clipped, free * 1e-3 / (free.norm() + 1e-6), rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize(("rule", "shape"), [(fallline.CAME, ()), (fallline.AdamMini, (6, 5))])
 @pytest.mark.parametrize(
     "precision", [Precision(params="stochastic"), Precision("bf16"), Precision(params="master")]
 )
-def test_numbers_without_dimensions_are_rounded_alike_by_all_backends(precision):
-    """In torch a 0-d float32 times a 0-d float64, the sum over its tensor, is a float64."""
+def test_backends_round_alike_at_random(precision, rule, shape):
+    """The bits of an element follow from its place; and 0-d float32 times the float64 of a sum is float64."""
     dtype, ends = torch.bfloat16 if precision.params else torch.float32, []
     for backend in BACKENDS:
-        p = nn.Parameter(torch.tensor(3.0, dtype=dtype))
-        optimizer = on_backend(fallline.CAME([p], lr=0.1, precision=precision), backend)
+        p = nn.Parameter(random(*shape, dtype=dtype))
+        optimizer = on_backend(rule([p], lr=0.1, precision=precision), backend)
         for t in range(4):
-            p.grad = torch.tensor(1.0 + t, dtype=dtype)
+            p.grad = random(*shape, seed=1 + t, dtype=dtype)
             optimizer.step()
         ends.append(p.detach())
     assert torch.equal(*ends)
@@ -423,3 +425,19 @@ def test_parameters_that_join_later_count_their_own_steps(rule):
 
     for a, b in zip(ends(True), ends(False), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("rule", [fallline.Adafactor, fallline.CAME, fallline.AdamMini])
+def test_state_may_lie_in_another_order(rule):
+    def end(turned):
+        p = nn.Parameter(random(2, 3, 5, 4))
+        optimizer = rule([p], lr=0.1)
+        for t in range(4):
+            p.grad = random(2, 3, 5, 4, seed=t)
+            optimizer.step()
+            for key, x in optimizer.state[p].items() if turned and t == 1 else ():
+                if x.dim() > 1:
+                    optimizer.state[p][key] = x.transpose(0, 1).contiguous().transpose(0, 1)
+        return p
+
+    assert torch.equal(end(True), end(False))

@@ -27,7 +27,7 @@ def _lines({arguments}):
 {start}
     _parts = (_rows + _stripe - 1) // _stripe
     for _line in _range(_low, _high):
-        _begin, _met = _line * _inner + _from, _line // _rows * _inner + _from
+        _begin, _met = _line * _inner + _from, _line // _rows * _inner
         _again = (_line // _rows * _parts + _line % _rows // _stripe) * _inner
 {before}
         _elements(_n, {call})
