@@ -7,7 +7,7 @@ from fallline.backends.formula import program
 from fallline.backends.operands import Operand, Signature, operands
 from fallline.core.plan import ElementPass, Plan
 
-_FLAGS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True'
+FLAGS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True'
 
 _ELEMENTS = '''\
 @_njit("{signature}", {flags})
@@ -36,6 +36,8 @@ def _blocks({arguments}):
 
 class Elements:
     """What is generated for the elements of one pass: functions, and the arguments they are called with."""
+
+    _flags = FLAGS
 
     def __init__(self, plan: Plan, each: ElementPass, dtypes: Signature):
         self._code, self._dtypes = program(each), dtypes
@@ -111,7 +113,7 @@ class Elements:
         finish = self._finishing()
         finish += [f"_narrow.store_top({o.unpacked}, _top_{o.rows[0]})" for o in self._packed]
         return _ELEMENTS.format(
-            **signature({"_n": "int64", **self._inner()}),
+            **signature({"_n": "int64", **self._inner()}, self._flags),
             start=block(start, 1),
             body=block(body, 2),
             finish=block(finish, 1),
@@ -164,10 +166,10 @@ def _packing(o: Operand) -> str:
     return f"_narrow.pack_{o.codes}({codes}, {scale}, {o.unpacked}, _count, {o.key}, _first + _begin)"
 
 
-def signature(arguments: dict[str, str]) -> dict[str, str]:
+def signature(arguments: dict[str, str], flags: str = FLAGS) -> dict[str, str]:
     """Return the signature of a function, its arguments and the flags it is compiled with."""
     kinds = ", ".join(arguments.values())
-    return {"signature": f"void({kinds})", "arguments": ", ".join(arguments), "flags": _FLAGS}
+    return {"signature": f"void({kinds})", "arguments": ", ".join(arguments), "flags": flags}
 
 
 def python(line: str) -> str:

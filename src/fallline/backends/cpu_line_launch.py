@@ -94,14 +94,14 @@ class LineLaunch(Launch):
         units = [(grid.way, t, *unit) for t, grid in enumerate(grids) for unit in grid.units()]
         units.sort(key=lambda unit: unit[0])
         self._units = np.array([unit[1:] for unit in units], np.int64).reshape(-1, 1 + len(UNIT))
-        ways = [way for way, *_ in units] or ["rows"]
+        met = [way for way, *_ in units] or ["rows"]
         self._parts = [
             (
                 kernel_cache.load(generate_for_lines(batch.plan, each, dtypes, way)),
-                ways.index(way),
-                ways.count(way),
+                met.index(way),
+                met.count(way),
             )
-            for way in dict.fromkeys(ways)
+            for way in dict.fromkeys(met)
         ]
         super().__init__(each, self._parts[0][0], arrays)
 
@@ -177,7 +177,8 @@ class LineSums:
 
     def _across(self, kind: Any, group: _Group) -> bool:
         """Tell whether kernels leave the sums over a kind of lines in parts."""
-        return MEETINGS[grid(self._one.lines, group.shape).way][kind] == "across"
+        over = grid(self._one.lines, group.shape)
+        return over.parts > 1 and MEETINGS[over.way][kind] == "across"
 
     def _room(self, name: str, kind: Any, group: _Group) -> Tensor:
         over, count = grid(self._one.lines, group.shape), len(group.members)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from fallline.backends.cpu_elements import Elements, block, signature
+from fallline.backends.cpu_elements import FLAGS, Elements, block, signature
 from fallline.backends.operands import ELEMENT, WIDENED, Operand, Signature, line_operands, rows
 from fallline.core.plan import ElementPass, Plan
 from fallline.core.transform import LINES, Line
@@ -42,6 +42,9 @@ UNIT = "_low", "_high", "_from", "_n", "_inner", "_rows", "_stripe"
 
 class LineElements(Elements):
     """What is generated for a pass that works on lines, which meet the loop over elements in one way."""
+
+    #: Lines may be of three elements, for which a call takes longer than what is done with them.
+    _flags = f"{FLAGS}, forceinline=True"
 
     def __init__(self, plan: Plan, each: ElementPass, dtypes: Signature, way: str):
         super().__init__(plan, each, dtypes)

@@ -12,7 +12,7 @@ from fallline.core.scalar import maximum, sqrt
 from fallline.core.space import Range
 from fallline.core.transform import Shape, Slot, Transform, per_line, summed, transform
 from fallline.optimizers.adam import with_decoupled_decay
-from fallline.optimizers.moments import over_rows_and_columns, toward
+from fallline.optimizers.moments import mean, over_rows_and_columns, toward
 from fallline.optimizers.settings import MAXIMIZE, decay_rates, learning_rate, space, weight_decay
 
 _EPS = Hyperparameter(
@@ -45,7 +45,7 @@ def averaged(
 
 def inverse_roots(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Return one over the root of the second moment with these means as factors of rows and of columns."""
-    share = (rows / rows.mean(-1, keepdim=True)).rsqrt()
+    share = (rows / mean(rows, -1)).rsqrt()
     return share.unsqueeze(-1), columns.rsqrt().unsqueeze(-2)
 
 
