@@ -170,6 +170,7 @@ def test_random_bits_are_the_same_ahead_of_a_rule_on_whole_tensors():
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.long
 def test_every_registered_optimizer_that_is_elementwise_has_codes():
     """None is refused but those that work on whole tensors."""
     refused = []

@@ -335,7 +335,14 @@ def parallel(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 def fully_sharded_training(make: Callable, crew: Crew) -> None:
     """Every process has the same batch: the mean of equal gradients is what one process has, to the bit."""
     run = trained(fully_shard(net(), mesh=crew.meshes[0]), make)
-    assert_equal([whole(p) for p in run.parameters()], list(trained(net(), make).parameters()))
+    ends = list(trained(net(), make).parameters())
+    assert_equal([whole(p) for p in run.parameters()], ends, tolerance(make))
+
+
+def tolerance(make: Callable) -> float:
+    """Return what roundings may differ by: sums over lines are made by torch where a tensor is divided."""
+    (rule,) = {plan(make(net()).transforms(group)) for group in make(net()).param_groups[:1]}
+    return 1e-5 if rule.line_numbers else 0.0
 
 
 def tensor_parallel_training(make: Callable, crew: Crew) -> None:

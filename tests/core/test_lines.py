@@ -271,6 +271,11 @@ def scale_by_counted_row_norm(g, norm):
     return g / norm
 
 
+@transform(slots=("count",))
+def add_count(g, count):
+    return g, count + 1
+
+
 def itself(kept, *, row_squares):
     return {"kept": kept, "norm": row_squares}
 
@@ -304,6 +309,7 @@ keeping_no_shape = per_line(Slot("kept"), norm="row")(itself)
         (lambda: fallline.chain(scale_by_counted_row_norm, transforms.skip_nonfinite), "ahead of counted"),
         (lambda: fallline.chain(scale_by_row_norm, scale_by_column_norm), "rename one slot or sum"),
         (lambda: fallline.chain(scale_by_row_norm, scale_by_channel_norm), "use one kind of lines"),
+        (lambda: fallline.chain(scale_by_counted_row_norm, add_count), "rename one slot or sum"),
     ],
 )  # fmt: skip
 def test_lines_are_checked_where_they_are_declared(build, remedy):
@@ -441,3 +447,22 @@ def test_state_may_lie_in_another_order(rule):
         return p
 
     assert torch.equal(end(True), end(False))
+
+
+@per_line(Slot("average", "floor", shape=lambda matrix: (matrix[0], 1)), norm="row")
+def averaged(average, *, row_squares):
+    return {"average": (average + row_squares) / 2, "norm": (average + row_squares) / 2}
+
+
+@transform(sums=(ROW_SQUARES,), per_line=averaged)
+def scale_by_average(g, norm):
+    return g / norm
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_state_of_lines_may_begin_with_a_setting(backend):
+    g, p = random(4, 3), nn.Parameter(torch.zeros(4, 3, dtype=D))
+    p.grad = g
+    on_backend(fallline.chain(scale_by_average(floor=3.0))([p]), backend).step()
+    norm = (3 + (g * g).sum(1, keepdim=True)) / 2
+    torch.testing.assert_close(p.detach(), -g / norm, rtol=1e-14, atol=0)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import sharded
 import sharded_cases
-import torch
 import torch.multiprocessing as mp
 
 from fallline.tasks.threads import one_thread
@@ -53,7 +52,7 @@ def test_one_process_goes_on_from_what_two_saved(name, two):
     with one_thread():  # as in each of the two; products of matrices may be summed up otherwise by more
         alone = sharded.trained(sharded.net(), sharded.CHECKPOINTED[name])
         ends = sharded.gone_on(name, sharded.net(), two)
-    assert all(torch.equal(p, q) for p, q in zip(ends, alone.parameters(), strict=True))
+    sharded.assert_equal(ends, list(alone.parameters()), sharded.tolerance(sharded.CHECKPOINTED[name]))
 
 
 @pytest.mark.long
