@@ -31,7 +31,7 @@ def stamp() -> str:
     """Return where and when this is measured."""
     with open("/proc/cpuinfo") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "CPU")
-    versions = f"torch {torch.__version__}, numba {version('numba')}"
+    versions = f"torch {torch.__version__}, llvmlite {version('llvmlite')}"
     threads = f"{torch.get_num_threads()} threads"
     return f"{model}, {threads}, {platform.system()}, {versions}, {time.strftime('%Y-%m-%d')}"
 

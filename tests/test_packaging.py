@@ -52,7 +52,7 @@ ARROWS = {
 RESULTS = {"records", "statistics", "judgement"}
 
 #: Slow to import and not needed to train; they load on first use.
-LATE = ["numba", "triton", "optuna", "plotly", "rich", "sklearn", "ray", "scipy", "matplotlib", "typer"]
+LATE = ["llvmlite.ir", "triton", "optuna", "plotly", "rich", "sklearn", "ray", "scipy", "matplotlib", "typer"]
 
 
 def modules() -> dict[str, ast.Module]:

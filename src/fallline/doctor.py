@@ -11,7 +11,7 @@ import torch
 PACKAGES = (
     "fallline",
     "torch",
-    "numba",
+    "llvmlite",
     "triton",
     "numpy",
     "scipy",

@@ -120,7 +120,7 @@ def test_it_can_be_called_from_a_script(call, error, tmp_path):
 
 
 def test_importing_the_command_line_loads_nothing_heavy():
-    heavy = ["optuna", "sklearn", "plotly", "rich", "scipy", "numba", "pandas", "matplotlib"]
+    heavy = ["optuna", "sklearn", "plotly", "rich", "scipy", "llvmlite.ir", "pandas", "matplotlib"]
     code = f"import sys, fallline.cli, fallline.compare; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""Ways to execute a plan: ``gpu`` (Triton), ``cpu`` (Numba), ``eager`` (torch operations); and by rows."""
+"""Ways to execute a plan: ``gpu`` (Triton), ``cpu`` (LLVM), ``eager`` (torch operations); and by rows."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ def gpu():
 
 @cache
 def cpu():
-    """Return the Numba backend; importing Numba waits for its first kernel."""
+    """Return the CPU backend; importing LLVM waits for its first kernel."""
     from fallline.backends.cpu import Cpu
 
     return Cpu()
@@ -31,7 +31,7 @@ def eager():
 
 @cache
 def cpu_rows():
-    """Return the Numba backend on the rows of sparse gradients."""
+    """Return the CPU backend on the rows of sparse gradients."""
     from fallline.backends.cpu_rows import CpuRows
 
     return CpuRows()

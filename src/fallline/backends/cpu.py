@@ -1,4 +1,4 @@
-"""The CPU backend: one vectorised, multi-threaded pass over all parameters of a batch, through Numba."""
+"""The CPU backend: one vectorised, multi-threaded pass over all parameters of a batch, through LLVM."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
 class Cpu:
-    """Executes plans by generated Numba kernels."""
+    """Executes plans by generated kernels."""
 
     name, fuses = "cpu", True
     layout = torch.strided

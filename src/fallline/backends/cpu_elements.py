@@ -1,31 +1,26 @@
 """Code generation for the elements of a pass: the loop over them and, with codes, the loop over blocks."""
 
-import re
 from textwrap import indent
 
 from fallline.backends.formula import program
 from fallline.backends.operands import Operand, Signature, operands
 from fallline.core.plan import ElementPass, Plan
 
-FLAGS = 'error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True'
-
 _ELEMENTS = '''\
-@_njit("{signature}", {flags})
 def _elements({arguments}):
     """Per element: the rule."""
 {start}
-    for _k in _range(_n):
+    for _k in range(_n):
 {body}
 {finish}
 '''
 
 _BLOCKS = '''
 
-@_njit("{signature}", {flags})
 def _blocks({arguments}):
     """Per block: unpack its codes, run the rule over it, pack it again."""
 {start}
-    for _block in _range((_n + {last}) // {size}):
+    for _block in range((_n + {last}) // {size}):
         _begin = _block * {size}
         _count = _n - _begin if _n - _begin < {size} else {size}
 {unpack}
@@ -36,8 +31,6 @@ def _blocks({arguments}):
 
 class Elements:
     """What is generated for the elements of one pass: functions, and the arguments they are called with."""
-
-    _flags = FLAGS
 
     def __init__(self, plan: Plan, each: ElementPass, dtypes: Signature):
         self._code, self._dtypes = program(each), dtypes
@@ -88,16 +81,12 @@ class Elements:
     def _number(self) -> str:
         return str(self._dtypes.compute).removeprefix("torch.")
 
-    def _parameters(self, addresses: list[str], keys: list[str]) -> dict[str, str]:
-        """Return the arguments of a function after those that tell which elements, and their types."""
-        rest = [*keys, *(["_first"] if keys else []), *(["_sums_at"] if self._sums else [])]
-        return (
-            dict.fromkeys(addresses, "int64")
-            | dict.fromkeys(self._code.numbers, self._number)
-            | dict.fromkeys(rest, "int64")
-        )
+    def _parameters(self, addresses: list[str], keys: list[str]) -> list[str]:
+        """Return the arguments of a function after those that tell which elements."""
+        first, sums = ["_first"] if keys else [], ["_sums_at"] if self._sums else []
+        return [*addresses, *self._code.numbers, *keys, *first, *sums]
 
-    def _inner(self) -> dict[str, str]:
+    def _inner(self) -> list[str]:
         return self._parameters([at for o in self._operands for at in o.at], [o.key for o in self._rounded])
 
     def _elements(self) -> str:
@@ -105,7 +94,7 @@ class Elements:
         start += [f"_scale_{o.rows[0]} = _io.load_f32({o.pointers[1]}, 0)" for o in self._loads if o.by_byte]
         start += [f"_top_{o.rows[0]} = _narrow.nothing()" for o in self._packed]
         start += [f"_total_{n} = 0.0" for n in self._totals]
-        body = [*self._loading(), *map(python, self._code.element)]
+        body = [*self._loading(), *self._code.element]
         body += [o.store() for o in self._stores]
         body += [f"_top_{o.rows[0]} = _narrow.larger(_top_{o.rows[0]}, {o.name})" for o in self._packed]
         body += [f"{o.seed} = _narrow.following({o.seed})" for o in self._rounded]
@@ -113,7 +102,7 @@ class Elements:
         finish = self._finishing()
         finish += [f"_narrow.store_top({o.unpacked}, _top_{o.rows[0]})" for o in self._packed]
         return _ELEMENTS.format(
-            **signature({"_n": "int64", **self._inner()}, self._flags),
+            arguments=", ".join(["_n", *self._inner()]),
             start=block(start, 1),
             body=block(body, 2),
             finish=block(finish, 1),
@@ -146,7 +135,7 @@ class Elements:
         start += [f"_io.store_f64(_sums_at, {i}, 0.0)" for i in range(len(self._sums))]
         size = self._dtypes.block
         return _BLOCKS.format(
-            **signature({"_n": "int64", **outer}),
+            arguments=", ".join(["_n", *outer]),
             start=block(start, 1),
             last=size - 1,
             size=size,
@@ -164,16 +153,6 @@ def _unpacking(o: Operand) -> str:
 def _packing(o: Operand) -> str:
     codes, scale = o.moved(o.pointers, "_begin")
     return f"_narrow.pack_{o.codes}({codes}, {scale}, {o.unpacked}, _count, {o.key}, _first + _begin)"
-
-
-def signature(arguments: dict[str, str], flags: str = FLAGS) -> dict[str, str]:
-    """Return the signature of a function, its arguments and the flags it is compiled with."""
-    kinds = ", ".join(arguments.values())
-    return {"signature": f"void({kinds})", "arguments": ", ".join(arguments), "flags": flags}
-
-
-def python(line: str) -> str:
-    return re.sub(r"\babs\(", "_io.absolute(", line)
 
 
 def block(lines: list[str], depth: int) -> str:

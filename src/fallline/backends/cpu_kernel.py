@@ -1,6 +1,6 @@
-"""Code generation for the CPU: a Numba module for one element pass and the formats of its values."""
+"""Code generation for the CPU: a module for one element pass and the formats of its values."""
 
-from fallline.backends.cpu_elements import Elements, block, python
+from fallline.backends.cpu_elements import Elements, block
 from fallline.backends.cpu_lines import UNIT, LineElements
 from fallline.backends.formula import Program, program
 from fallline.backends.operands import SCALAR, Signature, rows
@@ -21,14 +21,9 @@ _MODULE = '''\
 Written by fallline from the rule. Names with an underscore are the generator's, all others the rule's.
 """
 
-from builtins import min as _least
-from builtins import range as _range
-from math import exp, log
-
-from numba import njit as _njit
-
 from fallline.backends import narrow as _narrow, primitives as _io
-from fallline.backends.primitives import maximum, minimum, sign, single, sqrt, where
+from fallline.backends.primitives import absolute as abs
+from fallline.backends.primitives import exp, log, maximum, minimum, sign, single, sqrt, where
 
 
 def _once(_job):
@@ -39,7 +34,7 @@ def _once(_job):
     _sums, _bases = _io.load_i64(_job, {sums}), _io.load_i64(_job, {bases})
     _keys = _io.load_i64(_job, {keys})
 {before}
-    for _t in _range(_tensors):
+    for _t in range(_tensors):
         _row = _io.load_i64(_rows, _t)
 {inputs}
         if _t == 0 or {changed}:
@@ -116,7 +111,7 @@ def generate(plan: Plan, each: ElementPass, dtypes: Signature) -> str:
     return _module(plan, each, dtypes, elements.functions()) + _CHUNKS.format(
         **_AT,
         function=elements.function,
-        count=_WHOLE if dtypes.block == 1 else f"_least({_WHOLE}, _io.load_i64(_sizes, _t) - _start)",
+        count=_WHOLE if dtypes.block == 1 else f"_io.least({_WHOLE}, _io.load_i64(_sizes, _t) - _start)",
         calls=block([f"{call}," for call in elements.arguments(_address("{}"))], 4),
     )
 
@@ -155,14 +150,14 @@ def _once(code: Program, plan: Plan, each: ElementPass, dtypes: Signature) -> di
     width = len(code.numbers)
     outputs += [f"_io.store_f64(_numbers, _t * {width} + {i}, {n})" for i, n in enumerate(code.numbers)]
     if dtypes.is_random:
-        outputs.append(f"_narrow.store_i64(_keys, _t, _narrow.at_step(_io.load_i64(_bases, _t), {STEP}))")
+        outputs.append(f"_io.store_i64(_keys, _t, _narrow.at_step(_io.load_i64(_bases, _t), {STEP}))")
     start = [*key.values(), *code.numbers, *scalars]
     return {
         "before": block([f"{n} = {'0' if n == '_last_row' else '0.0'}" for n in start], 1),
         "inputs": block(inputs, 2),
         "changed": " or ".join(f"{now} != {last}" for now, last in key.items()),
         "remember": block([f"{last} = {now}" for now, last in key.items()], 3),
-        "lines": block([*lines, *map(python, code.once)], 3),
+        "lines": block([*lines, *code.once], 3),
         "outputs": block(outputs, 2),
     }
 

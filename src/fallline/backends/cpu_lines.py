@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from fallline.backends.cpu_elements import FLAGS, Elements, block, signature
+from fallline.backends.cpu_elements import Elements, block
 from fallline.backends.operands import ELEMENT, WIDENED, Operand, Signature, line_operands, rows
 from fallline.core.plan import ElementPass, Plan
 from fallline.core.transform import LINES, Line
@@ -21,12 +21,11 @@ MEETINGS: dict[str, Mapping[Line, Meeting]] = {
 
 _LINES = '''
 
-@_njit("{signature}", {flags})
 def _lines({arguments}):
     """Per line: the rule over it."""
 {start}
     _parts = (_rows + _stripe - 1) // _stripe
-    for _line in _range(_low, _high):
+    for _line in range(_low, _high):
         _begin, _met = _line * _inner + _from, _line // _rows * _inner
         _again = (_line // _rows * _parts + _line % _rows // _stripe) * _inner
 {before}
@@ -42,9 +41,6 @@ UNIT = "_low", "_high", "_from", "_n", "_inner", "_rows", "_stripe"
 
 class LineElements(Elements):
     """What is generated for a pass that works on lines, which meet the loop over elements in one way."""
-
-    #: Lines may be of three elements, for which a call takes longer than what is done with them.
-    _flags = f"{FLAGS}, forceinline=True"
 
     def __init__(self, plan: Plan, each: ElementPass, dtypes: Signature, way: str):
         super().__init__(plan, each, dtypes)
@@ -97,20 +93,17 @@ class LineElements(Elements):
         ones = [n for n, meeting in self._line_sums.items() if meeting == "one"]
         return [*super()._finishing(), *(f"{self._store_total}(_to_{n}, 0, _total_{n})" for n in ones)]
 
-    def _inner(self) -> dict[str, str]:
-        ones = {o.name: self._number for o, meeting in self._numbers if meeting == "one"}
+    def _inner(self) -> list[str]:
+        ones = [o.name for o, meeting in self._numbers if meeting == "one"]
         met = [at for o, meeting in self._numbers if meeting != "one" for at in o.pointers]
-        pointers = [*met, *(f"_to_{n}" for n in self._line_sums)]
-        return super()._inner() | ones | dict.fromkeys(pointers, "int64")
+        return [*super()._inner(), *ones, *met, *(f"_to_{n}" for n in self._line_sums)]
 
     def _over_lines(self) -> str:
         pointers = [at for o in (*self._operands, *self._line_operands) for at in o.pointers]
         pointers += [f"_to_{n}" for n in self._line_sums]
-        outer = dict.fromkeys(UNIT, "int64")
-        outer |= self._parameters(pointers, [o.key for o in self._rounded])
-        outer.pop("_first", None)
+        outer = [*UNIT, *self._parameters(pointers, [o.key for o in self._rounded])]
         return _LINES.format(
-            **signature(outer),
+            arguments=", ".join(name for name in outer if name != "_first"),
             start=block([f"_io.store_f64(_sums_at, {i}, 0.0)" for i in range(len(self._sums))], 1),
             before=block(self._clearing(), 2),
             call=", ".join(self._moved().get(name, name) for name in self._inner()),
@@ -135,7 +128,7 @@ class LineElements(Elements):
         across = [n for n, meeting in self._line_sums.items() if meeting == "across"]
         place = f"{self._dtypes.compute.itemsize} * _again"
         clear = [f"        {self._store_total}(_to_{n} + {place}, _k, 0.0)" for n in across]
-        return ["if _line % _rows % _stripe == 0:", "    for _k in _range(_n):", *clear] if clear else []
+        return ["if _line % _rows % _stripe == 0:", "    for _k in range(_n):", *clear] if clear else []
 
     @property
     def _store_total(self) -> str:

@@ -235,7 +235,7 @@ class _Body:
     ):
         self._lowering, self._function = lowering, function
         self._scalars, self._elements, self._kept = dict(scalars), dict(elements or {}), kept
-        self._outer = {**_constants(function), **function.__globals__, "abs": abs}
+        self._outer = {**source.constants(function), **function.__globals__, "abs": abs}
 
     def run(self) -> list[ast.expr]:
         """Append the function's assignments; return the expressions it returns, in its own names."""
@@ -360,8 +360,3 @@ def _numeric(node: ast.expr) -> ast.expr:
     if isinstance(node, (ast.Compare, ast.BoolOp)):
         return ast.IfExp(node, ast.Constant(1.0), ast.Constant(0.0))
     return node
-
-
-def _constants(function: Callable[..., Any]) -> dict[str, Any]:
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells}

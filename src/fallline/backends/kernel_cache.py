@@ -10,7 +10,6 @@ import os
 import stat
 import tempfile
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from fallline.backends.compiler import Kernel, compile_object, host
@@ -72,9 +71,10 @@ def _keep(path: Path, text: str, machine_code: bytes) -> None:
 
 def _identity(text: str) -> str:
     """Return a hash of everything that the machine code depends on."""
-    own = [Path(__file__).with_name(f"{name}.py") for name in ("primitives", "narrow", "compiler")]
+    names = "lowering", "primitives", "narrow", "compiler"
+    own = [Path(__file__).with_name(f"{name}.py") for name in names]
     foundation = [path.read_text() for path in (*own, *(Path(str(m.__file__)) for m in (formats, rounding)))]
-    depends = "\0".join((text, *foundation, version("numba"), host()))
+    depends = "\0".join((text, *foundation, host()))
     return hashlib.sha256(depends.encode()).hexdigest()[:20]
 
 

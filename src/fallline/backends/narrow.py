@@ -5,61 +5,36 @@ stays in the first cache, with the largest magnitude behind it; then the block i
 read where the rule runs, those of 4 bits unpacked before.
 """
 
-from inspect import Parameter, Signature, signature
-from typing import Any
-
-import numba
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from fallline.backends import primitives as _primitives
+from fallline.backends.lowering import FLOAT, I64, Instruction, room
+from fallline.backends.primitives import (
+    HALF,
+    I8,
+    I16,
+    I32,
+    halve,
+    load_f32,
+    narrow_bf16,
+    pointer,
+    store_f32,
+    widen,
+    widen_bf16,
+)
 from fallline.core.formats import ONE, SIXTEEN, SMALLEST, Codes
 from fallline.core.rounding import GOLDEN, HASH, HASH_SHIFT, MIX_1, MIX_2, SMALLEST_HALF, WEYL
 
-#: Instructions are typed where they are called.
-primitives: Any = _primitives
-_njit: Any = numba.njit
-
-_I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 #: Where in a scratch the largest bits of its block are.
 _TOP = 264
-_HALF, _FLOAT = ir.HalfType(), ir.FloatType()
-_SIGN, _MAGNITUDE, _INFINITY, _NAN = _I32(0x80000000), _I32(0x7FFFFFFF), _I32(0x7F800000), _I32(0x7FC00000)
+_SIGN, _MAGNITUDE, _INFINITY, _NAN = I32(0x80000000), I32(0x7FFFFFFF), I32(0x7F800000), I32(0x7FC00000)
 
 
-def _made(result, *arguments):
-    """Declare an instruction of argument types and a result type; the function builds its LLVM value."""
-
-    def declare(build) -> Any:
-        def instruction(typingctx, *given):
-            def codegen(context, builder, signature, values):
-                value = build(builder, *values)
-                return context.get_dummy_value() if result == types.void else value
-
-            return result(*arguments), codegen
-
-        names = ["typingctx", *list(signature(build).parameters)[1:]]
-        kind = Parameter.POSITIONAL_OR_KEYWORD
-        instruction.__signature__ = Signature([Parameter(name, kind) for name in names])
-        return intrinsic(instruction)
-
-    return declare
-
-
-def _pointer(builder, address, index, element):
-    return builder.gep(builder.inttoptr(address, element.as_pointer()), [index])
-
-
-def _load(builder, address, index, element, align):
-    value = builder.load(_pointer(builder, address, index, element))
-    value.align = align
-    return value
+def _load(builder, address, index, element):
+    return builder.load(pointer(builder, address, index, element))
 
 
 def _bits(builder, value):
-    return builder.bitcast(value, _I32)
+    return builder.bitcast(value, I32)
 
 
 def _size(builder, value):
@@ -67,7 +42,7 @@ def _size(builder, value):
 
 
 def _float(builder, bits):
-    return builder.bitcast(bits, _FLOAT)
+    return builder.bitcast(bits, FLOAT)
 
 
 def _is_nan(builder, value):
@@ -79,174 +54,156 @@ def _is_nan(builder, value):
 
 def _mixed(builder, x):
     for shift, factor in ((30, MIX_1), (27, MIX_2), (31, None)):
-        x = builder.xor(x, builder.lshr(x, _I64(shift)))
-        x = builder.mul(x, _I64(factor)) if factor else x
+        x = builder.xor(x, builder.lshr(x, I64(shift)))
+        x = builder.mul(x, I64(factor)) if factor else x
     return x
 
 
-@_made(types.int64, types.int64, types.float64)
+@Instruction
 def at_step(builder, base, step):
     """Return what the random bits of a tensor follow from in this step."""
-    return builder.add(base, builder.mul(builder.fptosi(step, _I64), _I64(GOLDEN)))
+    return builder.add(base, builder.mul(builder.fptosi(step, I64), I64(GOLDEN)))
 
 
-@_made(types.int64, types.int64, types.int64)
+@Instruction
 def key(builder, base, stream):
     """Return the key of the random bits of one value of a tensor."""
-    return _mixed(builder, builder.add(base, builder.mul(stream, _I64(MIX_1))))
+    return _mixed(builder, builder.add(base, builder.mul(stream, I64(MIX_1))))
 
 
-@_made(types.int32, types.int64, types.int64)
+@Instruction
 def seeded(builder, key, first):
     """Return what the random bits of the element ``first`` follow from."""
-    return builder.trunc(builder.add(key, builder.mul(first, _I64(WEYL))), _I32)
+    return builder.trunc(builder.add(key, builder.mul(first, I64(WEYL))), I32)
 
 
-@_made(types.int32, types.int32)
+@Instruction
 def following(builder, x):
     """Return what those of the next element follow from."""
-    return builder.add(x, _I32(WEYL))
+    return builder.add(x, I32(WEYL))
 
 
-@_made(types.int32, types.int32)
+@Instruction
 def spread(builder, x):
     """Return 16 random bits, evenly spread over neighbours."""
-    return builder.lshr(x, _I32(16))
+    return builder.lshr(x, I32(16))
 
 
-@_made(types.int32, types.int32)
+@Instruction
 def random(builder, x):
     """Return 16 random bits."""
-    x = builder.mul(builder.xor(x, builder.lshr(x, _I32(HASH_SHIFT))), _I32(HASH))
-    return builder.lshr(x, _I32(16))
-
-
-@_made(types.void, types.int64, types.int64, types.int64)
-def store_i64(builder, address, index, value):
-    builder.store(value, _pointer(builder, address, index, _I64))
+    x = builder.mul(builder.xor(x, builder.lshr(x, I32(HASH_SHIFT))), I32(HASH))
+    return builder.lshr(x, I32(16))
 
 
 # Numbers of 16 bits
 
 
-@_made(types.void, types.int64, types.int64, types.float32, types.int32)
+@Instruction
 def store_random_bf16(builder, address, index, value, random):
     moved = builder.add(_bits(builder, value), random)
-    quiet = builder.or_(_bits(builder, value), _I32(0x00400000))
-    chosen = builder.lshr(builder.select(_is_nan(builder, value), quiet, moved), _I32(16))
-    builder.store(builder.trunc(chosen, _I16), _pointer(builder, address, index, _I16))
+    quiet = builder.or_(_bits(builder, value), I32(0x00400000))
+    chosen = builder.lshr(builder.select(_is_nan(builder, value), quiet, moved), I32(16))
+    builder.store(builder.trunc(chosen, I16), pointer(builder, address, index, I16))
 
 
-@_made(types.void, types.int64, types.int64, types.float32, types.int32)
+@Instruction
 def store_random_f16(builder, address, index, value, random):
     size = _float(builder, _size(builder, value))
-    tiny = builder.fcmp_ordered("<", size, _FLOAT(SMALLEST_HALF))
-    offset = builder.select(tiny, _FLOAT(SMALLEST_HALF), _FLOAT(0.0))
-    moved = builder.add(_bits(builder, builder.fadd(size, offset)), builder.lshr(random, _I32(3)))
-    cut = _float(builder, builder.and_(moved, _I32(0xFFFFE000)))
+    tiny = builder.fcmp_ordered("<", size, FLOAT(SMALLEST_HALF))
+    offset = builder.select(tiny, FLOAT(SMALLEST_HALF), FLOAT(0.0))
+    moved = builder.add(_bits(builder, builder.fadd(size, offset)), builder.lshr(random, I32(3)))
+    cut = _float(builder, builder.and_(moved, I32(0xFFFFE000)))
     size = _bits(builder, builder.fsub(cut, offset))
     signed = builder.or_(size, builder.and_(_bits(builder, value), _SIGN))
     chosen = builder.select(_is_nan(builder, value), value, _float(builder, signed))
-    builder.store(builder.fptrunc(chosen, _HALF), _pointer(builder, address, index, _HALF))
-
-
-def _bf16(builder, bits):
-    return _float(builder, builder.shl(builder.zext(bits, _I32), _I32(16)))
-
-
-def _half(builder, value):
-    return builder.fpext(value, _FLOAT)
-
-
-def _to_half(builder, value):
-    return builder.fptrunc(value, _HALF)
+    builder.store(builder.fptrunc(chosen, HALF), pointer(builder, address, index, HALF))
 
 
 def _kahan(stored, widen, narrow):
-    @_made(types.float32, types.int64, types.int64, types.int64)
+    @Instruction
     def load(builder, address, beside, index):
-        parts = [widen(builder, _load(builder, at, index, stored, 2)) for at in (address, beside)]
+        parts = [widen(builder, _load(builder, at, index, stored)) for at in (address, beside)]
         return builder.fadd(*parts)
 
-    @_made(types.void, types.int64, types.int64, types.int64, types.float32)
+    @Instruction
     def store(builder, address, beside, index, value):
         rounded = narrow(builder, value)
         lost = builder.fsub(value, widen(builder, rounded))
         finite = builder.icmp_unsigned("<", _size(builder, lost), _INFINITY)
-        lost = builder.select(finite, lost, _FLOAT(0.0))
-        builder.store(rounded, _pointer(builder, address, index, stored))
-        builder.store(narrow(builder, lost), _pointer(builder, beside, index, stored))
+        lost = builder.select(finite, lost, FLOAT(0.0))
+        builder.store(rounded, pointer(builder, address, index, stored))
+        builder.store(narrow(builder, lost), pointer(builder, beside, index, stored))
 
     return load, store
 
 
-load_kahan_bf16, store_kahan_bf16 = _kahan(_I16, _bf16, primitives.narrow_bf16)
-load_kahan_f16, store_kahan_f16 = _kahan(_HALF, _half, _to_half)
+load_kahan_bf16, store_kahan_bf16 = _kahan(I16, widen_bf16, narrow_bf16)
+load_kahan_f16, store_kahan_f16 = _kahan(HALF, widen, halve)
 
 
-@_made(types.float32, types.int64, types.int64, types.int64)
+@Instruction
 def load_split(builder, address, beside, index):
-    high = builder.shl(builder.zext(_load(builder, address, index, _I16, 2), _I32), _I32(16))
-    return _float(builder, builder.add(high, builder.sext(_load(builder, beside, index, _I16, 2), _I32)))
+    high = builder.shl(builder.zext(_load(builder, address, index, I16), I32), I32(16))
+    return _float(builder, builder.add(high, builder.sext(_load(builder, beside, index, I16), I32)))
 
 
-@_made(types.void, types.int64, types.int64, types.int64, types.float32)
+@Instruction
 def store_split(builder, address, beside, index, value):
     bits, is_nan = _bits(builder, value), _is_nan(builder, value)
-    low = builder.select(is_nan, _I16(0), builder.trunc(bits, _I16))
-    high = builder.sub(bits, builder.sext(low, _I32))
-    high = builder.select(is_nan, builder.or_(bits, _I32(0x00400000)), high)
-    high = builder.trunc(builder.lshr(high, _I32(16)), _I16)
-    builder.store(high, _pointer(builder, address, index, _I16))
-    builder.store(low, _pointer(builder, beside, index, _I16))
+    low = builder.select(is_nan, I16(0), builder.trunc(bits, I16))
+    high = builder.sub(bits, builder.sext(low, I32))
+    high = builder.select(is_nan, builder.or_(bits, I32(0x00400000)), high)
+    high = builder.trunc(builder.lshr(high, I32(16)), I16)
+    builder.store(high, pointer(builder, address, index, I16))
+    builder.store(low, pointer(builder, beside, index, I16))
 
 
 # Codes
 
 
-@_made(types.int64)
+@Instruction
 def scratch(builder):
     """Return the address of room for a block of float32, and some more."""
-    room = cgutils.alloca_once(builder, ir.ArrayType(_FLOAT, _TOP + 8))
-    room.align = 64
-    return builder.ptrtoint(room, _I64)
+    place = room(builder, ir.ArrayType(FLOAT, _TOP + 8), align=64)
+    return builder.ptrtoint(place, I64)
 
 
-@_made(types.int32)
+@Instruction
 def nothing(builder):
     """Return 0."""
-    return _I32(0)
+    return I32(0)
 
 
-@_made(types.int32, types.int32, types.float32)
+@Instruction
 def larger(builder, top, value):
     """Return the larger of ``top`` and the bits of a number without its sign: they order as numbers do."""
     bits = _size(builder, value)
     return builder.select(builder.icmp_unsigned(">", bits, top), bits, top)
 
 
-@_made(types.float32, types.int32)
+@Instruction
 def scale(builder, top):
     """Return the scale of a block whose largest magnitude has the bits ``top``; NaN if that is not finite."""
     value = _float(builder, top)
-    value = builder.select(builder.fcmp_ordered("<", value, _FLOAT(SMALLEST)), _FLOAT(0.0), value)
+    value = builder.select(builder.fcmp_ordered("<", value, FLOAT(SMALLEST)), FLOAT(0.0), value)
     finite = builder.icmp_unsigned("<", top, _INFINITY)
     return builder.select(finite, value, _float(builder, _NAN))
 
 
-@_made(types.float32, types.float32)
+@Instruction
 def inverse(builder, scale):
     """Return 1 over the scale, 0 where there is none."""
-    positive = builder.fcmp_ordered(">", scale, _FLOAT(0.0))
-    return builder.select(positive, builder.fdiv(_FLOAT(1.0), scale), _FLOAT(0.0))
+    positive = builder.fcmp_ordered(">", scale, FLOAT(0.0))
+    return builder.select(positive, builder.fdiv(FLOAT(1.0), scale), FLOAT(0.0))
 
 
 def _decoded(builder, kept_as, code, scale):
     """Return the number that a code of 32 bits stands for."""
     negative = builder.and_(code, _SIGN)
-    bits = builder.shl(_bits(builder, builder.sitofp(code, _FLOAT)), _I32(kept_as.bend))
-    bits = builder.add(bits, _I32(ONE - (kept_as.top << kept_as.bend)))
-    bits = builder.select(builder.icmp_unsigned("==", code, _I32(0)), _I32(0), bits)
+    bits = builder.shl(_bits(builder, builder.sitofp(code, FLOAT)), I32(kept_as.bend))
+    bits = builder.add(bits, I32(ONE - (kept_as.top << kept_as.bend)))
+    bits = builder.select(builder.icmp_unsigned("==", code, I32(0)), I32(0), bits)
     value = builder.fmul(_float(builder, bits), scale)
     return _float(builder, builder.or_(_bits(builder, value), negative)) if kept_as.signed else value
 
@@ -259,27 +216,27 @@ def _coded(builder, kept_as, value, inverse, random):
     """
     size = _size(builder, value)
     share = builder.fmul(_float(builder, size), inverse)
-    bent = builder.lshr(_bits(builder, share), _I32(kept_as.bend))
-    bits = builder.add(bent, _I32(kept_as.top + SIXTEEN - (ONE >> kept_as.bend)))
-    level = builder.fptosi(_float(builder, bits), _I32)
-    code = builder.lshr(builder.add(level, random), _I32(16))
+    bent = builder.lshr(_bits(builder, share), I32(kept_as.bend))
+    bits = builder.add(bent, I32(kept_as.top + SIXTEEN - (ONE >> kept_as.bend)))
+    level = builder.fptosi(_float(builder, bits), I32)
+    code = builder.lshr(builder.add(level, random), I32(16))
     if kept_as.signed:
-        negative = builder.fcmp_ordered("<", value, _FLOAT(0.0))
+        negative = builder.fcmp_ordered("<", value, FLOAT(0.0))
         return builder.select(negative, builder.neg(code), code)
-    least = builder.select(builder.icmp_unsigned("<", size, _I32(1)), size, _I32(1))
+    least = builder.select(builder.icmp_unsigned("<", size, I32(1)), size, I32(1))
     return builder.select(builder.icmp_unsigned(">", code, least), code, least)
 
 
 def _code_at(builder, kept_as, address, index, high):
     """Return the code at an index, of 32 bits: that of a byte, or of its high or low half."""
-    byte = builder.zext(_load(builder, address, index, _I8, 1), _I32)
+    byte = builder.zext(_load(builder, address, index, I8), I32)
     left = 28 if kept_as.bits == 4 and not high else 24
-    spread = builder.shl(byte, _I32(left))
-    return (builder.ashr if kept_as.signed else builder.lshr)(spread, _I32(32 - kept_as.bits))
+    spread = builder.shl(byte, I32(left))
+    return (builder.ashr if kept_as.signed else builder.lshr)(spread, I32(32 - kept_as.bits))
 
 
 def _reader(kept_as: Codes, high: bool):
-    @_made(types.float32, types.int64, types.int64, types.float32)
+    @Instruction
     def read(builder, address, index, scale):
         return _decoded(builder, kept_as, _code_at(builder, kept_as, address, index, high), scale)
 
@@ -287,46 +244,40 @@ def _reader(kept_as: Codes, high: bool):
 
 
 def _byte_writer(kept_as: Codes):
-    @_made(types.void, types.int64, types.int64, types.float32, types.float32, types.int32)
+    @Instruction
     def write(builder, address, index, value, inverse, random):
-        code = builder.trunc(_coded(builder, kept_as, value, inverse, random), _I8)
-        builder.store(code, _pointer(builder, address, index, _I8))
+        code = builder.trunc(_coded(builder, kept_as, value, inverse, random), I8)
+        builder.store(code, pointer(builder, address, index, I8))
 
     return write
 
 
 def _pair_writer(kept_as: Codes):
-    numbers = types.float32, types.float32, types.float32, types.int32, types.int32
-
-    @_made(types.void, types.int64, types.int64, *numbers)
+    @Instruction
     def write(builder, address, index, low, high, inverse, random_low, random_high):
-        low = builder.and_(_coded(builder, kept_as, low, inverse, random_low), _I32(15))
-        high = builder.shl(_coded(builder, kept_as, high, inverse, random_high), _I32(4))
-        code = builder.trunc(builder.or_(low, high), _I8)
-        builder.store(code, _pointer(builder, address, index, _I8))
+        low = builder.and_(_coded(builder, kept_as, low, inverse, random_low), I32(15))
+        high = builder.shl(_coded(builder, kept_as, high, inverse, random_high), I32(4))
+        code = builder.trunc(builder.or_(low, high), I8)
+        builder.store(code, pointer(builder, address, index, I8))
 
     return write
 
 
-_compiled: Any = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
-
-@_made(types.void, types.int64, types.int32)
+@Instruction
 def store_top(builder, address, top):
     """Store the largest bits of a block behind its numbers."""
-    builder.store(top, _pointer(builder, address, _I64(_TOP), _I32))
+    builder.store(top, pointer(builder, address, I64(_TOP), I32))
 
 
-@_made(types.int32, types.int64)
+@Instruction
 def _top(builder, address):
-    return _load(builder, address, _I64(_TOP), _I32, 4)
+    return _load(builder, address, I64(_TOP), I32)
 
 
-@_compiled
 def _measured(values, scale_at):
     """Store the scale of a block, and return 1 over it."""
     found = scale(_top(values))
-    primitives.store_f32(scale_at, 0, found)
+    store_f32(scale_at, 0, found)
     return inverse(found)
 
 
@@ -334,11 +285,10 @@ def _bytes(kept_as: Codes):
     """Return what reads a code of one byte, and what packs a block of them."""
     write = _byte_writer(kept_as)
 
-    @_compiled
     def pack(codes, scale_at, values, count, noise, first):
         factor, seed = _measured(values, scale_at), seeded(noise, first)
         for k in range(count):
-            write(codes, k, primitives.load_f32(values, k), factor, spread(seed))
+            write(codes, k, load_f32(values, k), factor, spread(seed))
             seed = following(seed)
 
     return _reader(kept_as, high=False), pack
@@ -348,21 +298,19 @@ def _halves(kept_as: Codes):
     """Return what unpacks and packs a block of codes two to a byte: one of either half of the block."""
     read_low, read_high, write = _reader(kept_as, False), _reader(kept_as, True), _pair_writer(kept_as)
 
-    @_compiled
     def unpack(codes, scale_at, values, count):
-        factor, half = primitives.load_f32(scale_at, 0), (count + 1) // 2
+        factor, half = load_f32(scale_at, 0), (count + 1) // 2
         for k in range(half):
-            primitives.store_f32(values, k, read_low(codes, k, factor))
+            store_f32(values, k, read_low(codes, k, factor))
         for k in range(count - half):
-            primitives.store_f32(values + 4 * half, k, read_high(codes, k, factor))
+            store_f32(values + 4 * half, k, read_high(codes, k, factor))
 
-    @_compiled
     def pack(codes, scale_at, values, count, noise, first):
         factor, half = _measured(values, scale_at), (count + 1) // 2
         seed_low, seed_high = seeded(noise, first), seeded(noise, first + half)
-        primitives.store_f32(values, count, scale(nothing()))
+        store_f32(values, count, scale(nothing()))
         for k in range(half):
-            low, high = primitives.load_f32(values, k), primitives.load_f32(values + 4 * half, k)
+            low, high = load_f32(values, k), load_f32(values + 4 * half, k)
             write(codes, k, low, high, factor, random(seed_low), random(seed_high))
             seed_low, seed_high = following(seed_low), following(seed_high)
 

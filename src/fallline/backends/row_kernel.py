@@ -20,17 +20,12 @@ BY_ROW, BY_PLACE, LISTED = range(3)
 _MODULE = '''\
 """The rows that a sparse gradient touches, each once, and where the operands lie in each."""
 
-from builtins import range as _range
-
-from numba import njit as _njit
-
 from fallline.backends import primitives as _io
 
 
-@_njit("void(int64, int64, int64, int64)", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _add(_n, _a, _b, _to):
     """Add up two rows."""
-    for _k in _range(_n):
+    for _k in range(_n):
         {store}(_to, _k, {load}(_a, _k) + {load}(_b, _k))
 
 
@@ -45,7 +40,7 @@ def _once(_job):
     _sources, _sums = _io.load_i64(_job, {sources}), _io.load_i64(_job, {sums})
     _values, _stride = _io.load_i64(_job, {values}), _io.load_i64(_job, {stride})
     _found, _end, _beyond = 0, _sums, -1
-    for _i in _range(_io.load_i64(_job, {entries})):
+    for _i in range(_io.load_i64(_job, {entries})):
         _row = _io.load_i64(_indices, _i)
         if _row < 0 or _row >= _limit:
             _beyond = _i
@@ -72,15 +67,15 @@ def _work(_job):
     """Write down where each operand lies in each row found, and at the end of all."""
     _found, _rows = _io.load_i64(_job, {found}), _io.load_i64(_job, {rows})
     _width, _offsets = _io.load_i64(_job, {width}), _io.load_i64(_job, {offsets})
-    for _i in _range(_found + 1):
+    for _i in range(_found + 1):
         _io.store_i64(_offsets, _i, _i * _width)
     _io.store_i64(_offsets, _found + 1, _found * _width)
-    for _o in _range(_io.load_i64(_job, {operands})):
+    for _o in range(_io.load_i64(_job, {operands})):
         _base = _io.load_i64(_io.load_i64(_job, {bases}), _o)
         _stride = _io.load_i64(_io.load_i64(_job, {strides}), _o)
         _kind = _io.load_i64(_io.load_i64(_job, {kinds}), _o)
         _line = _io.load_i64(_job, {table}) + _o * (_found + 1) * 8
-        for _i in _range(_found):
+        for _i in range(_found):
             if _kind == {BY_ROW}:
                 _address = _base + _io.load_i64(_rows, _i) * _stride
             elif _kind == {BY_PLACE}:

@@ -26,7 +26,7 @@ def share(kernel: Kernel, job: int, threads: int) -> None:
     """
     parallel = None if _forked else _openmp()
     if parallel:
-        parallel(kernel.team, job, threads, 0)
+        parallel(kernel.address, job, threads, 0)
     else:
         _share_in_pool(kernel.work, job, threads)
 

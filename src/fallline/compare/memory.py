@@ -19,9 +19,9 @@ from fallline.tasks.evaluation import BATCH
 from fallline.tasks.task import Task
 
 #: What a worker process takes before it has a model: resident memory (VmRSS) on Linux after it has imported
-#: torch (218 MiB) and fallline (6), and made the first step of an optimizer, which loads Numba (57).
+#: torch (218 MiB) and fallline (6), and made the first step of an optimizer, which loads LLVM (57).
 PROCESS_BYTES = 281 << 20
-#: What optimizers that are not ours take more: no Numba, but torch's compiler (80), loaded to make them.
+#: What optimizers that are not ours take more: no LLVM, but torch's compiler (80), loaded to make them.
 FOREIGN_BYTES = 23 << 20
 
 #: What a container may take, what it takes, and which of its statistics is files that make room for others,

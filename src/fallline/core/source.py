@@ -5,12 +5,12 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from fallline.core.errors import RuleError
 
 
-@cache
-def definition(function: Callable) -> ast.FunctionDef:
+def parse(function: Callable) -> ast.FunctionDef:
     """Return the syntax tree of ``function``, without its decorators."""
     if function.__name__ == "<lambda>":
         raise RuleError("a lambda cannot be read as a formula; write it with def")
@@ -23,6 +23,16 @@ def definition(function: Callable) -> ast.FunctionDef:
     tree = next(n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef))
     tree.decorator_list = []
     return tree
+
+
+#: The same, of functions that live as long as the process.
+definition = cache(parse)
+
+
+def constants(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return what a function reads of the function around it."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells}
 
 
 def text(function: Callable) -> str:

@@ -1,0 +1,175 @@
+"""Generated code in LLVM does what the same Python does; Python itself is the oracle."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fallline.backends import compiler, primitives
+
+IMPORTS = """
+from fallline.backends.primitives import absolute as abs
+from fallline.backends.primitives import exp, least as min, load_f64, load_i64, log, sqrt, store_f64
+"""
+NOTHING_ONCE = "\ndef _once(job):\n    pass\n"
+
+#: What the instructions are in Python, for memory that is a list of numbers.
+PYTHON = {"exp": math.exp, "log": math.log, "sqrt": math.sqrt, "min": min, "abs": abs}
+
+
+def in_llvm(body: str, numbers: list[float], integers: list[int] = ()) -> list[float]:
+    """Run a function of numbers ``x``, ``y``, ... and integers ``i``, ``j``, ...; return its ``out(...)``."""
+    memory, counts = np.array([*numbers, *[0.0] * 8]), np.array([*integers, 0], np.int64)
+    job = np.array([memory.ctypes.data, counts.ctypes.data], np.int64)
+    reads = [f"{name} = load_f64(load_i64(job, 0), {k})" for k, name in enumerate("xyz"[: len(numbers)])]
+    reads += [f"{name} = load_i64(load_i64(job, 1), {k})" for k, name in enumerate("ij"[: len(integers)])]
+    out = f"\ndef out(at, k, value):\n    store_f64(at, k + {len(numbers)}, value)\n"
+    lines = [*reads, "at = load_i64(job, 0)", *body.strip().splitlines()]
+    text = IMPORTS + out + NOTHING_ONCE + "def _work(job):\n" + "\n".join("    " + line for line in lines)
+    kernel = compiler.Kernel(compiler.compile_object(text))
+    kernel.work(job.ctypes.data)
+    return memory[len(numbers) :].tolist()
+
+
+def in_python(body: str, numbers: list[float], integers: list[int] = ()) -> list[float]:
+    found = [0.0] * 8
+
+    def out(at, k, value):
+        found[k] = float(value)
+
+    given = dict(zip("xyz", numbers, strict=False)) | dict(zip("ij", integers, strict=False))
+    exec(body, {**PYTHON, "out": out, "at": 0, **given})
+    return found
+
+
+BODIES = {
+    "sums of a loop": """
+total = 0.0
+for k in range(i):
+    total += x * k
+out(at, 0, total)
+""",
+    "a loop from one number to another": """
+total = 0
+for k in range(i, j):
+    total += k * k
+out(at, 0, total)
+""",
+    "a loop that is left": """
+last = -1
+for k in range(j):
+    if k * k > i:
+        last = k
+        break
+    out(at, 0, k)
+out(at, 1, last)
+""",
+    "loops in loops": """
+total = 0
+for a in range(i):
+    for b in range(a):
+        if b > 3:
+            break
+        total += a * b
+out(at, 0, total)
+""",
+    "while": """
+low, high = 0, j + 1
+while high - low > 1:
+    middle = (low + high) // 2
+    if middle * middle <= j:
+        low = middle
+    else:
+        high = middle
+out(at, 0, low)
+out(at, 1, (i + j) % 7)
+""",
+    "values assigned at once": """
+a, b = x, y
+a, b = b, a
+out(at, 0, a - 2 * b)
+""",
+    "branches": """
+if x < y and not_zero(y):
+    value = x / y
+elif x == y or x > 2 * y:
+    value = 1
+else:
+    value = -x
+out(at, 0, value)
+""".replace("not_zero(y)", "y != 0"),
+    "what is not reached is not evaluated": """
+found = 0.0
+for k in range(i):
+    if k > 0 and i // k > 2 or k == 0:
+        found += 1
+out(at, 0, found)
+""",
+    "choices": """
+out(at, 0, x if x > y else y)
+out(at, 1, 1 if x > y else y)
+out(at, 2, min(i, j) if i != j else -1)
+""",
+    "conditions are numbers": """
+out(at, 0, (x > y) + (y > 0))
+out(at, 1, x * (x > 0))
+""",
+    "functions": """
+out(at, 0, sqrt(abs(x)) + exp(-abs(y)) + log(1 + abs(x)))
+out(at, 1, 2 ** i + 0.5**y + abs(x) ** 0.5)
+out(at, 2, i / (j + 1))
+""",
+    "an integer where numbers with a point have been": """
+value = 0.5
+value = 1
+out(at, 0, value / 2)
+""",
+}
+
+NUMBERS = st.floats(-1e3, 1e3, allow_subnormal=False)
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_it_computes_what_python_computes(body):
+    for numbers in ([1.5, -2.25], [-2.0, -2.0], [3.0, 0.0], [0.1, 7.3]):
+        for integers in ([0, 5], [7, 3], [11, 40]):
+            assert in_llvm(body, numbers, integers) == in_python(body, numbers, integers)
+
+
+EXPRESSIONS = st.recursive(
+    st.sampled_from(["x", "y", "z", "2", "0.5"]),
+    lambda inner: (
+        st.builds("({} {} {})".format, inner, st.sampled_from("+-*"), inner)
+        | st.builds("(-{})".format, inner)
+        | st.builds("({} if {} < {} else {})".format, inner, inner, inner, inner)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(expression=EXPRESSIONS, numbers=st.lists(NUMBERS, min_size=3, max_size=3))
+def test_expressions_are_those_of_python_to_the_bit(expression, numbers):
+    body = f"out(at, 0, {expression})"
+    assert in_llvm(body, numbers) == in_python(body, numbers)
+
+
+@pytest.mark.parametrize("body", ["with x: pass", "del x", "a = [x]", "a = x @ y", "a = b = x"])
+def test_other_python_is_refused(body):
+    with pytest.raises((TypeError, KeyError)):
+        in_llvm(body, [1.0, 2.0])
+
+
+def test_comparisons_with_nan_are_those_of_ieee():
+    body = "\n".join(
+        f"out(at, {k}, 1 if x {op} y else 0)" for k, op in enumerate(["<", ">", "==", "!=", "<="])
+    )
+    assert in_llvm(body, [math.nan, 1.0])[:5] == [0, 0, 0, 1, 0]
+    assert in_llvm(body, [math.nan, math.nan])[:5] == [0, 0, 0, 1, 0]
+
+
+def test_instructions_are_of_generated_code_alone():
+    with pytest.raises(TypeError, match="generated code"):
+        primitives.sqrt(2.0)
