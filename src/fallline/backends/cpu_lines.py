@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from fallline.backends.cpu_elements import Elements, block
-from fallline.backends.operands import ELEMENT, WIDENED, Operand, Signature, line_operands, rows
+from fallline.backends.operands import ELEMENT, Operand, Signature, line_operands, rows
 from fallline.core.plan import ElementPass, Plan
 from fallline.core.transform import LINES, Line
 
@@ -52,7 +52,7 @@ class LineElements(Elements):
         self._line_sums: dict[str, Meeting] = {one.name: meetings[one.over] for one in over}  # type: ignore[index]
         self._sums = [] if over else self._sums
         self._carries = True
-        self._places = rows(plan, dtypes.beside)
+        self._places, self._access = rows(plan, dtypes.beside), ELEMENT[dtypes.compute]
 
     def functions(self) -> str:
         """Return the source of the functions."""
@@ -81,7 +81,7 @@ class LineElements(Elements):
         return [*super()._loading(), *(o.load() for o, meeting in self._numbers if meeting != "one")]
 
     def _adding(self) -> list[str]:
-        load, store = ELEMENT[self._dtypes.compute].load, ELEMENT[self._dtypes.compute].store
+        load, store = self._access.load, self._access.store
         adding = {
             "each": store + "(_to_{0}, _k, {0})",
             "across": f"{store}(_to_{{0}}, _k, {load}(_to_{{0}}, _k) + {{0}})",
@@ -91,7 +91,7 @@ class LineElements(Elements):
 
     def _finishing(self) -> list[str]:
         ones = [n for n, meeting in self._line_sums.items() if meeting == "one"]
-        return [*super()._finishing(), *(f"{self._store_total}(_to_{n}, 0, _total_{n})" for n in ones)]
+        return [*super()._finishing(), *(f"{self._access.store}(_to_{n}, 0, _total_{n})" for n in ones)]
 
     def _inner(self) -> list[str]:
         ones = [o.name for o, meeting in self._numbers if meeting == "one"]
@@ -127,10 +127,5 @@ class LineElements(Elements):
         """Return the lines that begin sums across lines where the first of a stripe is met."""
         across = [n for n, meeting in self._line_sums.items() if meeting == "across"]
         place = f"{self._dtypes.compute.itemsize} * _again"
-        clear = [f"        {self._store_total}(_to_{n} + {place}, _k, 0.0)" for n in across]
+        clear = [f"        {self._access.store}(_to_{n} + {place}, _k, 0.0)" for n in across]
         return ["if _line % _rows % _stripe == 0:", "    for _k in range(_n):", *clear] if clear else []
-
-    @property
-    def _store_total(self) -> str:
-        """The instruction that stores a float64 as a number of the compute type."""
-        return (WIDENED if self._number == "float32" else ELEMENT)[self._dtypes.compute].store

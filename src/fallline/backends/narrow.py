@@ -15,6 +15,7 @@ from fallline.backends.primitives import (
     I32,
     halve,
     load_f32,
+    narrow,
     narrow_bf16,
     pointer,
     store_f32,
@@ -101,6 +102,7 @@ def random(builder, x):
 
 @Instruction
 def store_random_bf16(builder, address, index, value, random):
+    value = narrow(builder, value)
     moved = builder.add(_bits(builder, value), random)
     quiet = builder.or_(_bits(builder, value), I32(0x00400000))
     chosen = builder.lshr(builder.select(_is_nan(builder, value), quiet, moved), I32(16))
@@ -109,6 +111,7 @@ def store_random_bf16(builder, address, index, value, random):
 
 @Instruction
 def store_random_f16(builder, address, index, value, random):
+    value = narrow(builder, value)
     size = _float(builder, _size(builder, value))
     tiny = builder.fcmp_ordered("<", size, FLOAT(SMALLEST_HALF))
     offset = builder.select(tiny, FLOAT(SMALLEST_HALF), FLOAT(0.0))
@@ -120,7 +123,7 @@ def store_random_f16(builder, address, index, value, random):
     builder.store(builder.fptrunc(chosen, HALF), pointer(builder, address, index, HALF))
 
 
-def _kahan(stored, widen, narrow):
+def _kahan(stored, widen, rounded_to):
     @Instruction
     def load(builder, address, beside, index):
         parts = [widen(builder, _load(builder, at, index, stored)) for at in (address, beside)]
@@ -128,12 +131,13 @@ def _kahan(stored, widen, narrow):
 
     @Instruction
     def store(builder, address, beside, index, value):
-        rounded = narrow(builder, value)
+        value = narrow(builder, value)
+        rounded = rounded_to(builder, value)
         lost = builder.fsub(value, widen(builder, rounded))
         finite = builder.icmp_unsigned("<", _size(builder, lost), _INFINITY)
         lost = builder.select(finite, lost, FLOAT(0.0))
         builder.store(rounded, pointer(builder, address, index, stored))
-        builder.store(narrow(builder, lost), pointer(builder, beside, index, stored))
+        builder.store(rounded_to(builder, lost), pointer(builder, beside, index, stored))
 
     return load, store
 
@@ -150,6 +154,7 @@ def load_split(builder, address, beside, index):
 
 @Instruction
 def store_split(builder, address, beside, index, value):
+    value = narrow(builder, value)
     bits, is_nan = _bits(builder, value), _is_nan(builder, value)
     low = builder.select(is_nan, I16(0), builder.trunc(bits, I16))
     high = builder.sub(bits, builder.sext(low, I32))
@@ -178,7 +183,7 @@ def nothing(builder):
 @Instruction
 def larger(builder, top, value):
     """Return the larger of ``top`` and the bits of a number without its sign: they order as numbers do."""
-    bits = _size(builder, value)
+    bits = _size(builder, narrow(builder, value))
     return builder.select(builder.icmp_unsigned(">", bits, top), bits, top)
 
 

@@ -29,7 +29,7 @@ ELEMENT = {
     torch.float16: Access("_io.load_f16", "_io.store_f16", (2,)),
 }
 #: In float64 arithmetic, a float32 value is widened on load.
-WIDENED = {**ELEMENT, torch.float32: Access("_io.load_f32_as_f64", "_io.store_f64_as_f32", (4,))}
+WIDENED = {**ELEMENT, torch.float32: Access("_io.load_f32_as_f64", "_io.store_f32", (4,))}
 #: Access to state with one number per tensor; the arithmetic on it is float64.
 SCALAR = {torch.float64: WIDENED[torch.float64], torch.float32: WIDENED[torch.float32]}
 

@@ -41,6 +41,7 @@ def widen_bf16(builder, bits):
 
 def narrow_bf16(builder, value):
     """Round to nearest, ties to even; NaN stays a quiet NaN."""
+    value = narrow(builder, value)
     bits = builder.bitcast(value, I32)
     odd = builder.and_(builder.lshr(bits, I32(16)), I32(1))
     rounded = builder.lshr(builder.add(builder.add(bits, I32(0x7FFF)), odd), I32(16))
@@ -55,16 +56,17 @@ def widen(builder, value):
 
 
 def halve(builder, value):
-    """Round to float16."""
-    return builder.fptrunc(value, HALF)
+    """Round to float32 and float16."""
+    return builder.fptrunc(narrow(builder, value), HALF)
 
 
 def _double(builder, value):
     return converted(builder, value, DOUBLE)
 
 
-def _single(builder, value):
-    return builder.fptrunc(_double(builder, value), FLOAT)
+def narrow(builder, value):
+    """Round to float32."""
+    return value if value.type == FLOAT else builder.fptrunc(_double(builder, value), FLOAT)
 
 
 load_i64 = _loader(I64, _same)
@@ -73,13 +75,12 @@ load_f64 = _loader(DOUBLE, _same)
 load_f16 = _loader(HALF, widen)
 load_bf16 = _loader(I16, widen_bf16)
 load_f32_as_f64 = _loader(FLOAT, _double)
-load_f64_as_f32 = _loader(DOUBLE, _single)
+load_f64_as_f32 = _loader(DOUBLE, narrow)
 store_i64 = _storer(I64, _same)
-store_f32 = _storer(FLOAT, _same)
+store_f32 = _storer(FLOAT, narrow)
 store_f64 = _storer(DOUBLE, _double)
 store_f16 = _storer(HALF, halve)
 store_bf16 = _storer(I16, narrow_bf16)
-store_f64_as_f32 = _storer(FLOAT, _single)
 
 
 @Instruction
@@ -135,7 +136,7 @@ def sign(builder, x):
 @Instruction
 def single(builder, x):
     """Round a float64 to float32 and back."""
-    return builder.fpext(_single(builder, x), DOUBLE)
+    return _double(builder, narrow(builder, x))
 
 
 def _llvm_function(name):
