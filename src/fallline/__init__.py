@@ -10,10 +10,11 @@ from fallline.core.chain import chain
 from fallline.core.explain import explain, show_kernel
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
+from fallline.core.parts import Slot, per_line, per_tensor, summed
 from fallline.core.precision import Precision
 from fallline.core.registry import Entry, register
 from fallline.core.space import Choice, Range
-from fallline.core.transform import Slot, per_line, per_tensor, summed, transform
+from fallline.core.transform import transform
 from fallline.optimizers import (
     ADOPT,
     ASGD,

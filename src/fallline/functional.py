@@ -15,6 +15,7 @@ from torch import Tensor
 from fallline.backends.eager import evaluate
 from fallline.core.errors import UnknownOptionError, suggestion
 from fallline.core.optimizer import Optimizer
+from fallline.core.parts import FRESH, PLACE, ROUNDING, STEP, Slot, Sum, keywords
 from fallline.core.plan import Plan, plan
 from fallline.core.precision import AS_TORCH, precision_of
 from fallline.core.reduction import rounds
@@ -22,7 +23,6 @@ from fallline.core.refusals import refuse_complex
 from fallline.core.schedule import follows
 from fallline.core.state import scalar_dtype
 from fallline.core.timetable import STEPS
-from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, Slot, Sum, keywords
 
 #: An optimizer class, a made optimizer of one group, or what `fallline.chain` returns.
 Rule = Optimizer | Callable[..., Any]

@@ -1,8 +1,8 @@
 """Transforms that exercise sums, whole tensors and the gain."""
 
 from fallline import transform
+from fallline.core.parts import summed
 from fallline.core.scalar import maximum, sqrt
-from fallline.core.transform import summed
 
 
 @summed(over="model")

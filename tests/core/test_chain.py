@@ -9,7 +9,7 @@ import torch
 
 import fallline
 from fallline import Slot, chain, per_tensor, transform, transforms
-from fallline.core import transform as core_transform
+from fallline.core import parts
 from fallline.core.errors import RuleError, UnknownOptionError
 from fallline.optimizers.adam import scale_by_adam
 from fallline.optimizers.sgd import scale_by_learning_rate
@@ -146,7 +146,7 @@ def test_slots_sums_and_what_is_summed_over_are_checked_where_they_are_declared(
     with pytest.raises(RuleError, match=r"tuples, of one also: slots=\('velocity',\)"):
         transform(slots="velocity")
     with pytest.raises(RuleError, match="sum over one of tensor, group, model, row, column, channel"):
-        core_transform.summed(over="layer")(lose_memory.rule)
+        parts.summed(over="layer")(lose_memory.rule)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fallline import chain, transform
-from fallline.core.transform import summed
+from fallline.core.parts import summed
 from fallline.functional import init, update
 from fallline.gradients import clip_by_global_norm
 from fallline.transforms import average, scale_by_learning_rate, scale_by_sign

@@ -10,7 +10,7 @@ import fallline
 from fallline import chain, transform
 from fallline.core import dispatch as dispatch_module
 from fallline.core.errors import RuleError
-from fallline.core.transform import summed
+from fallline.core.parts import summed
 from fallline.gradients import centralize, clip_by_global_norm, clip_by_quantile
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.decay import l2

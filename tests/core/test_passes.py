@@ -11,9 +11,9 @@ from core import rules
 from fallline import chain, transform
 from fallline.core.errors import RuleError
 from fallline.core.finite import skip_nonfinite
+from fallline.core.parts import summed
 from fallline.core.plan import ElementPass, WholePass, plan
 from fallline.core.scalar import maximum
-from fallline.core.transform import summed
 from fallline.gradients import clip_by_global_norm, clip_by_norm
 from fallline.optimizers.adam import scale_by_adam
 from optimizers.cases import on_backend

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 import fallline
+from fallline.core.parts import Slot, per_tensor
 from fallline.core.scalar import single
-from fallline.core.transform import Slot, per_tensor, transform
+from fallline.core.transform import transform
 from fallline.optimizers.sgd import scale_by_learning_rate
 
 

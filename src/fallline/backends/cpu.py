@@ -17,9 +17,9 @@ from fallline.backends.operands import ELEMENT, Signature, stream, traffic, writ
 from fallline.core import rounding, source
 from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 from fallline.core.formats import Format, Plain
+from fallline.core.parts import FRESH, PLACE, ROUNDING, STEP, G, P
 from fallline.core.plan import ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
-from fallline.core.transform import FRESH, PLACE, ROUNDING, STEP, G, P
 
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 

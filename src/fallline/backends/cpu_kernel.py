@@ -4,8 +4,8 @@ from fallline.backends.cpu_elements import Elements, block
 from fallline.backends.cpu_lines import UNIT, LineElements
 from fallline.backends.formula import Program, program
 from fallline.backends.operands import SCALAR, Signature, rows
+from fallline.core.parts import FRESH, ROUNDING, STEP
 from fallline.core.plan import ElementPass, Plan
-from fallline.core.transform import FRESH, ROUNDING, STEP
 
 #: The fields of a launch, in order: see `cpu_launch.Launch`.
 FIELDS = (

@@ -17,8 +17,8 @@ from fallline.backends.cpu_lines import MEETINGS, UNIT
 from fallline.backends.operands import Signature, rows
 from fallline.backends.whole import STACK, STACKED, apart
 from fallline.core.backend import Batch
+from fallline.core.parts import ROUNDING, SHAPE, STEP, Line, Shape, Sum, line_shape, matrices
 from fallline.core.plan import ElementPass
-from fallline.core.transform import ROUNDING, SHAPE, STEP, Line, Shape, Sum, line_shape, matrices
 
 #: Elements of a unit, the part of a tensor that a thread takes.
 UNIT_ELEMENTS = 1 << 18

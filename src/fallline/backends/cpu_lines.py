@@ -5,8 +5,8 @@ from typing import Literal
 
 from fallline.backends.cpu_elements import Elements, block
 from fallline.backends.operands import ELEMENT, Operand, Signature, line_operands, rows
+from fallline.core.parts import LINES, Line
 from fallline.core.plan import ElementPass, Plan
-from fallline.core.transform import LINES, Line
 
 #: How what there is one of per line meets the loop over elements: it is ``one`` for all of them, there is one
 #: for ``each``, or one for each that the next line meets again, ``across`` all of which sums go.

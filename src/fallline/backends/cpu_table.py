@@ -12,9 +12,9 @@ from torch import Tensor
 from fallline.backends.operands import LEFT, Signature, rows
 from fallline.core.backend import Batch
 from fallline.core.formats import Codes, Format, Plain
+from fallline.core.parts import GAIN, GRAD, G
 from fallline.core.rounding import Noise
 from fallline.core.state import parts_of
-from fallline.core.transform import GAIN, GRAD, G
 
 address, _bytes = Tensor.data_ptr, attrgetter("nbytes")
 

@@ -12,23 +12,12 @@ from fallline.core import rounding, source
 from fallline.core.backend import AtOnce, Batch, Prepared, Sums
 from fallline.core.errors import RuleError
 from fallline.core.formats import Format, Plain
+from fallline.core.parts import FRESH, GAIN, GRAD, PLACE, ROUNDING, STEP, G, P, keywords, positional
 from fallline.core.plan import PREPARING, ElementPass, Pass, WholePass
 from fallline.core.rounding import Noise
 from fallline.core.shards import Spread
 from fallline.core.state import parts_of
-from fallline.core.transform import (
-    FRESH,
-    GAIN,
-    GRAD,
-    PLACE,
-    ROUNDING,
-    STEP,
-    G,
-    P,
-    Transform,
-    keywords,
-    positional,
-)
+from fallline.core.transform import Transform
 
 
 def evaluate(

@@ -15,20 +15,10 @@ from typing import Any
 
 from fallline.core import source
 from fallline.core.errors import RuleError, suggestion
+from fallline.core.parts import FRESH, GAIN, GRAD, STEP, G, P, PerTensor, keywords, positional
 from fallline.core.plan import PREPARING, ElementPass
 from fallline.core.scalar import FUNCTIONS
-from fallline.core.transform import (
-    FRESH,
-    GAIN,
-    GRAD,
-    STEP,
-    G,
-    P,
-    PerTensor,
-    Transform,
-    keywords,
-    positional,
-)
+from fallline.core.transform import Transform
 
 _NAMES = {function: name for name, function in FUNCTIONS.items()}
 

@@ -17,8 +17,8 @@ from fallline.backends.gpu_tables import Tables
 from fallline.backends.operands import ELEMENT, rows
 from fallline.core import source
 from fallline.core.backend import Batch, Sums
+from fallline.core.parts import STEP
 from fallline.core.plan import ElementPass, Pass, WholePass
-from fallline.core.transform import STEP
 
 
 @cache

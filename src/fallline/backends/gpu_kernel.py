@@ -10,8 +10,8 @@ from fallline.backends.formula import program
 from fallline.backends.gpu_access import TYPES, addresses, key, load, store
 from fallline.backends.operands import Signature, operands, rows
 from fallline.core.formats import Codes
+from fallline.core.parts import FRESH, ROUNDING, STEP
 from fallline.core.plan import ElementPass, Plan
-from fallline.core.transform import FRESH, ROUNDING, STEP
 
 #: Elements that one program of a kernel works on, in blocks of so many at once.
 CHUNK, BLOCK = 8192, 1024

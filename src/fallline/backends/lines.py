@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fallline.core.errors import RuleError
+from fallline.core.parts import SHAPE, P, PerLine, Shape, line_shape, matrices
 from fallline.core.plan import ElementPass
 from fallline.core.shards import Spread
-from fallline.core.transform import SHAPE, P, PerLine, Shape, line_shape, matrices
 
 
 def call(once: PerLine, operands: Mapping[str, Any], count: int, matrix: Shape) -> dict[str, Tensor]:

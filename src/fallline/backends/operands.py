@@ -7,8 +7,8 @@ import torch
 
 from fallline.backends.formula import program
 from fallline.core.formats import Codes, Format, Kahan, Plain, Split
+from fallline.core.parts import GAIN, GRAD, G, P
 from fallline.core.plan import ElementPass, Pass, Plan, WholePass
-from fallline.core.transform import GAIN, GRAD, G, P
 
 
 @dataclass(frozen=True)

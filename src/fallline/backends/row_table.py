@@ -11,8 +11,8 @@ from fallline.backends.compiler import Kernel
 from fallline.backends.cpu_launch import Launch
 from fallline.backends.operands import rows
 from fallline.backends.row_kernel import BY_PLACE, BY_ROW, FIELDS, LISTED
+from fallline.core.parts import G, P
 from fallline.core.plan import ElementPass, Plan
-from fallline.core.transform import G, P
 
 _AT = {name: i for i, name in enumerate(FIELDS)}
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from fallline.core.errors import RuleError
+from fallline.core.parts import PLACE
 from fallline.core.shards import Spread
-from fallline.core.transform import PLACE, Transform
+from fallline.core.transform import Transform
 
 #: Tensors of more elements than this are worked on alone: stacking would copy more than it saves.
 STACKED = 1 << 16

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fallline.core.parts import STEP
 from fallline.core.plan import WholePass
 from fallline.core.precision import precision_of
 from fallline.core.scaling import rule_of
-from fallline.core.transform import STEP
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fallline.core.errors import CheckpointMismatch
+from fallline.core.parts import STEP
 from fallline.core.plan import plan
 from fallline.core.precision import PRECISION
 from fallline.core.shards import Spread, elsewhere, is_joint, spread_of
 from fallline.core.state import bare, coded, fits, laid
 from fallline.core.timetable import STATES
-from fallline.core.transform import STEP
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer

@@ -19,6 +19,7 @@ from torch.autograd.graph import increment_version
 from fallline.core import capture
 from fallline.core.backend import Backend, Batch, Prepared, choose
 from fallline.core.errors import RuleError
+from fallline.core.parts import Sum
 from fallline.core.plan import Plan
 from fallline.core.precision import AS_TORCH, PRECISION, precision_of
 from fallline.core.reduction import Taken, over_processes, rounds, totals, vetoed
@@ -35,7 +36,6 @@ from fallline.core.scaling import SCALE, rule_of, settings_of_groups, withheld
 from fallline.core.shards import Spread, laid_as, lies_as, shard, spread_of
 from fallline.core.sparsity import by_rows
 from fallline.core.state import STEPS_PER_DISPATCH, forget, formats_of, make_state, state_here
-from fallline.core.transform import Sum
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer

@@ -2,8 +2,9 @@
 
 import math
 
+from fallline.core.parts import summed
 from fallline.core.scalar import where
-from fallline.core.transform import summed, transform
+from fallline.core.transform import transform
 
 _INFINITY = math.inf
 

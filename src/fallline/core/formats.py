@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fallline.core.parts import P, Shape, Slot
 from fallline.core.precision import Precision
 from fallline.core.rounding import Noise, at_random, bits_of
-from fallline.core.transform import P, Shape, Slot
 
 #: Elements of float32 below this have fewer digits; a block that is smaller counts as zero.
 SMALLEST = torch.finfo(torch.float32).tiny

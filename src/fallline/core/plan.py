@@ -6,7 +6,7 @@ from functools import cache, cached_property
 
 from fallline.core import source
 from fallline.core.errors import RuleError
-from fallline.core.transform import (
+from fallline.core.parts import (
     FRESH,
     GAIN,
     GRAD,
@@ -20,11 +20,9 @@ from fallline.core.transform import (
     Shape,
     Slot,
     Sum,
-    Transform,
-    bare,
     keywords,
-    transform,
 )
+from fallline.core.transform import Transform, bare, transform
 
 
 @transform(gain=1.0)

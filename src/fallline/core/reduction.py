@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fallline.core.backend import Batch, Sums
 from fallline.core.errors import RuleError
+from fallline.core.parts import Sum
 from fallline.core.plan import Plan
 from fallline.core.shards import Spread
-from fallline.core.transform import Sum
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fallline.core.transform import Shape
+from fallline.core.parts import Shape
 
 #: What is a DTensor for certain not, known without a look at classes that may not be loaded.
 _PLAIN = (Tensor, torch.nn.Parameter)

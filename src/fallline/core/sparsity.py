@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from fallline.core.parts import FRESH, GAIN, GRAD, STEP, G, P, keywords
 from fallline.core.plan import Plan
 from fallline.core.precision import AS_TORCH, precision_of
-from fallline.core.transform import FRESH, GAIN, GRAD, STEP, G, P, keywords
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer

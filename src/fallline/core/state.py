@@ -8,10 +8,10 @@ from torch import Tensor
 
 from fallline.core import formats
 from fallline.core.formats import CODES, Codes, Format, Plain
+from fallline.core.parts import STEP, P, Shape, Slot
 from fallline.core.plan import Plan
 from fallline.core.precision import Precision, precision_of
 from fallline.core.shards import Spread, laid_as, shard, spread_of
-from fallline.core.transform import STEP, P, Shape, Slot
 
 #: A float32 counter is exact below 2**24; a dispatch is remade, and counters checked, this often.
 STEPS_PER_DISPATCH = 2**20

@@ -4,134 +4,16 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, reduce
-from math import prod
+from functools import reduce
 from pickle import PicklingError
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fallline.core import source
+from fallline.core.declaration import check
 from fallline.core.errors import RuleError, UnknownOptionError, suggestion
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.scalar import FUNCTIONS
+from fallline.core.parts import NUMBERS, G, Line, P, PerLine, PerTensor, Slot, Sum, keywords, positional
 from fallline.core.schedule import at
-
-#: What a rule may read as a setting without declaring it: the number of this step (from 1), whether the
-#: tensor's state is new at this step (1 or 0), the machine epsilon of the parameter's dtype, on whole tensors
-#: only, the tensor's place among all parameters, and, in functions of lines only, its shape.
-NUMBERS = STEP, FRESH, PLACE, ROUNDING, SHAPE = "step", "fresh", "place", "rounding", "shape"
-
-#: What an element of a rule may be besides a slot: the gradient or update so far, the parameter, the gain:
-#: how far the parameter goes per unit of a gradient that stays the same, and the gradient as the chain got it
-#: (downhill: with ``maximize`` its negative).
-G, P, GAIN, GRAD = "g", "p", "gain", "grad"
-
-Shape = tuple[int, ...]
-
-#: Along what elements a sum may be taken. Lines are the rows and columns of the last two dimensions, and
-#: channels: all that has one place in the first dimension. A vector is one row, and one channel.
-Line = Literal["row", "column", "channel"]
-LINES: tuple[Line, ...] = ("row", "column", "channel")
-SPANS = "tensor", "group", "model", *LINES
-
-
-@dataclass(frozen=True)
-class Slot:
-    """State kept between steps: one value per element, one per tensor, or of a shape of its own.
-
-    ``initial`` is the starting value, the name of the hyperparameter that holds it, or ``"p"``: a copy of
-    the parameter. ``shape`` gives from the parameter's shape that of the slot, or None where a tensor has no
-    such slot and the rule, one on whole tensors, gets None; only such rules and functions of lines, to which
-    the shape is that of a matrix, keep such state, in float32 at least.
-    ``nonnegative`` says that no value is below zero, as of averages of squares: a narrow format then keeps
-    small ones apart from zero instead of a sign. ``wide`` state is kept in float32 for narrower parameters.
-    State per tensor that is ``exact`` is kept in float64, not in torch's default dtype.
-    """
-
-    name: str
-    initial: float | str = 0.0
-    shape: Callable[[Shape], Shape | None] | None = None
-    nonnegative: bool = False
-    wide: bool = False
-    exact: bool = False
-
-
-@dataclass(frozen=True)
-class PerTensor:
-    """A function evaluated once per tensor and step, in float64: from state and settings to named numbers.
-
-    Its positional arguments are its ``slots``, its keyword arguments settings, ``step`` or ``fresh``;
-    it returns ``dict(name=...)`` with each slot's new value and any further numbers for the rule to read.
-    """
-
-    function: Callable[..., dict[str, Any]]
-    slots: tuple[Slot, ...]
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The settings it needs."""
-        return keywords(self.function)
-
-
-@dataclass(frozen=True)
-class PerLine:
-    """A function of what a tensor has one of per line, evaluated once per step, in torch operations.
-
-    A tensor is to it a stack of matrices, of the last two dimensions or, if lines are channels, one matrix
-    with a row for each. Its positional arguments are its ``slots``, its keyword arguments the sums of its
-    transform, settings, ``step``, ``rounding`` or the matrices' ``shape``. Sums have the shape
-    (count, rows, 1) or (count, 1, columns), slots what their ``shape`` makes of a matrix's. It returns
-    ``dict(name=...)`` with each slot's new value, and the numbers that it ``gives`` the rule, shaped as sums.
-    """
-
-    function: Callable[..., dict[str, Any]]
-    slots: tuple[Slot, ...]
-    gives: tuple[tuple[str, Line], ...]
-
-    @property
-    def of_channels(self) -> bool:
-        """Whether its lines are channels."""
-        return any(kind == "channel" for _, kind in self.gives)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The settings and sums it needs."""
-        return keywords(self.function)
-
-    def state_shapes(self, p: Shape) -> dict[str, Shape]:
-        """Return the shape of each slot of a tensor of shape ``p``."""
-        many, matrix = matrices(p, self.of_channels)
-        return {slot.name: (*many, *slot.shape(matrix)) for slot in self.slots}  # type: ignore[misc]
-
-
-@dataclass(frozen=True)
-class Sum:
-    """A number about many elements: the sum of ``function`` over a tensor, a parameter group, the model.
-
-    Over lines there are as many numbers as lines, for the transform's function of lines: what ``squares``
-    gives is read as ``row_squares`` or ``column_squares``. It is taken where its transform stands in the
-    chain. If ``vetoes`` is a reason, a step whose sum is not zero does not happen at all.
-    """
-
-    function: Callable[..., Any]
-    over: Literal["tensor", "group", "model", "row", "column", "channel"]
-    vetoes: str = ""
-
-    @property
-    def name(self) -> str:
-        """The name by which it is read: of its function, behind the kind of its lines if it is over lines."""
-        name = self.function.__name__
-        return f"{self.over}_{name}" if self.over in LINES else name
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The elements it looks at: ``g``, ``p``, ``grad`` and slots of its transform."""
-        return positional(self.function)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The settings it needs."""
-        return keywords(self.function)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -258,84 +140,8 @@ class Transform:
         names += self.vectors.settings_read if self.vectors else ()
         kept = (*self.slots, *(once.slots if once else ()), *self.line_slots)
         names += [slot.initial for slot in kept if isinstance(slot.initial, str) and slot.initial != P]
-        given = {*NUMBERS, *(each.name for each in self.sums), *(_given(once) if once else ())}
+        given = {*NUMBERS, *(each.name for each in self.sums), *(once.gives if once else ())}
         return tuple(dict.fromkeys(n for n in names if n not in given))
-
-
-def line_shape(kind: Line, p: Shape) -> Shape:
-    """Return the shape of a tensor with one element in place of each line of a tensor of shape ``p``."""
-    if kind == "channel":
-        return (p[0], *(1 for _ in p[1:])) if len(p) > 1 else (1,) * len(p)
-    if kind == "row":
-        return (*p[:-1], 1) if p else ()
-    return (*p[:-2], 1, p[-1]) if len(p) > 1 else p
-
-
-def matrices(p: Shape, of_channels: bool) -> tuple[Shape, Shape]:
-    """Return how many matrices a tensor of shape ``p`` is, one if lines are channels, and their shape."""
-    if of_channels:
-        return (), (p[0], prod(p[1:])) if len(p) > 1 else (1, prod(p))
-    return p[:-2], (1, 1, *p)[-2:] if len(p) < 2 else p[-2:]
-
-
-def per_tensor(
-    *, exact: bool = False, **slots: float | str
-) -> Callable[[Callable[..., dict[str, Any]]], PerTensor]:
-    """Declare a function evaluated once per tensor; ``slots`` are its scalar state and starting values.
-
-    ``exact`` keeps that state in float64: sums of many small numbers stand still in float32.
-    """
-
-    def declare(function: Callable[..., dict[str, Any]]) -> PerTensor:
-        return PerTensor(function, tuple(Slot(name, first, exact=exact) for name, first in slots.items()))
-
-    return declare
-
-
-def per_line(*slots: Slot, **gives: Line) -> Callable[[Callable[..., dict[str, Any]]], PerLine]:
-    """Declare a function of lines; ``slots`` are its state, ``gives`` the kind of line of what rules read.
-
-    Example:
-        >>> @summed(over="row")
-        ... def squares(g):
-        ...     return g * g
-        >>> @per_line(length="row")
-        ... def lengths(*, row_squares):
-        ...     return dict(length=row_squares.sqrt())
-        >>> @transform(sums=(squares,), per_line=lengths)
-        ... def scale_by_row_norm(g, length):
-        ...     return g / length
-    """
-    if stray := sorted(set(gives.values()) - {*LINES}):
-        raise RuleError(f"{stray} are no lines; a number is given for each {', '.join(LINES)}")
-
-    def declare(function: Callable[..., dict[str, Any]]) -> PerLine:
-        return PerLine(function, slots, tuple(gives.items()))
-
-    return declare
-
-
-def summed(
-    *, over: Literal["tensor", "group", "model", "row", "column", "channel"], vetoes: str = ""
-) -> Callable[[Callable[..., Any]], Sum]:
-    """Declare a scalar function of elements to be summed over tensors, parameter groups, the model or lines.
-
-    Example:
-        >>> @summed(over="model")
-        ... def square_sum(g):
-        ...     return g * g
-    """
-
-    def declare(function: Callable[..., Any]) -> Sum:
-        if over not in SPANS:
-            raise RuleError(f"{function.__name__}: over={over!r}; sum over one of {', '.join(SPANS)}")
-        if vetoes and over in LINES:
-            raise RuleError(
-                f"{function.__name__}: a sum over lines vetoes nothing; veto by one over the tensor"
-            )
-        return Sum(function, over, vetoes)
-
-    return declare
 
 
 def transform(
@@ -371,7 +177,7 @@ def transform(
         made = Transform(
             rule, first, declared, per_tensor, per_line, sums, gain, whole, vectors, hyperparameters
         )
-        _check(made)
+        check(made)
         return made
 
     return declare
@@ -411,113 +217,3 @@ def settings_of(transforms: tuple[Transform, ...]) -> dict[str, Any]:
 def _find(module: str, name: str, settings: dict[str, Any]) -> Transform:
     found = reduce(getattr, name.split("."), importlib.import_module(module))
     return replace(found, settings=settings)  # type: ignore[type-var]
-
-
-def _check(made: Transform) -> None:
-    names = {slot.name for slot in made.slots}
-    names |= made.line_numbers.keys()
-    stray = set(made.inputs) - names - {G, P, GRAD} - ({GAIN} if made.target == P else set())
-    missing = names - set(made.inputs)
-    _refuse_reserved_names(made)
-    _refuse_sums_that_wait_for_each_other(made)
-    _refuse_unfit_lines(made)
-    if made.whole and (made.per_tensor or made.sums or callable(made.gain)):
-        raise RuleError(f"{made.name}: a whole-tensor rule computes its numbers itself, in torch operations")
-    if not made.whole and any(slot.shape for slot in made.slots):
-        raise RuleError(
-            f"{made.name}: only a whole-tensor rule or a function of lines can keep state of another shape"
-        )
-    if stray or missing:
-        raise RuleError(
-            f"{made.name}: positional arguments must be g, p, grad, the declared slots, the numbers of lines "
-            f"and, after p, gain; "
-            f"not declared: {sorted(stray)}, not in the signature: {sorted(missing)}"
-        )
-
-
-def _refuse_unfit_lines(made: Transform) -> None:
-    kinds = {each.over for each in made.sums if each.over in LINES} | set(made.line_numbers.values())
-    if kinds and made.per_line is None:
-        raise RuleError(f"{made.name}: sums over lines are read by a function of lines; give it per_line=")
-    if made.per_line and (made.whole or made.per_tensor or any(s.over not in LINES for s in made.sums)):
-        raise RuleError(
-            f"{made.name}: beside a function of lines there are sums over lines and nothing else; take sums "
-            f"over tensors, and what is computed once per tensor, in a transform of their own"
-        )
-    if "channel" in kinds and len(kinds) > 1:
-        raise RuleError(f"{made.name}: channels are lines of another kind than rows and columns; use one")
-    if made.per_line:
-        _refuse_unfit_function(made, made.per_line)
-    if made.vectors and made.vectors.target != made.target:
-        raise RuleError(f"{made.name}: what takes its place on vectors must change {made.target}, too")
-
-
-def _refuse_unfit_function(made: Transform, once: PerLine) -> None:
-    name, slots = once.function.__name__, tuple(slot.name for slot in once.slots)
-    if not (once.gives and made.sums):
-        raise RuleError(
-            f"{made.name}: its function of lines makes numbers for each line from sums over lines; give "
-            f"sums=, and name the numbers, as in per_line(x='row')"
-        )
-    if positional(once.function) != slots:
-        raise RuleError(
-            f"{name}: the positional arguments of a function of lines are its slots, {slots}; settings and "
-            f"sums stand behind *"
-        )
-    if FRESH in once.reads:
-        raise RuleError(
-            f"{name} reads {FRESH!r}, which functions of lines cannot; count in a slot of its own"
-        )
-    if any(slot.shape is None for slot in once.slots):
-        raise RuleError(
-            f"{made.name}: a function of lines keeps state of a shape of its own; give Slot(shape=)"
-        )
-
-
-def _refuse_reserved_names(made: Transform) -> None:
-    used = {n for f in made.functions for n in (*positional(f), *keywords(f))} | set(made.owned)
-    reserved = {n for n in used if n in FUNCTIONS or n.startswith("_")}
-    if reserved:
-        raise RuleError(f"{made.name}: {sorted(reserved)} are names of generated code; use others")
-    taken = {G, P, GAIN, GRAD, *NUMBERS} & set(made.owned)
-    if taken:
-        raise RuleError(f"{made.name}: state and sums cannot be named {sorted(taken)}; use others")
-    if PLACE in used and not made.whole:
-        raise RuleError(f"{made.name} reads {PLACE!r}, which only rules on whole tensors can read")
-    if SHAPE in used - {*(made.per_line.reads if made.per_line else ())}:
-        raise RuleError(f"{made.name} reads {SHAPE!r}, which only functions of lines can read")
-
-
-def _refuse_sums_that_wait_for_each_other(made: Transform) -> None:
-    numbers, elements = {each.name for each in made.sums}, {G, P, GRAD, *(slot.name for slot in made.slots)}
-    if made.sums and made.per_tensor:
-        numbers |= {*_given(made.per_tensor), *(slot.name for slot in made.per_tensor.slots)}
-    for each in made.sums:
-        if stray := sorted(set(each.inputs) - elements):
-            raise RuleError(
-                f"{made.name}: {each.name} looks at {stray}; a sum looks at g, p, grad and its own slots"
-            )
-        if awaited := numbers & set(each.reads):
-            raise RuleError(
-                f"{made.name}: {each.name} reads {sorted(awaited)}, not known before it is taken; "
-                f"take that sum in a transform of its own, or add up something simpler"
-            )
-
-
-@cache
-def positional(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the arguments that may be given by position."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(n for n, p in inspect.signature(function).parameters.items() if p.kind in kinds)
-
-
-@cache
-def keywords(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the arguments that must be given by name."""
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
-
-
-def _given(once: PerTensor) -> tuple[str, ...]:
-    """Names of the numbers that ``once`` returns, read off its ``return dict(...)``."""
-    return source.returned_names(once.function)

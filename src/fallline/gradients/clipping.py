@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.parts import per_tensor, summed
 from fallline.core.scalar import exp, maximum, minimum, sqrt
 from fallline.core.space import Range
-from fallline.core.transform import per_tensor, summed, transform
+from fallline.core.transform import transform
 
 MAX_NORM = Hyperparameter(
     "max_norm", 1.0, "longest gradient that passes unchanged", "c", "gradient units", low=0, open_low=True,

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot, line_shape, per_line, per_tensor, summed
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt, where
 from fallline.core.space import Range
-from fallline.core.transform import Slot, Transform, line_shape, per_line, per_tensor, summed, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.moments import mean, over_rows_and_columns, toward
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space, weight_decay
 

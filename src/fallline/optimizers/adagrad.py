@@ -7,13 +7,14 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot, per_tensor
 from fallline.core.plan import plan
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt
 from fallline.core.space import Range
 from fallline.core.sparsity import Sparse
 from fallline.core.state import make_state
-from fallline.core.transform import Slot, Transform, per_tensor, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.settings import MAXIMIZE, epsilon, learning_rate, space, weight_decay
 from fallline.penalties.decay import coupled_decay
 

@@ -6,9 +6,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot, per_tensor
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
-from fallline.core.transform import Slot, Transform, per_tensor, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.settings import (
     DECOUPLED,
     MAXIMIZE,

@@ -6,9 +6,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot, per_tensor
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum
-from fallline.core.transform import Slot, Transform, per_tensor, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.decay import coupled_decay

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Shape, Slot, per_line, summed
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
 from fallline.core.space import Range
-from fallline.core.transform import Shape, Slot, Transform, per_line, summed, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.adam import with_decoupled_decay
 from fallline.optimizers.moments import mean, over_rows_and_columns, toward
 from fallline.optimizers.settings import MAXIMIZE, decay_rates, learning_rate, space, weight_decay

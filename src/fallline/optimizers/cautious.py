@@ -1,7 +1,8 @@
 """Cautious masking: only those elements step whose update agrees with the present gradient."""
 
+from fallline.core.parts import summed
 from fallline.core.scalar import maximum, where
-from fallline.core.transform import summed, transform
+from fallline.core.transform import transform
 
 
 @summed(over="tensor")

@@ -9,9 +9,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fallline.core.optimizer import Extra
+from fallline.core.parts import Slot, per_tensor, summed
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt, where
-from fallline.core.transform import Slot, Transform, per_tensor, summed, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.prodigy import BIAS_CORRECTION, D0, GROWTH_RATE, OfOneRate
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.penalties.decay import coupled_decay

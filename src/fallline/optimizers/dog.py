@@ -7,10 +7,11 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot, per_tensor, summed
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
 from fallline.core.space import Range
-from fallline.core.transform import Slot, Transform, per_tensor, summed, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space, weight_decay
 from fallline.penalties.decay import coupled_decay
 

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sign, sqrt, where
 from fallline.core.space import Range
-from fallline.core.transform import Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.settings import MAXIMIZE, space
 
 

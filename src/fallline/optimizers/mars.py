@@ -7,9 +7,10 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import summed
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, sqrt
-from fallline.core.transform import Transform, summed, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.adam import scale_by_adam, with_decoupled_decay
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 

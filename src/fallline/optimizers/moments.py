@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fallline.core.transform import Sum, summed
+from fallline.core.parts import Sum, summed
 
 
 def mean(x: Tensor, dim: int) -> Tensor:

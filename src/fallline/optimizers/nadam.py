@@ -7,9 +7,10 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot, per_tensor
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import single, sqrt
-from fallline.core.transform import Slot, Transform, per_tensor, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.adam import with_decay
 from fallline.optimizers.settings import (
     DECOUPLED,

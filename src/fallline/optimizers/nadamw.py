@@ -6,9 +6,10 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sqrt
-from fallline.core.transform import Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.adam import bias_corrections, with_decoupled_decay
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 

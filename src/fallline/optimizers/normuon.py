@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Shape, Slot
 from fallline.core.registry import Entry, register
 from fallline.core.space import USUAL
-from fallline.core.transform import Shape, Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.moments import row_mean_square, toward
 from fallline.optimizers.muon import (
     Muon,

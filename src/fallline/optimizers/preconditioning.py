@@ -5,7 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from fallline.core.transform import Shape
+from fallline.core.parts import Shape
 
 #: A matrix for the rows and one for the columns, or None where there is none for that side.
 Sides = tuple[Tensor | None, Tensor | None]

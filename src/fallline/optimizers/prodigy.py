@@ -9,10 +9,11 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot, per_tensor, summed
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, single, sqrt, where
 from fallline.core.space import Range
-from fallline.core.transform import Slot, Transform, per_tensor, summed, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 
 D0 = Hyperparameter(

@@ -6,8 +6,9 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import P
 from fallline.core.registry import Entry, register
-from fallline.core.transform import P, Transform
+from fallline.core.transform import Transform
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.prox import L1, STRENGTHS

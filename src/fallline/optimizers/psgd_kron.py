@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Shape, Slot
 from fallline.core.registry import Entry, register
 from fallline.core.space import Range
-from fallline.core.transform import Shape, Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.muon import matrices
 from fallline.optimizers.preconditioning import Factors, matrix_shape
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, momentum, space, weight_decay

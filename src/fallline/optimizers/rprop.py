@@ -7,9 +7,10 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sign, where
-from fallline.core.transform import Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.rmsprop import count
 from fallline.optimizers.settings import MAXIMIZE, learning_rate, space
 

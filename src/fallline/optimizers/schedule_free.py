@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot, per_tensor
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import maximum, minimum, sqrt, where
-from fallline.core.transform import Slot, Transform, per_tensor, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers import settings
 from fallline.optimizers.adam import bias_corrections
 from fallline.optimizers.settings import MAXIMIZE, epsilon, learning_rate, space, weight_decay

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.parts import GAIN
 from fallline.core.space import USUAL, Range
-from fallline.core.transform import GAIN, Transform
+from fallline.core.transform import Transform
 
 
 def learning_rate(default: float, low: float, high: float) -> Hyperparameter:

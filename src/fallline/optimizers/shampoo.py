@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Shape, Slot
 from fallline.core.registry import Entry, register
-from fallline.core.transform import Shape, Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers import settings
 from fallline.optimizers.adam import with_decoupled_decay
 from fallline.optimizers.muon import matrices

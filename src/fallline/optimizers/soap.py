@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Shape, Slot
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import where
-from fallline.core.transform import Shape, Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.muon import matrices
 from fallline.optimizers.preconditioning import Sides, eigh, grams, matrix_shape, moved, multiply, transposed
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot
 from fallline.core.precision import counting
 from fallline.core.scalar import maximum, minimum
-from fallline.core.transform import Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.adam import with_decoupled_decay
 from fallline.optimizers.settings import MAXIMIZE, decay_rates, learning_rate, weight_decay
 

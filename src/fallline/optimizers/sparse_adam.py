@@ -8,11 +8,12 @@ from torch import Tensor
 
 from fallline.core.errors import RuleError
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import STEP, Slot, per_tensor
 from fallline.core.plan import plan
 from fallline.core.scalar import sqrt
 from fallline.core.schedule import follows
 from fallline.core.sparsity import Sparse, leaves_the_rest_alone
-from fallline.core.transform import STEP, Slot, Transform, per_tensor, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate
 
 

@@ -1,7 +1,8 @@
 """The trust ratio: steps as long as the weights of each tensor are."""
 
+from fallline.core.parts import per_tensor, summed
 from fallline.core.scalar import sqrt, where
-from fallline.core.transform import per_tensor, summed, transform
+from fallline.core.transform import transform
 
 
 @summed(over="tensor")

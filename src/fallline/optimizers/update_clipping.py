@@ -1,9 +1,10 @@
 """Update clipping: no tensor's update is larger than it should be on average."""
 
 from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.parts import summed
 from fallline.core.scalar import maximum, sqrt
 from fallline.core.space import Range
-from fallline.core.transform import summed, transform
+from fallline.core.transform import transform
 
 MAX_RMS = Hyperparameter(
     "max_rms", 1.0, "largest root mean square that passes unchanged", "d", "", low=0, open_low=True,

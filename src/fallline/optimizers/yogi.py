@@ -7,9 +7,10 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
+from fallline.core.parts import Slot
 from fallline.core.registry import Entry, register
 from fallline.core.scalar import sign, sqrt
-from fallline.core.transform import Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.adam import bias_corrections
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate

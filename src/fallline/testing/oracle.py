@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fallline.backends.eager import evaluate
 from fallline.core.optimizer import Optimizer
+from fallline.core.parts import FRESH, GAIN, GRAD, ROUNDING, STEP, Slot
 from fallline.core.plan import Plan, plan
-from fallline.core.transform import FRESH, GAIN, GRAD, ROUNDING, STEP, Slot
 
 
 def trajectory(optimizer: Optimizer, start: float, grads: Sequence[float]) -> list[float]:

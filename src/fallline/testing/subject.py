@@ -12,8 +12,8 @@ from torch.nn import Parameter
 
 from fallline.core.chain import ChainedOptimizer
 from fallline.core.optimizer import Optimizer
+from fallline.core.parts import PLACE
 from fallline.core.plan import Plan, plan
-from fallline.core.transform import PLACE
 from fallline.testing.traits import DECAYS, Traits
 
 #: Returns an optimizer over ``params``, as a class does, or what `fallline.chain` returns.

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.transform import Transform, per_tensor, transform
+from fallline.core.parts import per_tensor
+from fallline.core.transform import Transform, transform
 from fallline.wrappers.wrapper import Companion, Wrapper, check_count, refuse_closures, refuse_released
 
 SAMPLES = Hyperparameter("samples", 1.0, "weight of a micro-batch", "n", "samples", low=0, open_low=True)

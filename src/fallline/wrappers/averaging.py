@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
-from fallline.core.transform import Slot, Transform, transform
+from fallline.core.parts import Slot
+from fallline.core.transform import Transform, transform
 from fallline.wrappers.wrapper import Companion, Wrapper, check_count
 
 SHARE = Hyperparameter("share", 1.0, "share of the parameters in the new average", "w", low=0, high=1)

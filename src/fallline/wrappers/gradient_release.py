@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
-from fallline.core.transform import PLACE, Transform, keywords
+from fallline.core.parts import PLACE, keywords
+from fallline.core.transform import Transform
 from fallline.wrappers.sharpness import dense, total_norm
 from fallline.wrappers.twin import follow_schedules, take_settings, twin_of
 from fallline.wrappers.wrapper import Wrapper, refuse_closures, refuse_wrappers, without_gradients

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from fallline.core.hyperparameter import Hyperparameter
+from fallline.core.parts import Slot
 from fallline.core.plan import plan
 from fallline.core.registry import Entry, register
 from fallline.core.space import Range
 from fallline.core.state import make_state
-from fallline.core.transform import Slot, Transform, transform
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.adam import Adam
 from fallline.optimizers.settings import space
 from fallline.wrappers.wrapper import Companion, Wrapper, check_count

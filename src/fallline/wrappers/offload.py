@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fallline.core.transform import Slot, Transform, transform
+from fallline.core.parts import Slot
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.schedule_free import TwoModes
 from fallline.wrappers.twin import follow_schedules, take_settings, twin_of
 from fallline.wrappers.wrapper import (

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from fallline.core.hyperparameter import Hyperparameter
-from fallline.core.transform import Slot, Transform, transform
+from fallline.core.parts import Slot
+from fallline.core.transform import Transform, transform
 from fallline.optimizers.schedule_free import (
     LR_POWER,
     POWER,
