@@ -1,10 +1,27 @@
 """Puts this folder on the path, so that every test can import `synthetic`."""
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from fallline.compare.records import Comparison
 from fallline.core import registry
 from synthetic import comparison, troubled
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Beside other test processes, torch's threads wait for each other: a small square root takes 0.5 ms."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """What a test looks at has two threads after all."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def assert_resumes(case, extra, nest, schedule, way, stop, more, dtype, folder):
         assert torch.equal(p, q)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     case=st.integers(0, len(CASES) - 1),
     extra=st.integers(0, len(EXTRAS) - 1),

@@ -50,7 +50,7 @@ def test_kernels_that_go_over_lines_are_shown_with_what_is_computed_for_each_lin
     assert shown.count("def factored_rms(") == 1
 
 
-def test_the_pool_that_stands_in_for_openmp_computes_the_same(monkeypatch):
+def test_the_pool_that_stands_in_for_openmp_computes_the_same(monkeypatch, two_threads):
     def train():
         p = torch.nn.Parameter(torch.linspace(-1, 1, 300_001))
         optimizer = fallline.Adam([p])

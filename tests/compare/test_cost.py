@@ -123,7 +123,14 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of a process from /proc")
-@pytest.mark.parametrize(("task", "name"), [("wide", "sgd"), ("wide", "adam"), ("many", "torch.optim.AdamW")])
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("wide", "adam"),
+        pytest.param("wide", "sgd", marks=pytest.mark.long),
+        pytest.param("many", "torch.optim.AdamW", marks=pytest.mark.long),
+    ],
+)
 def test_memory_is_what_a_process_takes_at_its_peak(tmp_path, task, name):
     """Within a quarter, and of what the process takes anyway too: 300 MiB hide much."""
     (tmp_path / "wide.py").write_text(WIDE)

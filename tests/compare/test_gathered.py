@@ -58,6 +58,7 @@ def test_shares_of_classes_and_pixels_are_left_to_torch():
     assert torch.equal(gathered(pixels, TARGETS), functional.cross_entropy(pixels, TARGETS))
 
 
+@pytest.mark.long
 def test_a_stack_does_not_load_torchs_compiler():
     program = (
         "from fallline.compare.records import Arm, Spec\n"

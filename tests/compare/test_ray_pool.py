@@ -82,6 +82,7 @@ def serially(task, specs=SPECS):
     return results(Serial(load(f"{SMALL}:{task}"), job(task)), specs)
 
 
+@pytest.mark.long
 def test_two_nodes_and_one_process_give_identical_results(cluster, second_node):
     there = results(RayPool(job("blobs"), None, cluster.address))
     assert len(there) == len(SPECS)

@@ -100,7 +100,7 @@ register(Entry("mine", torch.optim.SGD, {"lr": Range(1e-3, 1e-1)}, "my own"))
 @pytest.mark.parametrize(
     ("call", "error"),
     [
-        (f"fallline.compare({BLOBS!r}, ['sgd'], {{options}})", None),
+        pytest.param(f"fallline.compare({BLOBS!r}, ['sgd'], {{options}})", None, marks=pytest.mark.long),
         ("if __name__ == '__main__': fallline.compare(task, ['sgd', 'mine'], {options})", None),
         ("fallline.compare(task, ['sgd'], {options})", 'call compare() below `if __name__ == "__main__":`'),
     ],

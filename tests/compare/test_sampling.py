@@ -58,7 +58,9 @@ def distance(name, seed, trials=20):
     return min(trial.loss for trial in done) ** 0.5
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long if n == "gp" else ()) for n in LEARNING]
+)
 def test_those_that_learn_come_nearer_to_the_optimum_of_a_quadratic_than_an_even_spread(name):
     seeds = range(3 if name == "gp" else 15)  # a Gaussian process is slow, and far ahead
     even = median(distance("sobol", seed) for seed in seeds)
@@ -115,6 +117,7 @@ def answers(indices):
     return {name: [sampler(name).ask(CONDITIONAL, i, tried, 5) for i in indices] for name in SAMPLERS}
 
 
+@pytest.mark.long
 def test_another_process_gives_the_same_answers_whatever_was_asked_before():
     code = (
         "import json, torch\n"

@@ -202,9 +202,9 @@ def assert_same_course(ours, theirs, before, steps: int) -> None:
     which the largest distance moved stands; and 2 ulp of the parameter. Both sides round: a factor of 2.
     """
     moved = [(a.double() if not a.is_complex() else a) - b for a, b in zip(theirs, before, strict=True)]
-    ulps = 2 * steps * (UPDATE_ULPS + 1.5 * steps)
+    ulps, distance = 2 * steps * (UPDATE_ULPS + 1.5 * steps), max(largest(moved), 1e-30)
     for a, b in zip(ours, theirs, strict=True):
-        bound = epsilon(a.dtype) * (ulps * max(largest(moved), 1e-30) + 4 * steps * max(largest([b]), 1e-30))
+        bound = epsilon(a.dtype) * (ulps * distance + 4 * steps * max(largest([b]), 1e-30))
         torch.testing.assert_close(a.detach(), b.detach(), rtol=0, atol=bound)
 
 

@@ -20,7 +20,7 @@ def trained(pair, seed: int, steps: int = 10):
 
 
 @each_pair
-def test_two_threads_give_the_bits_that_one_gives(pair):
+def test_two_threads_give_the_bits_that_one_gives(pair, two_threads):
     expected = [trained(pair, seed) for seed in (0, 100, 200)]
     found: dict[int, list[torch.Tensor]] = {}
 

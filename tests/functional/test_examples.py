@@ -23,6 +23,7 @@ def test_an_example_is_short(name):
     assert len((EXAMPLES / name).read_text().splitlines()) < 70
 
 
+@pytest.mark.long
 def test_the_learned_learning_rate_is_as_good_as_the_best_of_a_sweep():
     rows = re.findall(
         r"^(.+?) +lr ([\d.]+)  mean loss ([\d.]+)$", printed("learn_the_learning_rate.py"), re.M

@@ -121,6 +121,7 @@ def test_coverage_is_that_of_theory_where_splits_correlate_as_the_correction_tak
     assert found.wider == pytest.approx(short)
 
 
+@pytest.mark.long
 def test_on_digits_naive_intervals_hold_the_truth_too_rarely():
     splits_of_ten, folds = coverages(pooled(load("digits")), sets=120, seed=0)
     assert splits_of_ten.naive.ends[1] < 0.9
