@@ -194,6 +194,16 @@ def test_an_optimizer_that_raises_ends_its_own_training_alone(own, blobs, togeth
         assert bits(trials[spec.key]) == bits(together[spec.key])
 
 
+def test_an_optimizer_that_raises_while_it_writes_has_no_other_step_twice(blobs, together):
+    """Autograd refuses to write into a leaf, after those that came before in the table have stepped."""
+    arms = {**ARMS, "own": Arm("sgd", {"differentiable": True})}
+    bad = Spec("own", "tune", 0, 1, {"lr": 0.1})
+    trials = by_key(run_stacked(blobs, arms, [*SPECS, bad]))
+    assert "leaf Variable" in trials[bad.key].error
+    for spec in SPECS:
+        assert bits(trials[spec.key]) == bits(together[spec.key])
+
+
 class Decomposing(nn.Module):
     """Solves with its weights, which raises for all of a stack when one of them is not finite."""
 

@@ -1,5 +1,7 @@
 """Optimizers stepped as one: each ends, to the bit, as if it had stepped alone."""
 
+from types import MethodType
+
 import pytest
 import torch
 
@@ -15,7 +17,6 @@ MAKERS = [
     lambda groups: fallline.SGD(groups, lr=0.2),
     lambda groups: fallline.SGD(groups, lr=0.2, maximize=True),
     lambda groups: fallline.Lion(groups, lr=0.01),
-    lambda groups: fallline.AdamW(groups, lr=0.02, foreach=False, fused=False),
     lambda groups: fallline.Adagrad(groups, lr=0.02),
     lambda groups: fallline.ASGD(groups, lr=0.02),
 ]
@@ -102,6 +103,12 @@ def hooked():
     return optimizer
 
 
+def with_a_step_of_its_own():
+    optimizer = one()
+    optimizer.step = MethodType(lambda self, closure=None: None, optimizer)
+    return optimizer
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -112,9 +119,11 @@ def hooked():
         lambda: fallline.LAMB([torch.nn.Parameter(torch.ones(2))]),
         lambda: fallline.Muon([torch.nn.Parameter(torch.ones(2, 2))]),
         lambda: torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]),
+        lambda: one(foreach=False, fused=False),
         hooked,
+        with_a_step_of_its_own,
     ],
-    ids=["sum", "schedule", "precision", "wrapper", "trust ratio", "whole", "torch", "hook"],
+    ids=["sum", "schedule", "precision", "wrapper", "trust ratio", "whole", "torch", "eager", "hook", "own"],
 )
 def test_what_does_more_than_each_element_by_itself_is_not_joined(make):
     assert not joinable(make())
