@@ -163,6 +163,29 @@ def test_buffers_frozen_and_shared_parameters_are_as_in_single_trainings(blobs):
         assert training.model.again.weight is training.model.tied.weight
 
 
+class Centred(nn.Linear):
+    """Replaces buffers instead of changing them: the centre of what it saw, of use in evaluations alone."""
+
+    def __init__(self):
+        super().__init__(2, 3)
+        self.register_buffer("centre", torch.zeros(2))
+        self.register_buffer("steps", torch.tensor(0), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.steps = self.steps + 1
+            self.centre = self.centre + (x.detach().mean(0) - self.centre) / self.steps
+        return super().forward(x - (x.mean(0) if self.training else self.centre))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_buffers_that_a_model_replaces_are_as_in_single_trainings(count, blobs):
+    task = replace(blobs, model=Centred)
+    for trial in run_stacked(task, ARMS, [Spec("sgd", "tune", i, i, {"lr": 0.1}) for i in range(count)]):
+        alone = run_trial(task, ARMS["sgd"], trial.spec)
+        assert trial.curve.valid_loss == pytest.approx(alone.curve.valid_loss, rel=1e-5)
+
+
 class Refusing(torch.optim.SGD):
     """Cannot go on where the weights have become large, as a decomposition of a matrix cannot."""
 
