@@ -43,7 +43,7 @@ class Loss:
             for name, tensor in tensors.items()
             if tensor is not None
         ]
-        self._buffers = [
+        self._buffers: list[tuple[dict[str, Any], str, int]] = [
             (module._buffers, name, numbers[id(tensor)])
             for module in model.modules()
             for name, tensor in module._buffers.items()
