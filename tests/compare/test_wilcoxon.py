@@ -213,6 +213,15 @@ def test_the_plan_counts_five_trainings_for_each_configuration(pruned, unpruned)
     assert repeat_seconds(comparison, "seed") == pytest.approx(seconds)
 
 
+def test_of_what_is_resumed_trainings_that_were_given_up_are_not_to_come(pruned):
+    folder, _, comparison = pruned
+    again = asked(folder, resume=True)
+    assert again.trainings == len(comparison.trials) < 42
+    assert again.seconds == 0
+    assert replace(again, done=again.done[:-2]).trainings == len(comparison.trials)
+    assert replace(again, done=again.done[:3]).trainings == 42
+
+
 def test_reports_count_configurations_and_tables_have_a_row_for_each_training(pruned):
     folder, _, comparison = pruned
     stopped = sum(t.status == "pruned" for t in comparison.trials)
