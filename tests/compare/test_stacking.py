@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fallline.compare.executors.pool import Pool
 from fallline.compare.executors.worker import Job
 from fallline.compare.records import Arm, Spec
 from fallline.compare.run import compare
-from fallline.compare.trials.stacking import Stack, run_stacked
+from fallline.compare.trials.stacking import Stack, run_stacked, structure
 from fallline.compare.trials.stacking_gain import ROUNDING, Gain
 from fallline.compare.trials.training import Training
 from fallline.compare.trials.trial import run_trial
@@ -130,6 +131,27 @@ def test_models_whose_sizes_their_seeds_decide_are_in_different_stacks(blobs):
     assert [trial.status for trial in trials] == ["ok"] * 4, trials[0].error
 
 
+def test_trainings_are_together_whatever_their_own_settings_if_all_batches_have_one_size(blobs):
+    """As those of folds have not, which leave as many batches."""
+
+    def kind(samples, **settings):
+        task = replace(blobs, train=tuple(tensor[:samples] for tensor in blobs.train))
+        spec = Spec("adam", "tune", 0, 5, settings)
+        return structure(task, ARMS["adam"], Training(task, ARMS["adam"], spec), spec)
+
+    own = {"lr": 0.1, "clip": 1.0, "schedule": "cosine", "warmup": 0.1, "patience": 3}
+    assert kind(103) == kind(103, **own)
+    assert kind(103) != kind(102)
+    assert kind(103) != kind(103, batch_size=11)
+
+
+def test_the_seconds_of_trials_are_their_parts_of_the_time_that_all_took(blobs):
+    started = time.perf_counter()
+    seconds = [trial.seconds for trial in run_stacked(blobs, ARMS, SPECS)]
+    assert min(seconds) > 0
+    assert sum(seconds) <= time.perf_counter() - started
+
+
 class Normed(nn.Module):
     """Has buffers that a training step changes, a parameter that stands still, and one in two places."""
 
@@ -195,6 +217,18 @@ class Refusing(torch.optim.SGD):
         super().step()
 
 
+class RefusingOnce(torch.optim.SGD):
+    """Raises in one step between two evaluations, and would go on after it."""
+
+    made = 0
+
+    def step(self, closure=None):
+        self.made += 1
+        if self.made == 3:
+            raise ArithmeticError("too large this time")
+        super().step()
+
+
 class RefusingAmongOthers(SGD):
     """The same of an optimizer that steps together with those of other trainings."""
 
@@ -204,7 +238,7 @@ class RefusingAmongOthers(SGD):
         return super().transforms(group)
 
 
-@pytest.mark.parametrize("own", [Refusing, RefusingAmongOthers])
+@pytest.mark.parametrize("own", [Refusing, RefusingOnce, RefusingAmongOthers])
 def test_an_optimizer_that_raises_ends_its_own_training_alone(own, blobs, together):
     arms = {**ARMS, "own": Arm(f"{__name__}.{own.__name__}")}
     bad = Spec("own", "tune", 0, 1, {"lr": 3.0})
