@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fallline
+from fallline.core.errors import RuleError
 from fallline.core.joint import Joint, joinable
 from fallline.gradients.clipping import clip_by_global_norm
 
@@ -91,6 +92,44 @@ def test_if_one_cannot_step_none_has():
     with pytest.raises(RuntimeError, match="exp_avg has shape"):
         joint.step()
     assert all(map(same, together[1:], before[1:]))
+
+
+class Unlisted(fallline.SGD):
+    """Has a rule that reads what is none of its hyperparameters."""
+
+    hyperparameters = ()
+
+
+def test_state_that_was_made_for_a_step_that_none_makes_is_taken_back():
+    together = [*optimizers(), Unlisted([torch.nn.Parameter(torch.ones(3))], lr=0.1)]
+    before = [optimizer.state_dict() for optimizer in together]  # Adagrad's begins with some
+    differentiate(together, 0)
+    with pytest.raises(RuleError, match="none of its hyperparameters"):
+        Joint(together).step()
+    torch.testing.assert_close([each.state_dict() for each in together], before, rtol=0, atol=0)
+
+
+def test_gradients_are_sparse_or_dense_as_each_optimizer_takes_them():
+    def made():
+        weights = [torch.nn.Parameter(torch.ones(4, 2)) for _ in range(3)]
+        for p in weights[:2]:
+            p.grad = torch.sparse_coo_tensor([[1, 3]], torch.ones(2, 2), (4, 2), check_invariants=True)
+        weights[2].grad = torch.ones(4, 2)
+        dense = fallline.AdamW(weights[2:], lr=0.1)
+        return [fallline.SparseAdam(weights[:1], lr=0.1), fallline.SGD(weights[1:2], lr=0.1), dense]
+
+    together, alone = made(), made()
+    Joint(together).step()
+    for optimizer in alone:
+        optimizer.step()
+    assert all(map(same, together, alone))
+    params(together[0])[0].grad = torch.ones(4, 2)
+    with pytest.raises(RuntimeError, match="does not support dense gradients"):
+        Joint(together).step()
+    params(together[2])[0].grad = params(together[1])[0].grad
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        Joint(together[1:]).step()
+    assert all(map(same, together, alone))
 
 
 def one(**options):
