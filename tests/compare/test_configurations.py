@@ -34,7 +34,9 @@ def test_the_trainings_of_a_configuration_make_one_trial():
     assert [configurations.add(trial) for trial in made[:2]] == [None, None]
     whole = configurations.add(made[2])
     assert (whole.valid_loss, whole.metrics, whole.steps, whole.seconds) == (3.0, {"accuracy": 3.0}, 30, 24.0)
-    assert (whole.curve.valid_loss, whole.curve.train_loss, whole.curve.step) == ([3.0], [1.5], [30])
+    assert (whole.curve.valid_loss, whole.curve.train_loss) == ([3.0], [1.5])
+    assert (whole.curve.step, whole.curve.epoch) == ([30], [3.0])
+    assert Configurations(plan()).add(made[0]) is made[0]
     final = replace(made[0], spec=replace(made[0].spec, stage="final"))
     assert configurations.add(final) is final
 

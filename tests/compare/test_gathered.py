@@ -26,7 +26,7 @@ def gathered(outputs, targets, **options):
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("targets", [TARGETS, IGNORED], ids=["all", "some ignored"])
+@pytest.mark.parametrize("targets", [TARGETS, IGNORED, TARGETS.byte()], ids=["all", "some ignored", "bytes"])
 def test_losses_and_gradients_are_torch_s(options, targets):
     if "ignore_index" in options:
         targets = TARGETS
@@ -37,7 +37,7 @@ def test_losses_and_gradients_are_torch_s(options, targets):
         assert torch.allclose(gathered(x, y, **options), expected, rtol=1e-14)
 
 
-@pytest.mark.parametrize("targets", [TARGETS, IGNORED], ids=["all", "some ignored"])
+@pytest.mark.parametrize("targets", [TARGETS, IGNORED, TARGETS.byte()], ids=["all", "some ignored", "bytes"])
 def test_many_at_once_are_as_one_by_one(targets):
     together = vmap(grad(gathered))(OUTPUTS, targets)
     each = [grad(functional.cross_entropy)(x, y) for x, y in zip(OUTPUTS, targets, strict=True)]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fallline.compare.executors.pool import Pool
 from fallline.compare.executors.worker import Job
 from fallline.compare.records import Arm, Spec
 from fallline.compare.run import compare
-from fallline.compare.trials.stacking import Stack, run_stacked
+from fallline.compare.trials.stacking import Stack, run_stacked, structure
 from fallline.compare.trials.stacking_gain import ROUNDING, Gain
 from fallline.compare.trials.training import Training
 from fallline.compare.trials.trial import run_trial
@@ -130,6 +131,27 @@ def test_models_whose_sizes_their_seeds_decide_are_in_different_stacks(blobs):
     assert [trial.status for trial in trials] == ["ok"] * 4, trials[0].error
 
 
+def test_trainings_are_together_whatever_their_own_settings_if_all_batches_have_one_size(blobs):
+    """As those of folds have not, which leave as many batches."""
+
+    def kind(samples, **settings):
+        task = replace(blobs, train=tuple(tensor[:samples] for tensor in blobs.train))
+        spec = Spec("adam", "tune", 0, 5, settings)
+        return structure(task, ARMS["adam"], Training(task, ARMS["adam"], spec), spec)
+
+    own = {"lr": 0.1, "clip": 1.0, "schedule": "cosine", "warmup": 0.1, "patience": 3}
+    assert kind(103) == kind(103, **own)
+    assert kind(103) != kind(102)
+    assert kind(103) != kind(103, batch_size=11)
+
+
+def test_the_seconds_of_trials_are_their_parts_of_the_time_that_all_took(blobs):
+    started = time.perf_counter()
+    seconds = [trial.seconds for trial in run_stacked(blobs, ARMS, SPECS)]
+    assert min(seconds) > 0
+    assert sum(seconds) <= time.perf_counter() - started
+
+
 class Normed(nn.Module):
     """Has buffers that a training step changes, a parameter that stands still, and one in two places."""
 
@@ -163,12 +185,47 @@ def test_buffers_frozen_and_shared_parameters_are_as_in_single_trainings(blobs):
         assert training.model.again.weight is training.model.tied.weight
 
 
+class Centred(nn.Linear):
+    """Replaces buffers instead of changing them: the centre of what it saw, of use in evaluations alone."""
+
+    def __init__(self):
+        super().__init__(2, 3)
+        self.register_buffer("centre", torch.zeros(2))
+        self.register_buffer("steps", torch.tensor(0), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.steps = self.steps + 1
+            self.centre = self.centre + (x.detach().mean(0) - self.centre) / self.steps
+        return super().forward(x - (x.mean(0) if self.training else self.centre))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_buffers_that_a_model_replaces_are_as_in_single_trainings(count, blobs):
+    task = replace(blobs, model=Centred)
+    for trial in run_stacked(task, ARMS, [Spec("sgd", "tune", i, i, {"lr": 0.1}) for i in range(count)]):
+        alone = run_trial(task, ARMS["sgd"], trial.spec)
+        assert trial.curve.valid_loss == pytest.approx(alone.curve.valid_loss, rel=1e-5)
+
+
 class Refusing(torch.optim.SGD):
     """Cannot go on where the weights have become large, as a decomposition of a matrix cannot."""
 
     def step(self, closure=None):
         if self.param_groups[0]["params"][0].abs().max() > 1.5:
             raise ArithmeticError("too large")
+        super().step()
+
+
+class RefusingOnce(torch.optim.SGD):
+    """Raises in one step between two evaluations, and would go on after it."""
+
+    made = 0
+
+    def step(self, closure=None):
+        self.made += 1
+        if self.made == 3:
+            raise ArithmeticError("too large this time")
         super().step()
 
 
@@ -181,7 +238,7 @@ class RefusingAmongOthers(SGD):
         return super().transforms(group)
 
 
-@pytest.mark.parametrize("own", [Refusing, RefusingAmongOthers])
+@pytest.mark.parametrize("own", [Refusing, RefusingOnce, RefusingAmongOthers])
 def test_an_optimizer_that_raises_ends_its_own_training_alone(own, blobs, together):
     arms = {**ARMS, "own": Arm(f"{__name__}.{own.__name__}")}
     bad = Spec("own", "tune", 0, 1, {"lr": 3.0})
@@ -190,6 +247,16 @@ def test_an_optimizer_that_raises_ends_its_own_training_alone(own, blobs, togeth
     assert alone.status == trials[bad.key].status == "failed"
     assert "too large" in trials[bad.key].error
     assert trials[bad.key].curve.step == alone.curve.step
+    for spec in SPECS:
+        assert bits(trials[spec.key]) == bits(together[spec.key])
+
+
+def test_an_optimizer_that_raises_while_it_writes_has_no_other_step_twice(blobs, together):
+    """Autograd refuses to write into a leaf, after those that came before in the table have stepped."""
+    arms = {**ARMS, "own": Arm("sgd", {"differentiable": True})}
+    bad = Spec("own", "tune", 0, 1, {"lr": 0.1})
+    trials = by_key(run_stacked(blobs, arms, [*SPECS, bad]))
+    assert "leaf Variable" in trials[bad.key].error
     for spec in SPECS:
         assert bits(trials[spec.key]) == bits(together[spec.key])
 

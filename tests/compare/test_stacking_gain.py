@@ -79,6 +79,16 @@ class Remembering(nn.Linear):
         return super().forward(x - self.seen)
 
 
+class Hardening(nn.Linear):
+    """Is gentler in evaluations the more steps it has made, by a number of its own."""
+
+    steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        return super().forward(x) / (1 if self.training else 1 + self.steps)
+
+
 class Silent(nn.Linear):
     """Raises, without a word, when its parameters are not its own."""
 
@@ -103,6 +113,7 @@ class Noisy(nn.Linear):
         (OwnFeatures, "gradients differ"),
         (lambda: Counting(2, 3), "gradients differ"),
         (lambda: Remembering(2, 3), "."),
+        (lambda: Hardening(2, 3), "evaluations differ"),
         (lambda: Silent(2, 3), "AssertionError"),
         (lambda: Noisy(2, 3), "random"),
     ],

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from shutil import copytree
 from statistics import fmean
 
 import numpy as np
@@ -211,6 +212,30 @@ def test_the_plan_counts_five_trainings_for_each_configuration(pruned, unpruned)
     seconds = fmean(t.seconds for t in comparison.trials if t.status == "ok")
     assert repeat_seconds(comparison, "study") == pytest.approx(42 * seconds)
     assert repeat_seconds(comparison, "seed") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("kept", [33, 35])
+def test_wherever_it_was_cut_a_comparison_goes_on_to_the_same_decisions(kept, pruned, tmp_path):
+    """Between two configurations, and in the middle of one, which is given up."""
+    folder, _, comparison = pruned
+    copytree(folder, tmp_path / "cut")
+    results = tmp_path / "cut" / "results.jsonl"
+    results.write_bytes(b"".join(results.read_bytes().splitlines(keepends=True)[:kept]) + b'{"spec": {"arm"')
+    again = made(asked(tmp_path / "cut", resume=True))
+    assert list(map(measured, again.trials)) == list(map(measured, comparison.trials))
+
+
+def measured(trial):
+    return trial.spec, trial.status, trial.curve, trial.valid_loss
+
+
+def test_of_what_is_resumed_trainings_that_were_given_up_are_not_to_come(pruned):
+    folder, _, comparison = pruned
+    again = asked(folder, resume=True)
+    assert again.trainings == len(comparison.trials) < 42
+    assert again.seconds == 0
+    assert replace(again, done=again.done[:-2]).trainings == len(comparison.trials)
+    assert replace(again, done=again.done[:3]).trainings == 42
 
 
 def test_reports_count_configurations_and_tables_have_a_row_for_each_training(pruned):

@@ -1,9 +1,12 @@
 """Optimizers stepped as one: each ends, to the bit, as if it had stepped alone."""
 
+from types import MethodType
+
 import pytest
 import torch
 
 import fallline
+from fallline.core.errors import RuleError
 from fallline.core.joint import Joint, joinable
 from fallline.gradients.clipping import clip_by_global_norm
 
@@ -15,7 +18,6 @@ MAKERS = [
     lambda groups: fallline.SGD(groups, lr=0.2),
     lambda groups: fallline.SGD(groups, lr=0.2, maximize=True),
     lambda groups: fallline.Lion(groups, lr=0.01),
-    lambda groups: fallline.AdamW(groups, lr=0.02, foreach=False, fused=False),
     lambda groups: fallline.Adagrad(groups, lr=0.02),
     lambda groups: fallline.ASGD(groups, lr=0.02),
 ]
@@ -92,6 +94,44 @@ def test_if_one_cannot_step_none_has():
     assert all(map(same, together[1:], before[1:]))
 
 
+class Unlisted(fallline.SGD):
+    """Has a rule that reads what is none of its hyperparameters."""
+
+    hyperparameters = ()
+
+
+def test_state_that_was_made_for_a_step_that_none_makes_is_taken_back():
+    together = [*optimizers(), Unlisted([torch.nn.Parameter(torch.ones(3))], lr=0.1)]
+    before = [optimizer.state_dict() for optimizer in together]  # Adagrad's begins with some
+    differentiate(together, 0)
+    with pytest.raises(RuleError, match="none of its hyperparameters"):
+        Joint(together).step()
+    torch.testing.assert_close([each.state_dict() for each in together], before, rtol=0, atol=0)
+
+
+def test_gradients_are_sparse_or_dense_as_each_optimizer_takes_them():
+    def made():
+        weights = [torch.nn.Parameter(torch.ones(4, 2)) for _ in range(3)]
+        for p in weights[:2]:
+            p.grad = torch.sparse_coo_tensor([[1, 3]], torch.ones(2, 2), (4, 2), check_invariants=True)
+        weights[2].grad = torch.ones(4, 2)
+        dense = fallline.AdamW(weights[2:], lr=0.1)
+        return [fallline.SparseAdam(weights[:1], lr=0.1), fallline.SGD(weights[1:2], lr=0.1), dense]
+
+    together, alone = made(), made()
+    Joint(together).step()
+    for optimizer in alone:
+        optimizer.step()
+    assert all(map(same, together, alone))
+    params(together[0])[0].grad = torch.ones(4, 2)
+    with pytest.raises(RuntimeError, match="does not support dense gradients"):
+        Joint(together).step()
+    params(together[2])[0].grad = params(together[1])[0].grad
+    with pytest.raises(RuntimeError, match="does not support sparse gradients"):
+        Joint(together[1:]).step()
+    assert all(map(same, together, alone))
+
+
 def one(**options):
     return fallline.AdamW([torch.nn.Parameter(torch.ones(2))], **options)
 
@@ -99,6 +139,12 @@ def one(**options):
 def hooked():
     optimizer = one()
     optimizer.register_step_pre_hook(lambda *_: None)
+    return optimizer
+
+
+def with_a_step_of_its_own():
+    optimizer = one()
+    optimizer.step = MethodType(lambda self, closure=None: None, optimizer)
     return optimizer
 
 
@@ -112,9 +158,11 @@ def hooked():
         lambda: fallline.LAMB([torch.nn.Parameter(torch.ones(2))]),
         lambda: fallline.Muon([torch.nn.Parameter(torch.ones(2, 2))]),
         lambda: torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))]),
+        lambda: one(foreach=False, fused=False),
         hooked,
+        with_a_step_of_its_own,
     ],
-    ids=["sum", "schedule", "precision", "wrapper", "trust ratio", "whole", "torch", "hook"],
+    ids=["sum", "schedule", "precision", "wrapper", "trust ratio", "whole", "torch", "eager", "hook", "own"],
 )
 def test_what_does_more_than_each_element_by_itself_is_not_joined(make):
     assert not joinable(make())

@@ -23,6 +23,8 @@ class Configurations:
 
     def __init__(self, plan: Plan):
         self._plan = plan
+        #: The trainings that configurations did without that went wrong or were given up.
+        self.spared = 0
         self._trained: dict[tuple[str, int, int], list[Trial]] = defaultdict(list)
 
     def add(self, trial: Trial) -> Trial | None:
@@ -36,7 +38,10 @@ class Configurations:
             return trial
         trained = self._trained[spec.arm, spec.study, spec.index]
         trained.append(trial)
-        return None if trial.status == "ok" and len(trained) < needed else mean_trial(trained)
+        if trial.status == "ok" and len(trained) < needed:
+            return None
+        self.spared += needed - len(trained)
+        return mean_trial(trained)
 
     def trained(self, arm: str, study: int, index: int) -> list[Trial]:
         """Return the trainings that a configuration has had so far."""

@@ -15,6 +15,7 @@ from time import monotonic
 
 import cloudpickle
 
+from fallline.compare.configurations import Configurations
 from fallline.compare.cost import Cost, measure
 from fallline.compare.errors import ComparisonError
 from fallline.compare.executors.pool import start_server
@@ -75,12 +76,14 @@ class Prepared:
 
     @property
     def trainings(self) -> int:
-        """How many trainings the whole comparison has if none is given up."""
-        plan = self.plan
+        """How many trainings the whole comparison has if no further configuration is given up."""
+        plan, configurations = self.plan, Configurations(self.plan)
+        for trial in self.done:
+            configurations.add(trial)
         tuned = sum(
             plan.trials * plan.instances_of(name) if arm.space else 1 for name, arm in plan.arms.items()
         )
-        return (tuned + len(plan.arms) * plan.seeds) * plan.studies
+        return (tuned + len(plan.arms) * plan.seeds) * plan.studies - configurations.spared
 
     @property
     def seconds(self) -> float:

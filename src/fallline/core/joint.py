@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fallline.core.backend import choose
 from fallline.core.dispatch import Dispatch, Outcome
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Optimizer
@@ -17,14 +18,15 @@ from fallline.core.transform import Transform
 
 
 def joinable(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether a step of ``optimizer`` does nothing but what it does to each element by itself.
+    """Tell whether a step of ``optimizer`` does nothing but what kernels do to each element by itself.
 
     Sums over a group or the model would run over the parameters of all, and random rounding follows from a
-    parameter's place among them. Wrappers, hooks and schedules do something besides.
+    parameter's place among them. Wrappers, hooks and schedules do something besides. Without kernels nothing
+    is launched once for all, and a rule may raise when others have stepped.
     """
     return (
         isinstance(optimizer, Optimizer)
-        and type(optimizer).step is Optimizer.step
+        and getattr(optimizer.step, "__func__", None) is Optimizer.step
         and not optimizer._watched()
         and not optimizer._timetable.active
         and all(_elementwise(optimizer, group) for group in optimizer.param_groups)
@@ -34,7 +36,8 @@ def joinable(optimizer: torch.optim.Optimizer) -> bool:
 def _elementwise(optimizer: Optimizer, group: Mapping[str, Any]) -> bool:
     passes = [one for rule in plan(optimizer.transforms(group)).variants for one in rule.passes]
     alone = all(isinstance(one, ElementPass) and not one.sums for one in passes)
-    return alone and precision_of(group) == AS_TORCH
+    fused = all(choose(group, p)[0].fuses for p in group["params"])
+    return alone and fused and precision_of(group) == AS_TORCH
 
 
 class Joint(Optimizer):

@@ -50,6 +50,6 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
         tensor(True)
     """
     counted = targets != USUAL["ignore_index"]
-    place = torch.where(counted, targets, 0).unsqueeze(1)
+    place = torch.where(counted, targets, 0).long().unsqueeze(1)  # classes may be bytes
     chosen = outputs.log_softmax(1).gather(1, place).squeeze(1)
     return -torch.where(counted, chosen, 0.0).sum() / counted.sum()

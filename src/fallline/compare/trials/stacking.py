@@ -43,15 +43,28 @@ class Loss:
             for name, tensor in tensors.items()
             if tensor is not None
         ]
+        self._buffers: list[tuple[dict[str, Any], str, int]] = [
+            (module._buffers, name, numbers[id(tensor)])
+            for module in model.modules()
+            for name, tensor in module._buffers.items()
+            if tensor is not None
+        ]
 
     def __call__(self, tensors: Sequence[Tensor], batch: Batch) -> Tensor:
-        """Return the loss with ``tensors`` in place of all parameters and then all buffers."""
+        """Return the loss with ``tensors`` in place of all parameters and then all buffers.
+
+        A buffer that the model replaces is written to its place.
+        """
         own = [place[name] for place, name, _ in self._places]
         try:
             for place, name, i in self._places:
                 place[name] = tensors[i]
             with Gathered():
-                return self.task.loss_on(self.model, batch)
+                loss = self.task.loss_on(self.model, batch)
+            for place, name, i in self._buffers:
+                if place[name] is not tensors[i]:
+                    tensors[i].copy_(place[name])
+            return loss
         finally:
             for (place, name, _), tensor in zip(self._places, own, strict=True):
                 place[name] = tensor

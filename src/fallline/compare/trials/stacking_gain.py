@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isclose, isfinite
 from statistics import median, mode
 from typing import Any
 
@@ -26,6 +27,8 @@ from fallline.tasks.threads import one_thread
 #: How far gradients of a stack may be from those of single trainings, as a share of the largest: sums are
 #: made in another order.
 ROUNDING = 1e-4
+#: How many samples of the validation data models are compared on.
+EVALUATED = 256
 #: How many trainings may be in a stack, from which the fastest number is measured.
 WIDTHS = (8, 16, 32)
 #: Steps of each measurement, and the seconds after which no further one begins.
@@ -84,6 +87,7 @@ def _problem(task: Task, arm: Arm) -> str:
 
     Gradients of two are compared, of which one's model stands for both: before and after some steps, which an
     optimizer may make on tensors of its own, and in which models may change what is no parameter or buffer.
+    Such a thing may show in evaluations alone.
     """
     trainings = [_training(task, arm, seed) for seed in (0, 1)]
     state = _random_numbers()
@@ -92,9 +96,11 @@ def _problem(task: Task, arm: Arm) -> str:
         problem = _difference(stack)
         stack.advance(2)
         problem = problem or _difference(stack)
+        if state != _random_numbers():
+            return "its training draws random numbers"
+        return problem or _difference_of_evaluations(task, arm)
     except Exception as error:
         return last_line(error).partition("\n")[0].partition(". ")[0]
-    return problem if state == _random_numbers() else "its training draws random numbers"
 
 
 def _difference(stack: Stack) -> str:
@@ -111,6 +117,28 @@ def _difference(stack: Stack) -> str:
             return "its gradients differ from those of single trainings"
     stack.forget_gradients()
     return ""
+
+
+def _difference_of_evaluations(task: Task, arm: Arm) -> str:
+    """Return what is other about evaluations than in a single training of as many steps, or nothing.
+
+    They are compared at the same parameters and buffers: rounding may have grown in between.
+    """
+    other, stacked, single = (_training(task, arm, seed) for seed in (0, 1, 1))
+    Stack([other, stacked]).advance(2)
+    single.advance(2)
+    with torch.no_grad():
+        for mine, its in zip(_tensors(single), _tensors(stacked), strict=True):
+            mine.copy_(its)
+    here, there = (
+        each.task.evaluated(each.model, each.task.valid, limit=EVALUATED)[0] for each in (stacked, single)
+    )
+    same = isclose(here, there, rel_tol=ROUNDING) or not isfinite(there)
+    return "" if same else "its evaluations differ from those of single trainings"
+
+
+def _tensors(training: Training) -> list[Tensor]:
+    return [*training.model.parameters(), *training.model.buffers()]
 
 
 def _close(stacked: Sequence[Tensor | None], alone: Sequence[Tensor]) -> bool:
