@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fallline.backends import compiler, primitives
+from fallline.core import scalar
 
 IMPORTS = """
 from fallline.backends.primitives import absolute as abs
 from fallline.backends.primitives import exp, least as min, load_f64, load_i64, log, sqrt, store_f64
+from fallline.backends.primitives import maximum, minimum, sign, single, where
 """
 NOTHING_ONCE = "\ndef _once(job):\n    pass\n"
 
 #: What the instructions are in Python, for memory that is a list of numbers.
-PYTHON = {"exp": math.exp, "log": math.log, "sqrt": math.sqrt, "min": min, "abs": abs}
+PYTHON = {**scalar.FUNCTIONS, "min": min}
 
 
 def in_llvm(body: str, numbers: list[float], integers: list[int] = ()) -> list[float]:
@@ -116,6 +118,41 @@ out(at, 2, min(i, j) if i != j else -1)
 out(at, 0, (x > y) + (y > 0))
 out(at, 1, x * (x > 0))
 """,
+    "comparisons of conditions": """
+out(at, 0, (x < y) < (y < 5))
+out(at, 1, (x < y) >= (y < 5))
+out(at, 2, (x < y) == (i < j))
+""",
+    "arithmetic with conditions": """
+out(at, 0, -(x < y))
+out(at, 1, -(x < y) - (y > 0))
+out(at, 2, (x < y) / 2 + (x < y) ** 2)
+out(at, 3, sign(x < y) + abs(x > y) + sqrt(x < y) + maximum(x < y, 0.5) + minimum(1, i))
+out(at, 4, where(x < y, x > 2, i))
+out(at, 5, single(x < y) + single(0.1) + single(i))
+out(at, 6, sign(i - j) + sign(x))
+""",
+    "conditions joined": """
+out(at, 0, (x < y) & (y < 5))
+out(at, 1, (x < y) | (y < 5) & (i > j))
+""",
+    "values that settle": """
+out(at, 0, x or 2.5)
+out(at, 1, y and i)
+out(at, 2, y and x or j)
+out(at, 3, i or y or 7)
+out(at, 4, (x > y or y) + 1)
+""",
+    "division that is cut": """
+out(at, 0, x // 0.7)
+out(at, 1, x % 0.7)
+out(at, 2, x // -0.7)
+out(at, 3, x % -0.7)
+out(at, 4, 1 // 0.1 + 1 % 0.1)
+out(at, 5, -5 // infinite + -5.0 % 3)
+out(at, 6, (x < y) // 2 + (x < y) % 0.3)
+out(at, 7, (y - 3) // (i - 0.25))
+""".replace("infinite", "1e999"),
     "functions": """
 out(at, 0, sqrt(abs(x)) + exp(-abs(y)) + log(1 + abs(x)))
 out(at, 1, 2 ** i + 0.5**y + abs(x) ** 0.5)
@@ -160,6 +197,35 @@ def test_expressions_are_those_of_python_to_the_bit(expression, numbers):
 def test_other_python_is_refused(body):
     with pytest.raises((TypeError, KeyError)):
         in_llvm(body, [1.0, 2.0])
+
+
+KINDS = {
+    "in a loop": """
+total = 0
+for k in range(i):
+    total = total + x
+out(at, 0, total)
+""",
+    "in one branch": """
+value = 1
+if i > 0:
+    value = x
+out(at, 0, value)
+""",
+    "in the other": """
+if i > 0:
+    value = 1
+else:
+    value = x
+out(at, 0, value)
+""",
+}
+
+
+@pytest.mark.parametrize("body", KINDS.values(), ids=KINDS)
+def test_a_variable_of_two_kinds_is_refused_where_either_may_be_meant(body):
+    with pytest.raises(TypeError, match="of another kind"):
+        in_llvm(body, [0.5], [3])
 
 
 def test_comparisons_with_nan_are_those_of_ieee():
