@@ -193,7 +193,23 @@ def test_expressions_are_those_of_python_to_the_bit(expression, numbers):
     assert in_llvm(body, numbers) == in_python(body, numbers)
 
 
-@pytest.mark.parametrize("body", ["with x: pass", "del x", "a = [x]", "a = x @ y", "a = b = x"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "with x: pass",
+        "del x",
+        "a = [x]",
+        "a = x @ y",
+        "a = b = x",
+        "a = x is y",
+        "a = x < y < 2",
+        "a = sqrt(x=x)",
+        "for k in range(2): pass\nelse: a = x",
+        "while x < y: pass\nelse: a = x",
+        "for k in range(0, 4, 2): pass",
+        "for k in least(2): pass",
+    ],
+)
 def test_other_python_is_refused(body):
     with pytest.raises((TypeError, KeyError)):
         in_llvm(body, [1.0, 2.0])
@@ -234,6 +250,11 @@ def test_comparisons_with_nan_are_those_of_ieee():
     )
     assert in_llvm(body, [math.nan, 1.0])[:5] == [0, 0, 0, 1, 0]
     assert in_llvm(body, [math.nan, math.nan])[:5] == [0, 0, 0, 1, 0]
+
+
+def test_nan_is_true_as_in_python():
+    body = "out(at, 0, 1 if x else 0)\nout(at, 1, where(x, 1, 0))\nout(at, 2, 1 if 0 or x else 0)"
+    assert in_llvm(body, [math.nan])[:3] == [1, 1, 1]
 
 
 def test_instructions_are_of_generated_code_alone():

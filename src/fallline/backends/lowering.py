@@ -158,7 +158,7 @@ class _Function:
         match line:
             case ast.Pass() | ast.Expr(value=ast.Constant()):
                 pass
-            case ast.Expr(value=ast.Call() as call):
+            case ast.Expr(value=ast.Call(keywords=[]) as call):
                 self._call(call)
             case ast.Assign(targets=[ast.Name(id=name)]):
                 self._set(name, self._value(line.value))
@@ -169,9 +169,13 @@ class _Function:
                 self._set(name, self._arithmetic(line.op, self._name(name), self._value(line.value)))
             case ast.If():
                 self._if(line)
-            case ast.While():
+            case ast.While(orelse=[]):
                 self._while(line)
-            case ast.For(target=ast.Name(id=name), iter=ast.Call(args=bounds)):
+            case ast.For(
+                target=ast.Name(id=name),
+                iter=ast.Call(func=ast.Name(id="range"), args=[_] | [_, _] as bounds),
+                orelse=[],
+            ):
                 self._for(name, bounds, line.body)
             case ast.Break():
                 self._builder.branch(self._exits[-1])
@@ -247,14 +251,14 @@ class _Function:
                 return self._negative(self._value(node.operand))
             case ast.UnaryOp(op=ast.UAdd()):
                 return self._value(node.operand)
-            case ast.Compare(ops=[op], comparators=[right]):
+            case ast.Compare(ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
                 return self._comparison(_COMPARISONS[type(op)], self._value(node.left), self._value(right))
             case ast.BoolOp(op=op, values=values):
                 return self._until(isinstance(op, ast.Or), values)
             case ast.IfExp():
                 pair = alike(self._builder, self._value(node.body), self._value(node.orelse))
                 return self._builder.select(self._truth(node.test), *pair)
-            case ast.Call():
+            case ast.Call(keywords=[]):
                 return self._call(node)
         raise TypeError(f"generated code has no {ast.unparse(node)}")
 
