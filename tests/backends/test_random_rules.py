@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fallline import chain, per_tensor, transform
@@ -17,7 +17,7 @@ RULE = """
 def once(kept, *, step, small=0.25, large=-1.75, none=0.0):
     kept = {}
     other = {}
-    return dict(kept=kept, a=0 + {}, b=other)
+    return dict(kept=kept, a=0 + {}, b=0 + other)
 
 @transform(slots=("m", "n"), per_tensor=once)
 def rule(g, p, m, n, *, a, b, small, none, step):
@@ -132,7 +132,7 @@ def stepped(rule, dtype, flags):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, phases=[Phase.reuse, Phase.generate])
 @given(text=RULES)
 def test_kernels_compute_what_the_rule_says(dtype, text):
     rule = declared(text)
