@@ -77,6 +77,17 @@ for a in range(i):
         total += a * b
 out(at, 0, total)
 """,
+    "a loop that is left behind one in it": """
+total = 0
+for a in range(j):
+    for b in range(a):
+        if b > 3:
+            break
+        total += 1
+    if a > i:
+        break
+out(at, 0, total)
+""",
     "while": """
 low, high = 0, j + 1
 while high - low > 1:
