@@ -13,7 +13,8 @@ from fallline.core import scalar
 IMPORTS = """
 from fallline.backends.primitives import absolute as abs
 from fallline.backends.primitives import exp, least as min, load_f64, load_i64, log, sqrt, store_f64
-from fallline.backends.primitives import maximum, minimum, sign, single, where
+from fallline.backends.primitives import load_bf16, load_f32, maximum, minimum, sign, single, store_bf16
+from fallline.backends.primitives import store_f32, where
 """
 NOTHING_ONCE = "\ndef _once(job):\n    pass\n"
 
@@ -87,6 +88,23 @@ for a in range(j):
     if a > i:
         break
 out(at, 0, total)
+""",
+    "integers below zero": """
+total = 0
+for k in range(i - 8, 2):
+    total += k
+for k in range(i - 8):
+    total += 100
+out(at, 0, total)
+out(at, 1, i - 8 < j)
+out(at, 2, min(i - 8, 3))
+""",
+    "another kind behind a loop": """
+value = 3
+for k in range(value):
+    out(at, k, x)
+value = 0.5
+out(at, 4, value)
 """,
     "while": """
 low, high = 0, j + 1
@@ -261,6 +279,19 @@ def test_comparisons_with_nan_are_those_of_ieee():
     )
     assert in_llvm(body, [math.nan, 1.0])[:5] == [0, 0, 0, 1, 0]
     assert in_llvm(body, [math.nan, math.nan])[:5] == [0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_nan_is_the_larger_and_the_smaller_of_two(name):
+    body = f"out(at, 0, {name}(x, y))\nout(at, 1, {name}(y, x))"
+    assert np.isnan(in_llvm(body, [math.nan, 1.0])[:2]).all()
+
+
+def test_nan_of_low_bits_alone_is_not_infinite_in_bfloat16():
+    body = "store_bf16(at + 16, 0, load_f32(at, 0))\nstore_f32(at + 8, 0, load_bf16(at + 16, 0))"
+    bits = np.array([0x7F800001], np.int64).view(np.float64)[0]
+    out = np.array(in_llvm(body, [bits])).view(np.float32)
+    assert np.isnan(out[0])
 
 
 def test_nan_is_true_as_in_python():
