@@ -4,14 +4,16 @@ import pytest
 import torch
 
 import fallline
-from fallline import chain, transform
+from fallline import chain, per_line, per_tensor, summed, transform
 from fallline.backends.formula import program
 from fallline.core.errors import FalllineError, RuleError
 from fallline.core.plan import plan
+from fallline.core.scalar import where
 from fallline.optimizers.adam import scale_by_adam
 from fallline.optimizers.sgd import scale_by_learning_rate
 
 SCALE = 0.5
+BASE = -2.0
 
 
 @transform()
@@ -42,6 +44,27 @@ def changes_the_parameter(g, p):
     return p * g
 
 
+@transform()
+def shifts(g):
+    return g << 2
+
+
+@transform()
+def asks_for_identity(g, p):
+    return where(g is p, g, p)
+
+
+@transform()
+def chooses_from_nothing(g):
+    return where(g > 0, g)
+
+
+@transform()
+def names_one_value_twice(g):
+    a = b = g + g
+    return a * b
+
+
 @transform(slots=("seen",))
 def forgets_its_slot(g, seen):
     return g + seen
@@ -60,6 +83,10 @@ def lowered(*transforms):
         (unknown_name, "did you mean 'g'"),
         (changes_the_parameter, "use another name"),
         (forgets_its_slot, "must return g, seen"),
+        (shifts, r"a rule has \+ - \* / // %"),
+        (asks_for_identity, "comparisons"),
+        (chooses_from_nothing, "where takes 3 arguments"),
+        (names_one_value_twice, "one name at a time"),
     ],
     ids=lambda x: getattr(x, "name", ""),
 )
@@ -138,6 +165,102 @@ def test_rules_without_source_run_eagerly_and_say_why_they_cannot_be_fused():
     p.grad = torch.ones(2)
     optimizer.step()
     assert p.tolist() == [-1.0, -1.0]
+
+
+@pytest.mark.parametrize("flags", [{}, {"foreach": False, "fused": False}], ids=["cpu", "eager"])
+def test_a_variable_of_the_function_around_hides_that_of_the_module(flags):
+    SCALE = 3.0  # noqa: N806 (named as what it hides)
+
+    @transform()
+    def times(g):
+        return SCALE * g
+
+    assert after_steps(chain(times, scale_by_learning_rate(1.0)), flags, [1.0]).tolist() == [-2.0]
+
+
+@pytest.mark.parametrize("flags", [{}, {"foreach": False, "fused": False}], ids=["cpu", "eager"])
+def test_powers_of_negative_constants_are_those_of_python(flags):
+    @per_tensor()
+    def powers(*, step):
+        return dict(a=BASE**2, b=BASE**-step)
+
+    @transform(per_tensor=powers)
+    def times(g, *, a, b):
+        return a * g + b
+
+    assert after_steps(chain(times, scale_by_learning_rate(1.0)), flags, [1.0]).tolist() == [-2.5]
+
+
+def after_steps(optimizer, flags, start, steps=1):
+    """Return where steps with the gradient 1 lead from ``start``."""
+    p = torch.nn.Parameter(torch.tensor(start))
+    made = optimizer([p], **flags)
+    for _ in range(steps):
+        p.grad = torch.ones_like(p)
+        made.step()
+    return p.detach()
+
+
+@summed(over="tensor")
+def altered(g, m):
+    m = m + 5
+    return g * m
+
+
+@summed(over="tensor")
+def plain(g, m):
+    return g * m
+
+
+@transform(slots=("m",), sums=(altered, plain))
+def takes_two_sums(g, m, *, altered, plain):
+    return g * altered + plain, m + 1
+
+
+def hundredfold(g, m):
+    m = 100 * m
+    return m + g - g
+
+
+@transform(slots=("m",), gain=hundredfold)
+def amplifies(g, m):
+    return g * m, m + 1
+
+
+@transform()
+def looks_at_gain(p, gain):
+    return p - gain / 128
+
+
+@summed(over="row")
+def squares(g):
+    return g * g
+
+
+@per_line(length="row")
+def lengths(*, row_squares):
+    return dict(length=row_squares.sqrt())
+
+
+@transform(sums=(squares,), per_line=lengths)
+def scales_a_length(g, length):
+    length = 2 * length
+    return g / length
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        chain(takes_two_sums, scale_by_learning_rate(0.5)),
+        chain(amplifies, scale_by_learning_rate(0.5), looks_at_gain),
+        chain(scales_a_length, scale_by_learning_rate(0.5)),
+    ],
+    ids=["sums", "gain", "lines"],
+)
+def test_variables_of_a_function_leave_what_it_was_given_alone(optimizer):
+    start = [[1.0, 2.0, 3.0, 4.0]] * 2
+    eager = after_steps(optimizer, {"foreach": False, "fused": False}, start, steps=3)
+    assert torch.equal(after_steps(optimizer, {}, start, steps=3), eager)
 
 
 def test_explain_counts_the_bytes():

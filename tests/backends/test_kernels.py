@@ -82,6 +82,30 @@ def test_a_warm_cache_needs_no_compiling(tmp_path):
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"backends/{name}.py" for name in ("compiler", "lowering", "primitives", "narrow")),
+        *(f"core/{name}.py" for name in ("source", "formats", "rounding")),
+    ],
+)
+def test_kernels_have_another_name_when_what_makes_them_changes(path, monkeypatch):
+    before, read, changed = (
+        kernel_cache._identity("text"),
+        Path.read_text,
+        Path(fallline.__file__).parent / path,
+    )
+    assert kernel_cache._identity("text") == before
+    monkeypatch.setattr(Path, "read_text", lambda self: read(self) + "# changed" * (self == changed))
+    assert kernel_cache._identity("text") != before
+
+
+def test_kernels_have_another_name_on_another_machine(monkeypatch):
+    before = kernel_cache._identity("text")
+    monkeypatch.setattr(kernel_cache, "host", lambda: "another CPU")
+    assert kernel_cache._identity("text") != before
+
+
 def test_a_damaged_object_is_compiled_anew(tmp_path):
     first_step(tmp_path)
     (kernel,) = tmp_path.glob("*.o")

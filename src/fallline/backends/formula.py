@@ -10,7 +10,9 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from inspect import signature
 from itertools import takewhile
+from math import copysign
 from typing import Any
 
 from fallline.core import source
@@ -21,6 +23,9 @@ from fallline.core.scalar import FUNCTIONS
 from fallline.core.transform import Transform
 
 _NAMES = {function: name for name, function in FUNCTIONS.items()}
+_COMPARISONS = ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq
+_JOINING = ast.BitAnd, ast.BitOr
+_OPERATORS = ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, *_JOINING
 
 
 @dataclass
@@ -225,7 +230,8 @@ class _Body:
     ):
         self._lowering, self._function = lowering, function
         self._scalars, self._elements, self._kept = dict(scalars), dict(elements or {}), kept
-        self._outer = {**source.constants(function), **function.__globals__, "abs": abs}
+        self._own = set(kept)
+        self._outer = {"abs": abs, **function.__globals__, **source.constants(function)}
 
     def run(self) -> list[ast.expr]:
         """Append the function's assignments; return the expressions it returns, in its own names."""
@@ -236,19 +242,21 @@ class _Body:
 
     def _assign(self, line: Any) -> None:
         """Append one assignment, to the per-tensor code if it depends on settings alone."""
-        (target,) = line.targets
-        if not isinstance(target, ast.Name):
+        target, *others = line.targets
+        if others or not isinstance(target, ast.Name):
             raise self._error(line, "assign one name at a time")
         node, is_scalar = self.value(line.value)
         name = target.id
         if is_scalar and name not in self._kept:
             self._elements.pop(name, None)
+            self._own.discard(name)
             self._scalars[name] = self._lowering.define(name, node)
             return
         if name in (P, G, GAIN, GRAD) and name not in self._kept:
             raise self._error(line, f"{name} is not this transform's to change; use another name")
         self._scalars.pop(name, None)
-        if name not in self._elements:
+        if name not in self._own:
+            self._own.add(name)
             self._elements[name] = self._lowering.fresh(name)
         node = self._lowering.hoist(node) if is_scalar else node
         self._lowering.out.element.append(f"{self._elements[name]} = {ast.unparse(node)}")
@@ -261,16 +269,16 @@ class _Body:
     def value(self, node: ast.expr) -> tuple[ast.expr, bool]:
         """Return the expression in the program's names, and whether it is the same for all elements."""
         match node:
-            case ast.Constant(value=bool() | int() | float()):
-                return node, True
+            case ast.Constant(value=bool() | int() | float() as constant):
+                return _constant(constant), True
             case ast.Name():
                 return self._name(node)
-            case ast.BinOp():
+            case ast.BinOp() if isinstance(node.op, _OPERATORS):
                 return self._binary(node)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
                 operand, is_scalar = self.value(node.operand)
                 return ast.UnaryOp(node.op, operand), is_scalar
-            case ast.Compare(ops=[_]):
+            case ast.Compare(ops=[op]) if isinstance(op, _COMPARISONS):
                 (left, right), is_scalar = self._together([node.left, *node.comparators])
                 return ast.Compare(left, node.ops, [right]), is_scalar
             case ast.Call(func=ast.Name()) if not node.keywords:
@@ -284,7 +292,7 @@ class _Body:
                 parts, is_scalar = self._together(node.values)
                 if is_scalar:
                     return ast.BoolOp(node.op, parts), True
-        raise self._error(node, "a rule has + - * /, comparisons and the functions of fallline.core.scalar")
+        raise self._error(node, "a rule has + - * / // %, comparisons and functions of fallline.core.scalar")
 
     def _name(self, node: ast.Name) -> tuple[ast.expr, bool]:
         if node.id in self._elements:
@@ -293,7 +301,7 @@ class _Body:
             return ast.Name(self._scalars[node.id]), True
         constant = self._outer.get(node.id)
         if isinstance(constant, (int, float)) and constant == constant:
-            return ast.Constant(float(constant)), True
+            return _constant(constant), True
         raise self._error(node, f"{node.id!r} is not a value{suggestion(node.id, self._known())}")
 
     def _binary(self, node: ast.BinOp) -> tuple[ast.expr, bool]:
@@ -311,8 +319,11 @@ class _Body:
 
     def _call(self, node: ast.Call) -> tuple[ast.expr, bool]:
         function = self._outer.get(node.func.id) or FUNCTIONS.get(node.func.id)  # type: ignore[attr-defined]
-        if function not in _NAMES:
+        if function is None or function not in _NAMES:
             raise self._error(node, f"unknown function{suggestion(ast.unparse(node.func), FUNCTIONS)}")
+        expected = len(signature(function).parameters)
+        if len(node.args) != expected:
+            raise self._error(node, f"{_NAMES[function]} takes {expected} argument{'s' * (expected > 1)}")
         arguments, is_scalar = self._together(node.args)
         return ast.Call(ast.Name(_NAMES[function]), arguments, []), is_scalar
 
@@ -345,8 +356,18 @@ def _gain_reads_update(t: Transform) -> bool:
     return callable(t.gain) and G in positional(t.gain)
 
 
+def _constant(value: float) -> ast.expr:
+    """Return a number with a point, as a setting is one; the sign of a negative one is an operator."""
+    number = ast.Constant(abs(float(value)))
+    return number if copysign(1, value) > 0 else ast.UnaryOp(ast.USub(), number)
+
+
+def _is_condition(node: ast.expr) -> bool:
+    if isinstance(node, ast.BoolOp):
+        return all(map(_is_condition, node.values))
+    return isinstance(node, ast.Compare) or (isinstance(node, ast.BinOp) and isinstance(node.op, _JOINING))
+
+
 def _numeric(node: ast.expr) -> ast.expr:
     """Return a number for a condition, so that it can be kept among the numbers."""
-    if isinstance(node, (ast.Compare, ast.BoolOp)):
-        return ast.IfExp(node, ast.Constant(1.0), ast.Constant(0.0))
-    return node
+    return ast.IfExp(node, ast.Constant(1.0), ast.Constant(0.0)) if _is_condition(node) else node

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from fallline.backends.compiler import Kernel, compile_object, host
-from fallline.core import formats, rounding
+from fallline.core import formats, rounding, source
 
 
 def folder() -> Path:
@@ -73,7 +73,8 @@ def _identity(text: str) -> str:
     """Return a hash of everything that the machine code depends on."""
     names = "lowering", "primitives", "narrow", "compiler"
     own = [Path(__file__).with_name(f"{name}.py") for name in names]
-    foundation = [path.read_text() for path in (*own, *(Path(str(m.__file__)) for m in (formats, rounding)))]
+    core = [Path(str(module.__file__)) for module in (formats, rounding, source)]
+    foundation = [path.read_text() for path in (*own, *core)]
     depends = "\0".join((text, *foundation, host()))
     return hashlib.sha256(depends.encode()).hexdigest()[:20]
 

@@ -6,7 +6,7 @@ of an `Instruction` builds what that says. Integers that are divided are not neg
 """
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -20,8 +20,6 @@ Builder: TypeAlias = Any
 Value: TypeAlias = Any
 _ORDER = BIT, I64, FLOAT, DOUBLE
 _COMPARISONS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
-_FLOATING = {ast.Add: "fadd", ast.Sub: "fsub", ast.Mult: "fmul", ast.Div: "fdiv"}
-_INTEGER = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.FloorDiv: "udiv", ast.Mod: "urem"}
 
 
 class Instruction:
@@ -65,8 +63,12 @@ def converted(builder: Builder, value: Value, kind: ir.Type) -> Value:
 
 def alike(builder: Builder, *values: Value) -> list[Value]:
     """Return numbers of one kind, the widest among theirs."""
-    kind = max((value.type for value in values), key=_ORDER.index)
+    kind = _widest(values)
     return [converted(builder, value, kind) for value in values]
+
+
+def _widest(values: Iterable[Value]) -> ir.Type:
+    return max((value.type for value in values), key=_ORDER.index)
 
 
 def truth(builder: Builder, value: Value) -> Value:
@@ -84,6 +86,43 @@ def room(builder: Builder, kind: ir.Type, align: int | None = None) -> Value:
     return place
 
 
+def _power(builder: Builder, base: Value, exponent: Value) -> Value:
+    return builder.call(builder.module.declare_intrinsic("llvm.pow", [base.type]), [base, exponent])
+
+
+def _divided(builder: Builder, a: Value, b: Value) -> tuple[Value, Value, Value]:
+    """Return the rest of a division that is cut, the quotient, and whether Python's is one below that."""
+    zero, rest = a.type(0.0), builder.frem(a, b)
+    signs = (builder.fcmp_ordered("<", value, zero) for value in (rest, b))
+    below = builder.and_(builder.fcmp_ordered("!=", rest, zero), builder.xor(*signs))
+    return rest, builder.fdiv(builder.fsub(a, rest), b), below
+
+
+def _remainder(builder: Builder, a: Value, b: Value) -> Value:
+    rest, _, below = _divided(builder, a, b)
+    return builder.select(below, builder.fadd(rest, b), rest)
+
+
+def _quotient(builder: Builder, a: Value, b: Value) -> Value:
+    _, quotient, below = _divided(builder, a, b)
+    quotient = builder.select(below, builder.fsub(quotient, a.type(1.0)), quotient)
+    return builder.call(builder.module.declare_intrinsic("llvm.rint", [a.type]), [quotient])
+
+
+_FLOATING = {
+    ast.Add: ir.IRBuilder.fadd,
+    ast.Sub: ir.IRBuilder.fsub,
+    ast.Mult: ir.IRBuilder.fmul,
+    ast.Div: ir.IRBuilder.fdiv,
+    ast.FloorDiv: _quotient,
+    ast.Mod: _remainder,
+    ast.Pow: _power,
+}
+_WHOLE = {ast.Add: ir.IRBuilder.add, ast.Sub: ir.IRBuilder.sub, ast.Mult: ir.IRBuilder.mul}
+_INTEGER = {**_WHOLE, ast.FloorDiv: ir.IRBuilder.udiv, ast.Mod: ir.IRBuilder.urem}
+_JOINING = {ast.BitAnd: ir.IRBuilder.and_, ast.BitOr: ir.IRBuilder.or_}
+
+
 class _Function:
     """One call of a function, inlined where the builder stands."""
 
@@ -92,6 +131,8 @@ class _Function:
         self._builder, self._body = builder, tree.body
         self._outer = {**function.__globals__, **source.constants(function)}
         self._variables: dict[str, Value] = {}
+        self._lines: Sequence[ast.stmt] = self._body
+        self._set_among: dict[str, Sequence[ast.stmt]] = {}
         self._exits: list[Value] = []
         names = [argument.arg for argument in tree.args.args]
         for name, value in zip(names, arguments, strict=True):
@@ -100,21 +141,24 @@ class _Function:
     def run(self) -> Value | None:
         """Build the function's statements; return the value that it returns at its end, if any."""
         *lines, last = self._body
-        self._block(lines)
+        for line in lines:
+            self._statement(line)
         if isinstance(last, ast.Return) and last.value:
             return self._value(last.value)
         self._statement(last)
         return None
 
     def _block(self, lines: Sequence[ast.stmt]) -> None:
+        around, self._lines = self._lines, lines
         for line in lines:
             self._statement(line)
+        self._lines = around
 
     def _statement(self, line: ast.stmt) -> None:
         match line:
             case ast.Pass() | ast.Expr(value=ast.Constant()):
                 pass
-            case ast.Expr(value=ast.Call() as call):
+            case ast.Expr(value=ast.Call(keywords=[]) as call):
                 self._call(call)
             case ast.Assign(targets=[ast.Name(id=name)]):
                 self._set(name, self._value(line.value))
@@ -125,9 +169,13 @@ class _Function:
                 self._set(name, self._arithmetic(line.op, self._name(name), self._value(line.value)))
             case ast.If():
                 self._if(line)
-            case ast.While():
+            case ast.While(orelse=[]):
                 self._while(line)
-            case ast.For(target=ast.Name(id=name), iter=ast.Call(args=bounds)):
+            case ast.For(
+                target=ast.Name(id=name),
+                iter=ast.Call(func=ast.Name(id="range"), args=[_] | [_, _] as bounds),
+                orelse=[],
+            ):
                 self._for(name, bounds, line.body)
             case ast.Break():
                 self._builder.branch(self._exits[-1])
@@ -178,11 +226,16 @@ class _Function:
             self._builder.branch(block)
 
     def _set(self, name: str, value: Value) -> None:
-        """Give a variable a value; one of another kind makes it another variable, unless it is float64."""
+        """Give a variable a value; one of another kind makes it another variable, unless it is float64.
+
+        That can only be among the lines that have set it: no way around them leads behind them.
+        """
         variable = self._variables.get(name)
         if variable is not None and variable.allocated_type == DOUBLE:
             value = converted(self._builder, value, DOUBLE)
         if variable is None or variable.allocated_type != value.type:
+            if self._set_among.setdefault(name, self._lines) is not self._lines:
+                raise TypeError(f"{name} is of another kind behind a branch or a loop than before")
             variable = self._variables[name] = room(self._builder, value.type)
         self._builder.store(value, variable)
 
@@ -195,19 +248,17 @@ class _Function:
             case ast.BinOp():
                 return self._arithmetic(node.op, self._value(node.left), self._value(node.right))
             case ast.UnaryOp(op=ast.USub()):
-                operand = self._value(node.operand)
-                negate = self._builder.neg if isinstance(operand.type, ir.IntType) else self._builder.fneg
-                return negate(operand)
+                return self._negative(self._value(node.operand))
             case ast.UnaryOp(op=ast.UAdd()):
                 return self._value(node.operand)
-            case ast.Compare(ops=[op], comparators=[right]):
+            case ast.Compare(ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
                 return self._comparison(_COMPARISONS[type(op)], self._value(node.left), self._value(right))
             case ast.BoolOp(op=op, values=values):
                 return self._until(isinstance(op, ast.Or), values)
             case ast.IfExp():
                 pair = alike(self._builder, self._value(node.body), self._value(node.orelse))
                 return self._builder.select(self._truth(node.test), *pair)
-            case ast.Call():
+            case ast.Call(keywords=[]):
                 return self._call(node)
         raise TypeError(f"generated code has no {ast.unparse(node)}")
 
@@ -220,34 +271,41 @@ class _Function:
         return truth(self._builder, self._value(node))
 
     def _until(self, settling: bool, nodes: Sequence[ast.expr]) -> Value:
-        """Return the truth of the first node that settles all, or of the last; look at none behind it."""
-        found, after = room(self._builder, BIT), self._builder.append_basic_block()
+        """Return the value of the first node that settles all, or of the last; look at none behind it."""
+        builder, ends = self._builder, []
         for node in nodes:
-            value = self._truth(node)
-            self._builder.store(value, found)
-            following = self._builder.append_basic_block()
-            self._builder.cbranch(value, *((after, following) if settling else (following, after)))
-            self._builder.position_at_end(following)
-        self._builder.branch(after)
-        self._builder.position_at_end(after)
-        return self._builder.load(found)
+            value = self._value(node)
+            ends.append((builder.block, value, truth(builder, value), builder.append_basic_block()))
+            builder.position_at_end(ends[-1][-1])
+        after, kind = builder.block, _widest(value for _, value, _, _ in ends)
+        found = room(builder, kind)
+        for block, value, holds, following in ends:
+            builder.position_at_end(block)
+            builder.store(converted(builder, value, kind), found)
+            builder.cbranch(holds, *((after, following) if settling else (following, after)))
+        builder.position_at_end(after)
+        return builder.load(found)
+
+    def _negative(self, value: Value) -> Value:
+        if not isinstance(value.type, ir.IntType):
+            return self._builder.fneg(value)
+        return self._builder.neg(converted(self._builder, value, I64))
 
     def _arithmetic(self, op: ast.operator, left: Value, right: Value) -> Value:
-        if isinstance(op, (ast.Div, ast.Pow)) and isinstance(left.type, ir.IntType):
-            left = converted(self._builder, left, DOUBLE)
-        left, right = alike(self._builder, left, right)
-        if isinstance(op, ast.Pow):
-            power = self._builder.module.declare_intrinsic("llvm.pow", [left.type])
-            return self._builder.call(power, [left, right])
-        if left.type == BIT:
-            left, right = (converted(self._builder, value, I64) for value in (left, right))
-        table = _INTEGER if left.type == I64 else _FLOATING
-        return getattr(self._builder, table[type(op)])(left, right)
+        builder, kind = self._builder, type(op)
+        if kind in _JOINING:
+            return _JOINING[kind](builder, truth(builder, left), truth(builder, right))
+        left, right = alike(builder, left, right)
+        if isinstance(left.type, ir.IntType):
+            exact = kind in (_INTEGER if left.type == I64 else _WHOLE)
+            left, right = (converted(builder, value, I64 if exact else DOUBLE) for value in (left, right))
+        return (_INTEGER if left.type == I64 else _FLOATING)[kind](builder, left, right)
 
     def _comparison(self, op: str, left: Value, right: Value) -> Value:
         left, right = alike(self._builder, left, right)
         if isinstance(left.type, ir.IntType):
-            return self._builder.icmp_signed(op, left, right)
+            compare = self._builder.icmp_signed if left.type == I64 else self._builder.icmp_unsigned
+            return compare(op, left, right)
         return (self._builder.fcmp_unordered if op == "!=" else self._builder.fcmp_ordered)(op, left, right)
 
     def _call(self, node: ast.Call) -> Any:

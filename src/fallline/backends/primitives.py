@@ -102,13 +102,18 @@ def least(builder, a, b):
     return builder.select(builder.icmp_signed("<", a, b), a, b)
 
 
+def _floating(builder, *values):
+    """Return numbers of one kind, float64 for integers."""
+    values = alike(builder, *values)
+    return [_double(builder, x) if isinstance(x.type, ir.IntType) else x for x in values]
+
+
 def _chooser(comparison):
     """Return an instruction giving ``a`` if it compares so with ``b`` or is NaN, and ``b`` otherwise."""
 
     @Instruction
     def choose(builder, a, b):
-        a, b = (converted(builder, x, DOUBLE) if isinstance(x.type, ir.IntType) else x for x in (a, b))
-        a, b = alike(builder, a, b)
+        a, b = _floating(builder, a, b)
         is_nan = builder.fcmp_unordered("uno", a, a)
         return builder.select(builder.or_(builder.fcmp_ordered(comparison, a, b), is_nan), a, b)
 
@@ -128,6 +133,7 @@ def where(builder, condition, a, b):
 @Instruction
 def sign(builder, x):
     """Return -1, 0 or 1 with the sign of ``x``; 0 for NaN."""
+    (x,) = _floating(builder, x)
     zero, one, minus_one = x.type(0.0), x.type(1.0), x.type(-1.0)
     negative = builder.select(builder.fcmp_ordered("<", x, zero), minus_one, zero)
     return builder.select(builder.fcmp_ordered(">", x, zero), one, negative)
@@ -135,14 +141,14 @@ def sign(builder, x):
 
 @Instruction
 def single(builder, x):
-    """Round a float64 to float32 and back."""
-    return _double(builder, narrow(builder, x))
+    """Round to float32, and to float64 again if it was that."""
+    return x if x.type == FLOAT else _double(builder, narrow(builder, x))
 
 
 def _llvm_function(name):
     @Instruction
     def call(builder, x):
-        x = _double(builder, x) if isinstance(x.type, ir.IntType) else x
+        (x,) = _floating(builder, x)
         return builder.call(builder.module.declare_intrinsic(f"llvm.{name}", [x.type]), [x])
 
     return call
