@@ -385,7 +385,7 @@ def a_checkpoint_is_read(name: str, crew: Crew) -> None:
     """Who wrote it does not matter, these processes or one alone."""
     ends = gone_on(name, fully_shard(net(), mesh=crew.meshes[0]), crew.folder)
     run = trained(fully_shard(net(), mesh=crew.meshes[0]), CHECKPOINTED[name])
-    assert_equal(ends, [whole(p.detach()) for p in run.parameters()])
+    assert_equal(ends, [whole(p.detach()) for p in run.parameters()], tolerance(CHECKPOINTED[name]))
 
 
 #: What goes through `torch.distributed.checkpoint`; the last one to as many processes only.
