@@ -9,9 +9,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import fallline
 from benches.shapes import LARGE, SHAPES, Shape
 from benches.timing import ratio, rounds
-from fallline import follow_parameters, prox, schedules
+from fallline import chain, follow_parameters, prox, schedules
 from fallline.core.explain import bytes_moved
 from fallline.gradients import clip_by_global_norm
+from fallline.optimizers.adam import scale_by_adam
+from fallline.optimizers.sgd import scale_by_learning_rate
+from fallline.penalties.decay import add_decayed_weights
 
 #: What is added to AdamW without weight decay.
 ADDED = {
@@ -34,6 +37,8 @@ def main() -> None:
     for shape in LARGE:
         print(f"\nAdded to AdamW on {shape}: time of the step / AdamW's, over the bytes it moves / AdamW's")
         print(", ".join(f"{name} {share:.2f}" for name, share in _overheads(SHAPES[shape]).items()))
+    print("\nClip by the norm of all + Adam + decay + lr as a chain / AdamW alone")
+    print(", ".join(f"{shape} {_chained(shapes):.2f}" for shape, shapes in SHAPES.items()))
     print("\nClip + AdamW + EMA: torch's three calls (foreach clip, fused AdamW, foreach EMA) / one chain")
     print(", ".join(f"{shape} {_against_torch(shapes):.2f}" for shape, shapes in SHAPES.items()))
     print("\nAdamW with a schedule for lr, and routed into 12 groups / AdamW with a number, in one group")
@@ -46,6 +51,14 @@ def _params(shapes: list[Shape]) -> list[nn.Parameter]:
     for p in params:
         p.grad = torch.randn_like(p)
     return params
+
+
+def _chained(shapes: list[Shape]) -> float:
+    params = _params(shapes)
+    links = clip_by_global_norm(1.0), scale_by_adam(), add_decayed_weights(0.01), scale_by_learning_rate(1e-6)
+    steps = {"alone": fallline.AdamW(params, lr=1e-6).step, "chain": chain(*links)(params).step}
+    seconds = rounds(steps)
+    return ratio(seconds["chain"], seconds["alone"])
 
 
 def _overheads(shapes: list[Shape]) -> dict[str, float]:
