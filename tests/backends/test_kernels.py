@@ -1,5 +1,6 @@
 """Generated code: vectorised, independent of the number of threads, and safe in its cache."""
 
+import math
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import torch
 
 import fallline
 from fallline.backends import compiler, kernel_cache, threads
+from fallline.gradients import clip_by_global_norm
 from optimizers.cases import CASES, IDS
 
 FIRST_STEP = """
@@ -38,6 +40,25 @@ def test_loops_are_vectorised(cls, settings, dtype):
     lines = vector_lines(compiler.assembly(kernel_of(cls, settings, dtype)))
     packed = [line for line in lines if any(op in line for op in ("mulp", "addp", "subp", "fmul", "fsub"))]
     assert packed, "no arithmetic on packed numbers"
+
+
+@pytest.mark.parametrize("cls", [fallline.LAMB, fallline.LARS, fallline.DoG, fallline.Prodigy])
+def test_loops_that_only_read_are_vectorised_over_all_their_streams(cls):
+    modules = re.split(r'^(?="""[^"]*\n\nWritten by)', kernel_of(cls, {}), flags=re.MULTILINE)
+    reading = [m for m in modules if "for _stream in range(" in m]
+    assert reading
+    for module in reading:
+        lines = compiler.assembly(module).splitlines()
+        assert any(re.search(r"vaddpd.*[yz]mm|fadd.*2d", line) for line in lines)
+
+
+@pytest.mark.parametrize("size", [*range(1, 36), 1000, 4095, 65536 + 17])
+def test_a_sum_takes_each_element_once(size):
+    p = torch.nn.Parameter(torch.zeros(size, dtype=torch.float64))
+    p.grad = 2.0 ** (torch.arange(size) % 20).double()  # whose squares add up without rounding
+    norm = math.sqrt(math.fsum((p.grad * p.grad).tolist()))
+    fallline.SGD([p], lr=1.0, before=[clip_by_global_norm(1.0)]).step()
+    assert torch.allclose(p, -p.grad / (norm + 1e-6), rtol=1e-15, atol=0)
 
 
 def test_kernels_that_go_over_lines_are_shown_with_what_is_computed_for_each_line():
