@@ -237,7 +237,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
 
 def test_wheel_names_the_command(wheel):
     (points,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "fallline = fallline.cli:main" in wheel.read(points).decode()
+    assert "fallline = fallline.__main__:run" in wheel.read(points).decode()
 
 
 def test_version_is_stated_once_more_only():

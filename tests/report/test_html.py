@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import inf
 
 import pytest
+from plotly import graph_objects
 
 from fallline.compare.judgement.verdict import judge
 from fallline.compare.records import Comparison
@@ -59,6 +60,13 @@ def whole_page(whole) -> Page:
 @pytest.fixture(scope="module")
 def trouble_page(trouble) -> Page:
     return Page(page(trouble))
+
+
+@pytest.mark.parametrize("made", ["whole_page", "trouble_page"])
+def test_plotly_knows_every_property_of_the_figures(made, request):
+    shown = request.getfixturevalue(made)
+    for key in shown.figures:
+        graph_objects.Figure(shown.figure(key))  # refuses unknown properties and values
 
 
 def test_nothing_is_loaded_from_outside(whole_page, trouble_page):

@@ -12,7 +12,6 @@ from fallline.report.figures import GREY, INK, PALETTE, RED, ROW_HEIGHT, figure_
 from fallline.report.finding import Figure, Finding, Table
 from fallline.report.findings import page as findings_page
 from fallline.report.terminal import WIDTH
-from fallline.studies.drawing import plot
 from fallline.studies.measuring.timing import stamp
 
 if TYPE_CHECKING:
@@ -162,14 +161,13 @@ def forest(judgements: Sequence[Judgement]) -> dict[str, Any]:
         "zeroline": False,
     }
     lines = [_upright(0.0, "solid"), _upright(asinh(1.0), "dot")]
-    drawn = figure_of(
+    return figure_of(
         [{key: value for key, value in trace.items() if key != "range"} for trace in traces],
         100 + ROW_HEIGHT * len(names),
         xaxis={**across, "ticktext": [f"{tick:g}" for tick in ticks]},
         yaxis={"type": "category", "range": [len(names) - 0.5, -0.5], "ticksuffix": "  ", "automargin": True},
         shapes=lines,
     )
-    return plot(drawn)
 
 
 def _names(evidence: Sequence[tuple[str, Evidence]]) -> list[str]:

@@ -154,7 +154,7 @@ class Plan:
         return self.instances if self.instances > 1 and self.arms[arm].space else 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """A comparison, complete or not: its plan, the trials finished so far, and each arm's step cost.
 

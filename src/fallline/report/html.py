@@ -1,8 +1,8 @@
 """The report as one HTML file that needs no network: style, script and Plotly are all inside it."""
 
+import json
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from fallline.compare.judgement.verdict import Verdict, judge
 from fallline.compare.records import Comparison
@@ -11,9 +11,6 @@ from fallline.report.sections import errors, need_for_tuning, protocol, results,
 from fallline.report.sensitivity import bowls
 from fallline.report.summary import Row, rows
 from fallline.report.target import arrivals, to_target
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 #: Forbids every request, so that a report stays private and works the same anywhere.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -104,7 +101,7 @@ def _tuning(comparison: Comparison, table: list[Row], verdict: Verdict) -> str:
     )
 
 
-def _panel(key: str, name: str, figure: "go.Figure", table: list[Row]) -> str:
+def _panel(key: str, name: str, figure: figures.Drawing, table: list[Row]) -> str:
     found = next(row.response for row in table if row.arm == name)
     width = "" if found is None else f"<small>good over {found.good.decades:.1f} decades</small>"
     chart = _figure(key, figure, f"Loss over learning rate of {name}")
@@ -119,8 +116,8 @@ def _toggle(figure: str) -> str:
     )
 
 
-def _figure(key: str, figure: "go.Figure", label: str) -> str:
-    return drawn(key, figure.to_json() or "", label)
+def _figure(key: str, figure: figures.Drawing, label: str) -> str:
+    return drawn(key, json.dumps(figure, separators=(",", ":")), label)
 
 
 def drawn(key: str, plot: str, label: str) -> str:

@@ -1,24 +1,21 @@
 """Small figures, one for each optimizer, of the tuning loss over the learning rate; all share their axes."""
 
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fallline.compare.judgement.verdict import Verdict
 from fallline.compare.records import Comparison
 from fallline.compare.statistics.rate_response import Response
 from fallline.compare.statistics.sensitivity import tuning_losses
-from fallline.report.figures import GREY, PALETTE, RED, axis, figure_of, readable
+from fallline.report.figures import GREY, PALETTE, RED, Drawing, axis, figure_of, readable
 from fallline.report.summary import Row
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 HEIGHT = 150
 #: Every so many points of the curve are drawn.
 POINTS = 10
 
 
-def bowls(comparison: Comparison, table: list[Row], verdict: Verdict) -> dict[str, "go.Figure"]:
+def bowls(comparison: Comparison, table: list[Row], verdict: Verdict) -> dict[str, Drawing]:
     """Return a figure for each optimizer with tuning trials, whose good learning rates are shaded."""
     tried = {row.arm: tuning_losses(comparison, row.arm) for row in table}
     finite = [loss for _, losses in tried.values() for loss in losses if loss < inf]
@@ -33,7 +30,7 @@ def bowls(comparison: Comparison, table: list[Row], verdict: Verdict) -> dict[st
     return {row.arm: _bowl(row.response, *tried[row.arm], axes) for row in table if tried[row.arm][0]}
 
 
-def _bowl(response: Response | None, rates: list[float], losses: list[float], axes: dict) -> "go.Figure":
+def _bowl(response: Response | None, rates: list[float], losses: list[float], axes: dict) -> Drawing:
     finite = [(rate, loss) for rate, loss in zip(rates, losses, strict=True) if loss < inf]
     lost = [rate for rate, loss in zip(rates, losses, strict=True) if loss == inf]
     shade = [] if response is None else [_shade(response.good.low, response.good.high)]

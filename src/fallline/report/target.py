@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fallline.compare.records import Comparison
 from fallline.report.figures import (
@@ -12,6 +12,7 @@ from fallline.report.figures import (
     PALETTE,
     RED,
     ROW_HEIGHT,
+    Drawing,
     axis,
     figure_of,
     line_style,
@@ -19,11 +20,8 @@ from fallline.report.figures import (
 )
 from fallline.report.summary import Row
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
-
-def to_target(comparison: Comparison, table: list[Row]) -> "go.Figure":
+def to_target(comparison: Comparison, table: list[Row]) -> Drawing:
     """Return when each final run reached the target, with the median, and how many missed it."""
     shown = [row for row in table if row.finals]
     runs = [(row.arm, t) for row in shown for t in comparison.finals(row.arm)]
@@ -74,7 +72,7 @@ def _missed(table: list[Row]) -> dict[str, Any]:
     }
 
 
-def arrivals(comparison: Comparison, table: list[Row]) -> "go.Figure":
+def arrivals(comparison: Comparison, table: list[Row]) -> Drawing:
     """Return the share of final runs that have reached the target, over the time they had (Kaplan-Meier).
 
     Every run has the whole of its time, so the estimate is the share of all runs, those that diverged too.

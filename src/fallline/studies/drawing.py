@@ -1,15 +1,11 @@
 """Figures for findings: lines with intervals, bars and heat maps, in the colours of every report."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fallline.report.figures import DASHES, GREY, LEGEND, PALETTE, axis, figure_of
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -34,11 +30,6 @@ class Line:
     high: Sequence[float] | None = None
 
 
-def plot(figure: "go.Figure") -> dict[str, Any]:
-    """Return a figure as plain JSON."""
-    return json.loads(figure.to_json() or "{}")
-
-
 def lines(
     named: Mapping[str, Line], x: Axis, y: Axis, *, markers: bool = True, height: int = 420
 ) -> dict[str, Any]:
@@ -53,7 +44,7 @@ def lines(
     ends = [
         value for line in named.values() for side in (line.y, line.low, line.high) for value in side or ()
     ]
-    drawn = figure_of(
+    return figure_of(
         traces,
         height,
         xaxis=x.around([value for line in named.values() for value in line.x]),
@@ -61,7 +52,6 @@ def lines(
         showlegend=len(named) > 1,
         legend={**LEGEND, "traceorder": "normal"},
     )
-    return plot(drawn)
 
 
 def _line(name: str, line: Line, place: int, markers: bool) -> dict[str, Any]:
@@ -104,8 +94,7 @@ def bars(
         "hovertemplate": "%{y}: %{x:.4g}<extra></extra>",
     }
     across = {"type": "category", "autorange": "reversed", "ticksuffix": "  "}
-    drawn = figure_of([trace], 90 + 27 * len(names), xaxis={"title": {"text": title}}, yaxis=across)
-    return plot(drawn)
+    return figure_of([trace], 90 + 27 * len(names), xaxis={"title": {"text": title}}, yaxis=across)
 
 
 def heat(
@@ -133,4 +122,4 @@ def heat(
             "autorange": "reversed",
         },
     }
-    return plot(figure_of([trace], 160 + 32 * len(y), **axes))
+    return figure_of([trace], 160 + 32 * len(y), **axes)

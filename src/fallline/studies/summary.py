@@ -11,7 +11,6 @@ from fallline.report import figures
 from fallline.report.finding import Figure, Finding, Table
 from fallline.report.summary import Row, rows
 from fallline.report.terminal import is_share, percentage, span, standing_text, target_text
-from fallline.studies.drawing import plot
 from fallline.studies.study import Study
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task, sample_count
@@ -181,11 +180,11 @@ def _ranking(comparison: Comparison, ranked: Sequence[Row], verdict: Verdict) ->
         "Mean with 95 % interval, and every fresh seed as a thin bar. Blue may be the best; grey is beaten."
     )
     drawn = figures.ranking(comparison, list(ranked), verdict)
-    return Figure(f"Ranking by {comparison.plan.judged_by}", about, plot(drawn))
+    return Figure(f"Ranking by {comparison.plan.judged_by}", about, drawn)
 
 
 def _curves(comparison: Comparison, ranked: Sequence[Row], verdict: Verdict) -> Figure:
     about = (
         "Validation loss over epochs: the median over seeds, with the range from the lowest to the highest."
     )
-    return Figure("Learning curves", about, plot(figures.curves(comparison, list(ranked), verdict)))
+    return Figure("Learning curves", about, figures.curves(comparison, list(ranked), verdict))

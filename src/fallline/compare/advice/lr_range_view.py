@@ -139,9 +139,11 @@ def write_figure(found: LrRange, out: Path) -> None:
         "margin": {"l": 70, "r": 20, "t": 70, "b": 60},
         "showlegend": True,
     }
+    from plotly.io import to_html
+
     figure = figure_of(_traces(found), 520, shapes=_shapes(found), **layout)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, figure.to_html(include_plotlyjs=True))
+    write_whole(out, to_html(figure, include_plotlyjs=True))
 
 
 def _traces(found: LrRange) -> list[dict[str, Any]]:

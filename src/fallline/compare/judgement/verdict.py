@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import exp, inf
 from statistics import mean
 
@@ -59,8 +60,9 @@ class Verdict:
         return [p.arm for p in self.places if p.standing in ("best", "tie", "open")]
 
 
+@lru_cache(maxsize=1)
 def judge(comparison: Comparison) -> Verdict:
-    """Return the verdict on ``comparison``, complete or not.
+    """Return the verdict on ``comparison``, complete or not; the last one is remembered.
 
     Every two arms are compared by their losses on fresh seeds: with several studies by the means of each
     study (`compare_studies`), otherwise by the seeds they share (`compare_pairs`). An arm is "beaten" when
