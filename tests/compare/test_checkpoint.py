@@ -15,7 +15,7 @@ from interrupted import ARM, SPEC, task
 
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials import checkpoint
-from fallline.compare.trials.checkpoint import Checkpoint, file_name, random_state, set_random_state
+from fallline.compare.trials.checkpoint import Checkpoints, file_name, random_state, set_random_state
 from fallline.compare.trials.trial import run_trial
 from fallline.core.registry import Entry, register
 
@@ -106,7 +106,7 @@ def saved_at(path):
 
 
 def test_the_seconds_before_the_kill_count(folder):
-    saved = Checkpoint(folder, task(), ARM, SPEC).load()
+    saved = Checkpoints(folder, task()).of(ARM, SPEC).load()
     assert trained(folder).seconds > saved["seconds"] > 0
 
 
@@ -115,7 +115,7 @@ def test_a_damaged_checkpoint_is_removed_and_the_training_begins_anew(folder, le
     content = bytearray(left)
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert Checkpoint(folder, task(), ARM, SPEC).load() is None
+    assert Checkpoints(folder, task()).of(ARM, SPEC).load() is None
     assert not path.exists()
     path.write_bytes(content)
     assert outcome(trained(folder)) == outcome(undisturbed)
@@ -134,7 +134,7 @@ def test_a_damaged_checkpoint_is_removed_and_the_training_begins_anew(folder, le
 )
 def test_a_checkpoint_of_another_training_is_not_gone_on_from(folder, other):
     options = {"own": task(), "arm": ARM, "spec": SPEC, "share": 1.0, **other}
-    file = Checkpoint(folder, *options.values())
+    file = Checkpoints(folder, options["own"], options["share"]).of(options["arm"], options["spec"])
     assert file.path.exists()
     assert file.load() is None
     assert not file.path.exists()
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(folder, other):
 
 def test_a_checkpoint_of_another_version_is_not_gone_on_from(folder, undisturbed, monkeypatch):
     monkeypatch.setattr(checkpoint, "version", lambda package: "0.0")
-    assert Checkpoint(folder, task(), ARM, SPEC).load() is None
+    assert Checkpoints(folder, task()).of(ARM, SPEC).load() is None
     assert outcome(trained(folder)) == outcome(undisturbed)
 
 

@@ -3,7 +3,7 @@
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -28,30 +28,67 @@ CHECKPOINT_SECONDS = 60.0
 LOOKS = 20
 
 
-class Checkpoint:
-    """The file in ``folder`` from which this one training goes on, whatever killed its process.
+class Checkpoints:
+    """The files in a folder from which trainings of one task go on, and when they are written.
 
     Args:
-        folder: where the files of all trainings are; made when the first is saved.
-        task, arm, spec, share: what the training is of; a file of anything else is removed.
+        folder: where the files are; made when the first is saved.
+        task, share: what is trained, and how long, as a share of the task's own length.
         seconds: from one save to the next.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        task: Task,
-        arm: Arm,
-        spec: Spec,
-        share: float = 1.0,
-        seconds: float = CHECKPOINT_SECONDS,
-    ):
-        self.path = Path(folder) / file_name(spec)
-        self.seconds = seconds
-        #: Optimizer steps until the clock is looked at again.
-        self.stretch = 1
-        self._task, self._identity = task, {"arm": asdict(arm), "spec": asdict(spec), "share": share}
+    def __init__(self, folder: Path, task: Task, share: float = 1.0, seconds: float = CHECKPOINT_SECONDS):
+        self.folder, self.seconds = Path(folder), seconds
+        self._task, self._share = task, share
+        self._stretch = 1
         self._saved = self._looked = time.monotonic()
+
+    def of(self, arm: Arm, spec: Spec) -> "Checkpoint":
+        """Return the file of one training."""
+        return Checkpoint(self, arm, spec)
+
+    def stretches(self, steps: int, save: Callable[[], None]) -> Iterator[int]:
+        """Divide ``steps``; call ``save`` after each part by whose end it is time to."""
+        while steps > 0:
+            part = min(steps, self._stretch)
+            yield part
+            self._tick(save)
+            steps -= part
+
+    def _tick(self, save: Callable[[], None]) -> None:
+        """Save if it is time to; the clock is looked at after so many steps that it does not count."""
+        now = time.monotonic()
+        if now - self._saved >= self.seconds:
+            save()
+            now = self._saved = time.monotonic()
+        elif now - self._looked < self.seconds / LOOKS:
+            self._stretch *= 2
+        else:
+            self._stretch = max(1, self._stretch // 2)
+        self._looked = now
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for any training to go on: task, data, and who wrote the state."""
+        before = random_state()  # `seeded` does not put back those of a GPU
+        with seeded(0):
+            codes = [fingerprint.of_task(self._task), fingerprint.of_data(self._task)]
+        set_random_state(before)
+        versions = {package: version(package) for package in ("fallline", "torch")}
+        return {"share": self._share, "task": codes, "versions": versions}
+
+
+class Checkpoint:
+    """The file from which one training goes on, whatever killed its process.
+
+    Args:
+        common: the folder, and what its trainings have in common.
+        arm, spec: what the training is of; a file of anything else is removed.
+    """
+
+    def __init__(self, common: Checkpoints, arm: Arm, spec: Spec):
+        self.path = common.folder / file_name(spec)
+        self._common, self._own, self._spec = common, {"arm": asdict(arm), "spec": asdict(spec)}, spec
 
     def load(self) -> dict[str, Any] | None:
         """Return the state that was saved, or None; a damaged file, or one of something else, is removed."""
@@ -59,45 +96,35 @@ class Checkpoint:
             return None
         with suppress(CorruptCheckpoint, OSError, LookupError, TypeError, ValueError):
             content = load(self.path)
-            if content["identity"] == self.identity:
+            if content["identity"] == self._identity:
                 return content["state"]
         self.remove()
         return None
 
-    def tick(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Save ``state()`` if it is time to."""
-        now = time.monotonic()
-        if now - self._saved >= self.seconds:
-            self._save(state)
-            now = self._saved = time.monotonic()
-        elif now - self._looked < self.seconds / LOOKS:
-            self.stretch *= 2
-        else:
-            self.stretch = max(1, self.stretch // 2)
-        self._looked = now
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Write ``state()``; a full disk, or a state that fits into no file, must not end the training."""
+        with suppress(Exception):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            save({"identity": self._identity, "state": state()}, self.path)
+            previous(self.path).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the file, and what a process left that was killed while it wrote."""
-        with suppress(OSError):
-            for path in (self.path, previous(self.path), *self.path.parent.glob(f".{self.path.name}.*.tmp")):
+        discard(self.path.parent, [self._spec])
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {**self._common.identity, **self._own}
+
+
+def discard(folder: Path, specs: Iterable[Spec]) -> None:
+    """Remove from ``folder`` all that was written of the trainings of ``specs``."""
+    with suppress(OSError):
+        written = list(folder.iterdir())
+        names = [file_name(spec) for spec in specs] if written else []
+        for path in written:
+            if any(name in path.name for name in names):
                 path.unlink(missing_ok=True)
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a training to go on: task, data, arm, spec, and who wrote the state."""
-        before = random_state()  # `seeded` does not put back those of a GPU
-        with seeded(0):
-            codes = [fingerprint.of_task(self._task), fingerprint.of_data(self._task)]
-        set_random_state(before)
-        versions = {package: version(package) for package in ("fallline", "torch")}
-        return {**self._identity, "task": codes, "versions": versions}
-
-    def _save(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Write the file; a full disk, or a state that has no place in a file, must not end the training."""
-        with suppress(Exception):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            save({"identity": self.identity, "state": state()}, self.path)
-            previous(self.path).unlink(missing_ok=True)
 
 
 def file_name(spec: Spec) -> str:

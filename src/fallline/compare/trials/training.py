@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fallline.compare.records import Arm, Curve, Spec
-from fallline.compare.trials.checkpoint import Checkpoint, random_state, set_random_state
+from fallline.compare.trials.checkpoint import Checkpoints, random_state, set_random_state
 from fallline.compare.trials.stepping import Stepping
 from fallline.core.registry import Entry, find
 from fallline.tasks.batches import Batches, steps_per_epoch
@@ -32,16 +32,16 @@ class Training:
         arm: the optimizer and the settings that are fixed.
         spec: the other settings, and the seed of the order of the batches.
         share: the length, as a share of the task's own.
-        checkpoint: where it saves itself, and goes on from; None for nowhere.
+        checkpoints: where it saves itself, and goes on from; None for nowhere.
 
     Raises:
         Exception: whatever the model or the optimizer raises, such as a setting out of range.
     """
 
     def __init__(
-        self, task: Task, arm: Arm, spec: Spec, share: float = 1.0, checkpoint: Checkpoint | None = None
+        self, task: Task, arm: Arm, spec: Spec, share: float = 1.0, checkpoints: Checkpoints | None = None
     ):
-        self.started = time.perf_counter()
+        self.started, self.seconds_before = time.perf_counter(), 0.0
         entry = find(arm.optimizer)
         self.task, settings = task.fold(spec.study).given({**arm.fixed, **spec.settings})
         batch_size = step_batch(self.task, entry)
@@ -52,8 +52,9 @@ class Training:
         self.optimizer = entry.build(self.parameters, **settings)
         self.stepping = Stepping(self.optimizer, self.task, self.evaluate_at[-1])
         self.step, self.curve, self.test = 0, Curve(), {}
-        self.checkpoint = checkpoint
-        saved = checkpoint.load() if checkpoint else None
+        self._checkpoints = checkpoints
+        self._checkpoint = checkpoints and checkpoints.of(arm, spec)
+        saved = self._checkpoint.load() if self._checkpoint else None
         if saved:
             self._restore(saved)
         self.batches = iter(Batches(self.task.train, batch_size, spec.seed, self.step))
@@ -64,13 +65,11 @@ class Training:
 
     def advance(self, steps: int) -> None:
         """Make ``steps`` optimizer steps, and save the training whenever it is time to."""
-        if not self.checkpoint:
+        if not self._checkpoints:
             self._make(steps)
             return
-        end = self.step + steps
-        while self.step < end:
-            self._make(min(end - self.step, self.checkpoint.stretch))
-            self.checkpoint.tick(self._state)
+        for some in self._checkpoints.stretches(steps, lambda: self.save(self.seconds)):
+            self._make(some)
 
     def _make(self, steps: int) -> None:
         model, loss_on, parameters = self.model, self.task.loss_on, self.parameters
@@ -128,16 +127,19 @@ class Training:
     @property
     def seconds(self) -> float:
         """How long it has taken so far, in all processes that had a part in it."""
-        return time.perf_counter() - self.started
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def save(self, seconds: float) -> None:
+        """Write all that the rest of the training depends on to its checkpoint; it has taken ``seconds``."""
+        if self._checkpoint:
+            self._checkpoint.save(lambda: {**self._state(), "seconds": seconds})
 
     def _state(self) -> dict[str, Any]:
-        """Return all that the rest of the training depends on."""
         return {
             "model": self.model.state_dict(),
             "buffers": dict(_unsaved_buffers(self.model)),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "seconds": self.seconds,
             "curve": asdict(self.curve),
             "test": self.test,
             "random": random_state(),
@@ -149,7 +151,7 @@ class Training:
             buffer.copy_(state["buffers"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.curve, self.test = state["step"], Curve(**state["curve"]), state["test"]
-        self.started -= state["seconds"]
+        self.seconds_before = state["seconds"]
 
 
 @contextmanager

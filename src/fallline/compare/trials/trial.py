@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fallline.compare.records import Arm, Curve, Spec, Trial
-from fallline.compare.trials.checkpoint import CHECKPOINT_SECONDS, Checkpoint
+from fallline.compare.trials.checkpoint import CHECKPOINT_SECONDS, Checkpoints
 from fallline.compare.trials.training import Training
 from fallline.core.space import dimension, middle
 from fallline.tasks.seeding import seeded
@@ -59,16 +59,16 @@ def run_trial(
         'ok'
     """
     started = time.perf_counter()
-    checkpoint = checkpoints and Checkpoint(checkpoints, task, arm, spec, share, checkpoint_seconds)
+    files = checkpoints and Checkpoints(checkpoints, task, share, checkpoint_seconds)
     with seeded(spec.seed):
         try:
-            training = Training(task, arm, spec, share, checkpoint)
+            training = Training(task, arm, spec, share, files)
         except Exception:
             seconds = time.perf_counter() - started
             return Trial(spec, "failed", Curve(), 0, seconds, error=traceback.format_exc())
         outcome = _trained(training, report)
-    if checkpoint:
-        checkpoint.remove()
+    if files:
+        files.of(arm, spec).remove()
     return Trial(spec, curve=training.curve, steps=training.step, seconds=training.seconds, **outcome)
 
 
