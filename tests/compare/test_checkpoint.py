@@ -15,7 +15,7 @@ from interrupted import ARM, SPEC, task
 
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials import checkpoint
-from fallline.compare.trials.checkpoint import Checkpoints, file_name, random_state, set_random_state
+from fallline.compare.trials.checkpoint import Checkpoints, discard, file_name, random_state, set_random_state
 from fallline.compare.trials.trial import run_trial
 from fallline.core.registry import Entry, register
 
@@ -65,7 +65,6 @@ def test_a_training_killed_at_any_step_goes_on_to_the_same_result(tmp_path, undi
         assert list(tmp_path.iterdir()) == [tmp_path / file_name(SPEC)]
     trial = trained(tmp_path)
     assert outcome(trial) == outcome(undisturbed)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_does_go_on_and_does_not_begin_anew(folder):
@@ -98,7 +97,6 @@ def test_kills_at_any_moment_also_while_it_saves_change_nothing(tmp_path, undist
         child.kill()
         child.communicate()
     assert outcome(trained(tmp_path)) == outcome(undisturbed)
-    assert list(tmp_path.iterdir()) == []
 
 
 def saved_at(path):
@@ -180,11 +178,27 @@ def test_nothing_is_written_before_it_is_time(tmp_path):
     assert not (tmp_path / "never").exists()
 
 
-def test_a_training_that_failed_or_was_pruned_leaves_nothing(tmp_path):
-    assert trained(tmp_path, report=lambda *_: False, checkpoint_seconds=0.0).status == "pruned"
-    failing = replace(task(), model=lambda: torch.nn.Linear(3, 3))
-    assert trained(tmp_path, failing).status == "failed"
-    assert list(tmp_path.iterdir()) == []
+def test_what_ended_and_was_not_kept_ends_again_from_its_last_save(tmp_path, undisturbed):
+    """Its process, or the driver that was to keep it, may be killed after the last step."""
+    models, own = [], task()
+
+    def model():
+        models.append(own.model())
+        return models[-1]
+
+    trained(tmp_path, checkpoint_seconds=0.0)
+    again = trained(tmp_path, replace(own, model=model))
+    assert outcome(again) == outcome(undisturbed)
+    assert sum(each[-1].calls for each in models) == 0
+
+
+def test_nothing_is_left_of_what_was_kept(folder):
+    other, torn = folder / file_name(replace(SPEC, seed=6)), folder / f".{file_name(SPEC)}.1a.tmp"
+    other.touch()
+    torn.touch()  # by a process that was killed while it wrote
+    discard(folder, [SPEC])
+    assert list(folder.iterdir()) == [other]
+    discard(folder / "missing", [SPEC])
 
 
 def test_random_numbers_go_on_where_they_were():

@@ -19,6 +19,7 @@ from fallline.compare.storage.files import write_whole
 from fallline.compare.storage.lock import only_driver
 from fallline.compare.storage.mirror import Mirror
 from fallline.compare.storage.store import Store
+from fallline.compare.trials.checkpoint import discard
 from fallline.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -184,10 +185,13 @@ def _train(prepared: Prepared, watch: Watch, mirror: Mirror | None) -> None:
     schedule = Schedule(plan, costs, prepared.done, prepared.deadline, prepared.growth)
     for trial in prepared.done:
         judge.finished(trial)
+    store = prepared.store
+    discard(store.checkpoints, [trial.spec for trial in prepared.done])
     with _executor(prepared, judge.report if judge.in_training else None) as executor:
         trained = map(judge.decided, executor.run(schedule.next, prepared.deadline))
         for trial in watch(trained, schedule):
-            prepared.store.append(trial)
+            store.append(trial)
+            discard(store.checkpoints, [trial.spec])
             schedule.finished(trial)
             judge.finished(trial)
             if mirror is not None:

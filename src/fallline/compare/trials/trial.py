@@ -46,7 +46,8 @@ def run_trial(
         share: the length of the training, as a share of the task's own; above 0.
         report: is told the step and the validation loss after each evaluation but the last, first those from
             before a kill; the training is stopped when it returns False.
-        checkpoints: a folder where a long training saves itself, and goes on from; None for no folder.
+        checkpoints: a folder where a long training saves itself, and goes on from; None for no folder. The
+            file stays: whoever has kept the trial removes it (`discard`).
         checkpoint_seconds: from one save to the next.
 
     Returns:
@@ -67,8 +68,6 @@ def run_trial(
             seconds = time.perf_counter() - started
             return Trial(spec, "failed", Curve(), 0, seconds, error=traceback.format_exc())
         outcome = _trained(training, report)
-    if files:
-        files.of(arm, spec).remove()
     return Trial(spec, curve=training.curve, steps=training.step, seconds=training.seconds, **outcome)
 
 
