@@ -1,4 +1,4 @@
-"""Cross-entropy by gathering and linear layers: torch's own, under `vmap` too; the rest is left to torch."""
+"""Cross-entropy, linear layers and normalised batches: torch's own, under `vmap` too; the rest is torch's."""
 
 import pytest
 import torch
@@ -91,3 +91,49 @@ def test_a_linear_layer_has_the_precision_that_autocast_gives_it():
     layer, inputs = torch.nn.Linear(4, 3), torch.ones(2, 4)
     with torch.autocast("cpu", torch.bfloat16), Gathered():
         assert layer(inputs).dtype == torch.bfloat16
+
+
+def normalised(inputs, layer):
+    """Return the gradients of a sum of cubes, and the buffers, after one step in training."""
+    inputs = inputs.clone().requires_grad_()
+    layer(inputs).pow(3).sum().backward()
+    return [inputs.grad, *(each.grad for each in layer.parameters()), *layer.buffers()]
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 1, 1)], ids=["vectors", "pooled images"])
+@pytest.mark.parametrize(
+    "options", [{}, {"affine": False}, {"track_running_stats": False}, {"momentum": 0.3}]
+)
+def test_batches_are_normalised_as_by_torch(shape, options):
+    kind = torch.nn.BatchNorm1d if len(shape) == 2 else torch.nn.BatchNorm2d
+    inputs = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    theirs = normalised(inputs, kind(3, dtype=torch.float64, **options))
+    with Gathered():
+        ours = normalised(inputs, kind(3, dtype=torch.float64, **options))
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_single_sample_and_evaluations_are_left_to_torch():
+    layer = torch.nn.BatchNorm1d(3)
+    with Gathered():
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            layer(torch.ones(1, 3))
+        assert torch.equal(layer.eval()(torch.ones(1, 3)), torch.ones(1, 3) / (1 + layer.eps) ** 0.5)
+
+
+def test_no_bit_of_a_normalised_batch_depends_on_how_many_models_there_are():
+    """Of all columns side by side torch sums up most in one order, and the last ones in another."""
+    generator = torch.Generator().manual_seed(4)
+    inputs, weight, bias = (torch.randn(16, *shape, generator=generator) for shape in ((7, 9), (9,), (9,)))
+
+    def loss(inputs, weight, bias):
+        with Gathered():
+            return functional.batch_norm(inputs, None, None, weight, bias, True).pow(3).sum()
+
+    gradients = vmap(grad(loss, (0, 1, 2)))
+    for count in (2, 3, 5, 8):
+        for some in (slice(count), slice(16 - count, 16)):
+            fewer = gradients(inputs[some], weight[some], bias[some])
+            for these, all_of_them in zip(fewer, gradients(inputs, weight, bias), strict=True):
+                assert torch.equal(these, all_of_them[some])

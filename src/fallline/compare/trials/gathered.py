@@ -1,4 +1,4 @@
-"""Cross-entropy and linear layers in operations that `torch.func.vmap` makes of many models at once."""
+"""Cross-entropy, linear layers and batch normalisation in operations that `torch.func.vmap` makes at once."""
 
 from typing import Any
 
@@ -19,7 +19,8 @@ class Gathered(TorchFunctionMode):
 
     Under `torch.func.vmap` torch's own is taken apart operation by operation in Python, and loads a part of
     its compiler for that, half a second in each process. ``linear`` is a product and a sum: taken apart, it
-    multiplies both by one besides.
+    multiplies both by one besides. ``batch_norm`` of vectors would be made of the columns of all models side
+    by side, whose sums over the batch are made in an order that depends on how many columns there are.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -28,6 +29,8 @@ class Gathered(TorchFunctionMode):
             return cross_entropy(*args)
         if func is functional.linear and len(args) == 3 and not options and _of_vectors(*args):
             return args[0] @ args[1].mT + args[2]
+        if func is functional.batch_norm and options["training"] and _of_rows(args[0]):
+            return batch_norm(*args, **options)
         return func(*args, **options)
 
 
@@ -39,6 +42,13 @@ def _of_vectors(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Tell whether a linear layer is the product of two matrices, plus a vector of the same precision."""
     plain = inputs.dim() == weight.dim() == 2 and bias is not None
     return plain and not torch.is_autocast_enabled(inputs.device.type)
+
+
+def _of_rows(inputs: Tensor) -> bool:
+    """Tell whether each sample of a batch has one number in each channel, in a precision that is kept."""
+    rows = inputs.dim() >= 2 and 1 < inputs.shape[0] == inputs.numel() // inputs.shape[1]
+    wide = inputs.dtype in (torch.float32, torch.float64)
+    return rows and wide and not torch.is_autocast_enabled(inputs.device.type)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -53,3 +63,34 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     place = torch.where(counted, targets, 0).long().unsqueeze(1)  # classes may be bytes
     chosen = outputs.log_softmax(1).gather(1, place).squeeze(1)
     return -torch.where(counted, chosen, 0.0).sum() / counted.sum()
+
+
+def batch_norm(
+    inputs: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+    training: bool = True,
+) -> Tensor:
+    """Normalise each column by its own mean and variance, of which ``mean`` and ``var`` are averages.
+
+    Example:
+        >>> batch_norm(torch.tensor([[0.0], [2.0]]), None, None, None, None, 0.1, 0.0)
+        tensor([[-1.],
+                [ 1.]])
+    """
+    rows = inputs.flatten(1)
+    center = rows.mean(0)
+    moved = rows - center
+    spread = moved.square().mean(0)
+    if mean is not None and var is not None:
+        with torch.no_grad():
+            mean.mul_(1 - momentum).add_(center, alpha=momentum)
+            var.mul_(1 - momentum).add_(spread, alpha=momentum * len(rows) / (len(rows) - 1))
+    scaled = moved * (spread + eps).rsqrt()
+    if weight is not None:
+        scaled = scaled * weight
+    return (scaled if bias is None else scaled + bias).reshape(inputs.shape)
