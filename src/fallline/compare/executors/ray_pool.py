@@ -59,7 +59,7 @@ class Trainer:
                 warm_up(self._task, arm)
                 self._warm.add(spec.arm)
             report = self._report if job.reports and spec.stage == "tune" else None
-            return run_trial(self._task, arm, spec, job.share, report=report, checkpoints=job.checkpoints)
+            return run_trial(self._task, arm, spec, job.share, report=report, **job.saving)
 
     def next_report(self, answer: bool | None) -> tuple[int, float]:
         """Pass on the answer to the report before, if there was one, and wait for the next."""

@@ -36,4 +36,4 @@ class Serial:
         job, arm = self.job, self.job.arms[spec.arm]
         report = partial(self.judge, spec) if self.judge and spec.stage == "tune" else None
         with one_thread():
-            return run_trial(self.task, arm, spec, job.share, report=report, checkpoints=job.checkpoints)
+            return run_trial(self.task, arm, spec, job.share, report=report, **job.saving)

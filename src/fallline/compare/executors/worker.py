@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 import fallline  # noqa: F401 - registers every entry
 from fallline.compare.records import Arm, Spec, Trial
+from fallline.compare.trials.checkpoint import CHECKPOINT_SECONDS
 from fallline.compare.trials.stacking import run_stacked
 from fallline.compare.trials.trial import run_trial, warm_up
 from fallline.core.registry import find
@@ -29,15 +30,16 @@ class Job:
     """What a worker is told once: the task, pickled or by name, the arms, and how to train.
 
     ``share`` is the length of each training as a share of the task's own. In the folder ``checkpoints`` a
-    long training saves itself, and goes on from there. With ``reports`` each evaluation of a tuning trial is
-    sent as a `Report`, and its answer, whether to go on, waited for. With ``stack`` up to so many trainings
-    are made together, and none of that.
+    long training saves itself every ``checkpoint_seconds``, and goes on from there. With ``reports`` each
+    evaluation of a tuning trial is sent as a `Report`, and its answer, whether to go on, waited for. With
+    ``stack`` up to so many trainings are made together, without reports.
     """
 
     task: bytes | str
     arms: dict[str, Arm]
     share: float = 1.0
     checkpoints: Path | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     reports: bool = False
     stack: int | None = None
 
@@ -46,6 +48,11 @@ class Job:
         """Whether task or optimizers are made in the script that runs, which workers then must import."""
         own = any(arm.optimizer.startswith(("__main__.", "__main__:")) for arm in self.arms.values())
         return own or (isinstance(self.task, bytes) and b"__main__" in self.task)
+
+    @property
+    def saving(self) -> dict[str, Any]:
+        """Where and how often trainings save themselves, as `run_trial` and `run_stacked` take it."""
+        return {"checkpoints": self.checkpoints, "checkpoint_seconds": self.checkpoint_seconds}
 
     def load(self) -> Task:
         """Return the task, whose file may have registered optimizers; raise if one of them is unknown."""
@@ -103,11 +110,11 @@ def _answer(task: Task, job: Job, connection: Connection) -> None:
 
 def _trials(task: Task, job: Job, specs: list[Spec], connection: Connection) -> Iterator[Trial]:
     if job.stack is not None:
-        yield from run_stacked(task, job.arms, specs, job.share)
+        yield from run_stacked(task, job.arms, specs, job.share, **job.saving)
         return
     for spec in specs:
         report = partial(_ask, connection) if job.reports and spec.stage == "tune" else None
-        yield run_trial(task, job.arms[spec.arm], spec, job.share, report=report, checkpoints=job.checkpoints)
+        yield run_trial(task, job.arms[spec.arm], spec, job.share, report=report, **job.saving)
 
 
 def _ask(connection: Connection, step: int, loss: float) -> bool:

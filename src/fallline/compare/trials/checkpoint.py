@@ -35,11 +35,19 @@ class Checkpoints:
         folder: where the files are; made when the first is saved.
         task, share: what is trained, and how long, as a share of the task's own length.
         seconds: from one save to the next.
+        stacked: whether trainings are made together: sums are then made in another order.
     """
 
-    def __init__(self, folder: Path, task: Task, share: float = 1.0, seconds: float = CHECKPOINT_SECONDS):
+    def __init__(
+        self,
+        folder: Path,
+        task: Task,
+        share: float = 1.0,
+        seconds: float = CHECKPOINT_SECONDS,
+        stacked: bool = False,
+    ):
         self.folder, self.seconds = Path(folder), seconds
-        self._task, self._share = task, share
+        self._task, self._way = task, {"share": share, "stacked": stacked}
         self._stretch = 1
         self._saved = self._looked = time.monotonic()
 
@@ -75,7 +83,7 @@ class Checkpoints:
             codes = [fingerprint.of_task(self._task), fingerprint.of_data(self._task)]
         set_random_state(before)
         versions = {package: version(package) for package in ("fallline", "torch")}
-        return {"share": self._share, "task": codes, "versions": versions}
+        return {**self._way, "task": codes, "versions": versions}
 
 
 class Checkpoint:

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from fallline.compare.records import Arm, Spec, Trial
+from fallline.compare.trials.checkpoint import CHECKPOINT_SECONDS, Checkpoints
 from fallline.compare.trials.gathered import Gathered
-from fallline.compare.trials.joint_steps import JointSteps
+from fallline.compare.trials.joint_steps import JointSteps, Problems
 from fallline.compare.trials.training import Training
 from fallline.compare.trials.trial import course, run_trial
 from fallline.tasks.data import Batch, each, sample_count
@@ -97,13 +99,13 @@ class Stack:
         self._some = [gradient for gradient in self.gradients if gradient is not None]
         self._steps = JointSteps(trainings)
 
-    def advance(self, steps: int) -> dict[int, Exception]:
+    def advance(self, steps: int) -> Problems:
         """Make ``steps`` optimizer steps of every training, or fewer if some optimizer cannot.
 
         Returned is why, by the place of its training.
         """
         make = self._steps.from_here()
-        problems: dict[int, Exception] = {}
+        problems: Problems = {}
         for _ in range(steps):
             self.differentiate([next(training.batches) for training in self.trainings])
             problems = make()
@@ -164,32 +166,47 @@ def structure(task: Task, arm: Arm, training: Training, spec: Spec) -> str:
 
 
 def run_stacked(
-    task: Task, arms: Mapping[str, Arm], specs: Sequence[Spec], share: float = 1.0
+    task: Task,
+    arms: Mapping[str, Arm],
+    specs: Sequence[Spec],
+    share: float = 1.0,
+    *,
+    checkpoints: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Iterator[Trial]:
     """Train all ``specs``, together as far as their models are alike, and yield what `run_trial` returns.
 
     The results are those of single trainings up to rounding. How many are together does not change them.
+    So each has a checkpoint of its own, and one that was killed goes on beside any others that are as far.
     ``seconds`` of a trial are its part of the time that the stack took.
     """
-    groups: dict[str, list[_Going]] = {}
+    files = checkpoints and Checkpoints(checkpoints, task, share, checkpoint_seconds, stacked=True)
+    yield from _in_groups(task, arms, specs, share, files)
+
+
+def _in_groups(
+    task: Task, arms: Mapping[str, Arm], specs: Sequence[Spec], share: float, files: Checkpoints | None
+) -> Iterator[Trial]:
+    groups: dict[tuple[str, int], list[_Going]] = {}
     for spec in specs:
         arm = arms[spec.arm]
         try:
             with seeded(spec.seed):
-                training = Training(task, arm, spec, share)
+                training = Training(task, arm, spec, share, files)
         except Exception:
             yield run_trial(task, arm, spec, share)
             continue
-        groups.setdefault(structure(task, arm, training, spec), []).append(_Going(spec, training))
+        kind = structure(task, arm, training, spec), training.step
+        groups.setdefault(kind, []).append(_Going(spec, training))
     for group in groups.values():
-        yield from _together(task, arms, group, share)
+        yield from _together(task, arms, group, share, files)
 
 
 class _Going:
     """A training on its course: the step to come to, the seconds it has taken, and how it ended."""
 
     def __init__(self, spec: Spec, training: Training):
-        self.spec, self.training, self.seconds = spec, training, 0.0
+        self.spec, self.training, self.seconds = spec, training, training.seconds_before
         self.outcome: dict[str, Any] | None = None
         self._course = course(training)
         self.step = next(self._course)
@@ -213,21 +230,20 @@ class _Going:
         )
 
 
-def _together(task: Task, arms: Mapping[str, Arm], going: list[_Going], share: float) -> Iterator[Trial]:
+def _together(
+    task: Task, arms: Mapping[str, Arm], going: list[_Going], share: float, files: Checkpoints | None
+) -> Iterator[Trial]:
     stack = Stack([one.training for one in going])
     while going:
-        started = time.perf_counter()
         try:
-            with without_advice():
-                problems = stack.advance(going[0].step - going[0].training.step)
+            problems = _brought(stack, going, files)
         except Exception:  # of whichever: alone, each of them shows what is its own
             for one in going:
-                yield from _alone(task, arms, one.spec, share, in_stack=len(going) > 1)
+                yield from _alone(task, arms, one.spec, share, files, in_stack=len(going) > 1)
             return
-        for place, one in enumerate(going):
-            one.go_on(problems.get(place))
-        for one in going:
-            one.seconds += (time.perf_counter() - started) / len(going)
+        with _timed(going):
+            for place, one in enumerate(going):
+                one.go_on(problems.get(place))
         ended = [one for one in going if one.outcome is not None]
         going = [one for one in going if one.outcome is None]
         if ended and going:
@@ -235,10 +251,37 @@ def _together(task: Task, arms: Mapping[str, Arm], going: list[_Going], share: f
         yield from (one.trial for one in ended)
 
 
-def _alone(task: Task, arms: Mapping[str, Arm], spec: Spec, share: float, in_stack: bool) -> Iterator[Trial]:
-    """Train once more from the start, without those it was with: in a stack of one, which changes no bit."""
+def _brought(stack: Stack, going: list[_Going], files: Checkpoints | None) -> Problems:
+    """Bring all to their next evaluation, unless an optimizer raises; save them whenever it is time to."""
+
+    def save() -> None:
+        for one in going:
+            one.training.save(one.seconds)
+
+    steps = going[0].step - going[0].training.step
+    for some in files.stretches(steps, save) if files else [steps]:
+        with without_advice(), _timed(going):
+            problems = stack.advance(some)
+        if problems:
+            return problems
+    return {}
+
+
+@contextmanager
+def _timed(going: Sequence[_Going]) -> Iterator[None]:
+    """Count the time of the block as that of all, in equal parts."""
+    started = time.perf_counter()
+    yield
+    for one in going:
+        one.seconds += (time.perf_counter() - started) / len(going)
+
+
+def _alone(
+    task: Task, arms: Mapping[str, Arm], spec: Spec, share: float, files: Checkpoints | None, in_stack: bool
+) -> Iterator[Trial]:
+    """Train without those it was with, from where it was saved: in a stack of one, which changes no bit."""
     if in_stack:
-        yield from run_stacked(task, arms, [spec], share)
+        yield from _in_groups(task, arms, [spec], share, files)
     else:
         yield run_trial(task, arms[spec.arm], spec, share)
 
