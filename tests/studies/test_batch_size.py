@@ -117,6 +117,16 @@ def test_a_run_that_misses_counts_with_all_its_steps_and_a_size_at_which_most_mi
     assert list(found.step_microseconds) == [8]
 
 
+def test_batch_sizes_in_any_order_give_the_same_answer():
+    losses = {8: [1.0, 0.5, 0.3, 0.1], 16: [1.0, 0.3, 0.1], 32: [0.5, 0.1]}
+    runs = {size: [run(size, i, each) for i in range(2)] for size, each in losses.items()}
+    found, other = (measured(load("digits"), dict(each)) for each in (runs.items(), reversed(runs.items())))
+    other = replace(other, step_microseconds=found.step_microseconds)
+    assert list(other.steps) == [8, 16, 32]
+    assert said(other) == said(found)
+    assert "batches of 32 need" in said(found)
+
+
 def run(size, seed, losses):
     settings = {"batch_size": size, "lr": 0.1, "max_steps": 40}
     return replace(trial(losses, 0.12), spec=Spec("a", "final", 0, seed, settings))

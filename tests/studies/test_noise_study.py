@@ -1,5 +1,6 @@
 """The study of the noise of SGD: who escapes, against theory; how sharp the ends are, against Hessians."""
 
+from dataclasses import replace
 from math import erf, sqrt
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from fallline import Task
 from fallline.compare.run import read
 from fallline.studies import StudyError
-from fallline.studies.measuring.batch_noise import measured, sharpnesses
+from fallline.studies.measuring.batch_noise import measured, sharpnesses, told
 from fallline.studies.measuring.escape import function, wander
 from fallline.studies.measuring.sharpness import largest_eigenvalue, sharpness
 from fallline.studies.noise import LANDSCAPES, STUDY
@@ -105,6 +106,15 @@ def test_sharpness_is_measured_where_the_final_run_ended(made):
     row = made[1].tables[2].rows[0]
     values = [np.log(x) for x in next(iter(sharp.values())).values()]
     assert float(row[1]) == pytest.approx(np.exp(np.mean(values)), rel=1e-2)
+
+
+def test_the_answer_does_not_depend_on_the_order_of_the_batch_sizes(made):
+    lab = made[0]
+    comparison, (_, task) = read(lab.folder / "batches"), measured(lab)
+    sharp = sharpnesses(comparison, task)
+    other = replace(comparison.plan, arms=dict(reversed(comparison.plan.arms.items())))
+    assert told(replace(comparison, plan=other), sharp) == told(comparison, sharp)
+    assert "batches of 1 and" in told(comparison, sharp)
 
 
 def test_a_batch_size_at_which_no_training_ends_is_left_out(new_lab):

@@ -139,9 +139,9 @@ class Measured:
 
 
 def measured(task: Task, runs: Arrivals) -> Measured:
-    """Return what the final runs came to, with what a step costs."""
+    """Return what the final runs came to, with what a step costs, from small batches to large ones."""
     missed = {size: sum(run.steps_to_target is None for run in own) for size, own in runs.items()}
-    kept = {size: own for size, own in runs.items() if 2 * missed[size] < len(own)}
+    kept = {size: runs[size] for size in sorted(runs) if 2 * missed[size] < len(runs[size])}
     return Measured(
         {size: _cells(own, task.target) for size, own in kept.items()},
         {size: sorted({run.spec.settings["lr"] for run in own}) for size, own in kept.items()},

@@ -59,7 +59,8 @@ def _sharpness(comparison: Comparison, task: Task, trial: Trial) -> float:
 
 def told(comparison: Comparison, sharp: Sharpnesses) -> str:
     """Return how the whole data set does against the smallest batches, as the end of a sentence."""
-    small, *_, whole = comparison.plan.arms
+    arms = comparison.plan.arms
+    small, *_, whole = sorted(arms, key=lambda arm: arms[arm].fixed["batch_size"])
     found, losses = f"on {comparison.plan.task}, {leader(comparison)}", final_losses(comparison)
     if not (comparison.has_positive_losses and losses.keys() >= {small, whole}):
         return found
