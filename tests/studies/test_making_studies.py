@@ -67,6 +67,11 @@ def test_a_finding_survives_json(made):
     assert Finding.from_json(json.loads(json.dumps(finding.to_json()))) == finding
 
 
+def test_a_study_that_a_budget_cannot_shorten_refuses_it(tmp_path):
+    with pytest.raises(StudyError, match="leave out --budget, and add --quick"):
+        make(find("workers"), Wish(tmp_path, task=TASK, budget=60.0))
+
+
 def test_equal_seeds_give_equal_findings(made, tmp_path):
     again = make(SIZES, Wish(tmp_path, workers=0))
     assert again.tables == made[1].tables

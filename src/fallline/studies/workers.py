@@ -10,13 +10,13 @@ from fallline.studies.measuring.timing import busy, cores, stamp
 from fallline.studies.measuring.workloads import workloads
 from fallline.studies.study import Study, StudyError
 from fallline.studies.summary import scale
-from fallline.tasks.task import Task, sample_count
+from fallline.tasks.task import sample_count
 
 
 def answer(lab: Lab) -> Finding:
     """Train the task, the task with larger batches, and a wide network on 1, 2 and 4 processes."""
     counts = tuple(count for count in ((1, 2) if lab.quick else (1, 2, 4)) if count <= (gpus() or 4))
-    _refuse(lab.task, counts[-1])
+    _refuse(lab, counts[-1])
     size = Size(counts, *((6, 0.1, 10) if lab.quick else (9, 0.3, 50)), lab.seed)
     free = core_share(cores())
     curves = measured(workloads(lab.task, lab.quick), size, lab.folder)
@@ -35,7 +35,13 @@ def answer(lab: Lab) -> Finding:
     )  # fmt: skip
 
 
-def _refuse(task: Task, processes: int) -> None:
+def _refuse(lab: Lab, processes: int) -> None:
+    task = lab.task
+    if lab.budget is not None:
+        raise StudyError(
+            "the study of workers times the same steps on each number of processes, of which a budget cannot "
+            "leave any out; leave out --budget, and add --quick for fewer"
+        )
     if sample_count(task.train) is None:
         raise StudyError("a stream has no epoch to time; name a task whose training data have a length")
     if task.batch_size < processes:
