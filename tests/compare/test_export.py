@@ -14,7 +14,7 @@ import pytest
 from test_files import files_no_larger_than
 
 from fallline.compare import Comparison, ComparisonError
-from fallline.compare.exports.export import ADDED, COLUMNS, FORMATS, default_path, export, table
+from fallline.compare.exports.export import ADDED, COLUMNS, FORMATS, TRACKERS, default_path, export, table
 from fallline.compare.judgement.wording import last_line
 from synthetic import plan
 
@@ -186,6 +186,42 @@ def test_wandb_has_curves_settings_and_outcome_of_every_trial(some, tmp_path, mo
         assert [row["_step"] for row in run["history"]] == trial.curve.step
         assert [row["curve/valid_loss"] for row in run["history"]] == trial.curve.valid_loss
         assert run["summary"].get("result/test_loss") == trial.test_loss
+
+
+@pytest.fixture
+def given_up(trouble) -> Comparison:
+    """Two configurations on three seeds each, of which one was given up after its third."""
+    first, *_ = [trial for trial in trouble.trials if trial.status == "ok" and trial.spec.stage == "tune"]
+    whole, ended = (
+        [replace(first, spec=replace(first.spec, index=index, seed=seed)) for seed in range(3)]
+        for index in (0, 1)
+    )
+    last = replace(ended[-1], status="pruned", valid_loss=None, metrics={}, steps_to_target=None)
+    return replace(trouble, trials=[*whole, *ended[:-1], last])
+
+
+def test_trackers_are_given_no_loss_of_a_configuration_that_was_given_up(given_up, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setitem(TRACKERS, "wandb", lambda comparison, runs, place: kept.extend(runs))
+    export(given_up, "wandb", tmp_path)
+    assert [run.status for run in kept] == [run.labels["outcome"] for run in kept]
+    assert [run.status for run in kept] == ["ok"] * 3 + ["pruned"] * 3
+    for run, trial in zip(kept, given_up.trials, strict=True):
+        shown = {"valid_loss", "train_loss", "metric"} & {
+            name.removeprefix("result/") for name in run.results
+        }
+        assert shown == ({"valid_loss", "train_loss", "metric"} if run.status == "ok" else set())
+        assert [loss for _, loss in run.curves["curve/valid_loss"]] == trial.curve.valid_loss
+    assert [row["outcome"] for row in table(given_up)[1]] == ["ok"] * 5 + ["pruned"]
+
+
+def test_tensorboard_has_no_loss_of_a_configuration_that_was_given_up(given_up, tmp_path):
+    pytest.importorskip("tensorboard")
+    multiplexer = import_module("tensorboard.backend.event_processing.event_multiplexer").EventMultiplexer
+    folder = export(given_up, "tensorboard", tmp_path / "board")
+    events = multiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    shown = [run for run in events.Runs() if "result/valid_loss" in events.Runs()[run]["scalars"]]
+    assert sorted(shown) == sorted(run_name(trial) for trial in given_up.trials[:3])
 
 
 def run_name(trial) -> str:

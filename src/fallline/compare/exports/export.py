@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fallline.compare.exports.trackers import (
 )
 from fallline.compare.judgement.wording import last_line
 from fallline.compare.records import Comparison, Trial
+from fallline.compare.search.pruning import given_up
 from fallline.compare.storage.files import write_whole
 from fallline.core.errors import suggestion
 
@@ -153,7 +154,8 @@ def export(comparison: Comparison, form: str, out: str | Path) -> str:
     _check_form(form)
     try:
         if form in TRACKERS:
-            track(comparison, table(comparison)[1], form, str(out))
+            shown = _with_given_up(comparison)
+            track(shown, table(shown)[1], form, str(out))
         else:
             content = {"csv": _csv, "json": _json, "parquet": _parquet}[form](*table(comparison))
             Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +163,21 @@ def export(comparison: Comparison, form: str, out: str | Path) -> str:
     except OSError as error:
         raise ComparisonError(f"cannot write {out}: {error.strerror}; choose another --out") from None
     return str(out)
+
+
+def _with_given_up(comparison: Comparison) -> Comparison:
+    """Return the comparison with all trainings of configurations that were given up as pruned.
+
+    In a tracker runs are sorted by their losses, and only the last of these trainings would have none.
+    """
+    ended = {_configuration(trial) for trial in comparison.trials if trial.status == "pruned"}
+    trials = [given_up(trial) if _configuration(trial) in ended else trial for trial in comparison.trials]
+    return replace(comparison, trials=trials)
+
+
+def _configuration(trial: Trial) -> tuple[str, int, str, int]:
+    spec = trial.spec
+    return spec.arm, spec.study, spec.stage, spec.index
 
 
 def default_path(folder: Path, form: str) -> str:

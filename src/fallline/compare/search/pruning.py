@@ -126,7 +126,7 @@ class ByInstance(Pruner):
             return trial
         with quiet():
             gives_up = self._studies.trial(trial.spec).should_prune()
-        return _given_up(trial) if gives_up else trial
+        return given_up(trial) if gives_up else trial
 
     def finished(self, trial: Trial) -> None:
         """Take note of the loss of a training, and of the mean if it is the last of its configuration."""
@@ -145,8 +145,8 @@ class ByInstance(Pruner):
         return losses
 
 
-def _given_up(trial: Trial) -> Trial:
-    """Return a whole training as the last of a configuration that is given up: its curve alone is kept."""
+def given_up(trial: Trial) -> Trial:
+    """Return a whole training as one of a configuration that is given up: its curve alone is kept."""
     nothing = {"valid_loss": None, "metrics": {}, "test_loss": None, "test_metrics": {}}
     return replace(trial, status="pruned", steps_to_target=None, epochs_to_target=None, **nothing)
 
