@@ -11,8 +11,10 @@ from test_run import SMALL, quick
 from torch import nn
 from torch.utils.data import Dataset
 
-from fallline.compare import ComparisonError
+from fallline.compare import ComparisonError, compare
+from fallline.compare.advice.lr_range import recorded_or_swept
 from fallline.compare.storage.fingerprint import READ_BYTES, of_data, of_task
+from fallline.tasks import load
 
 
 def changed(at: tuple[int, ...], part: int = 0, side: str = "valid"):
@@ -124,6 +126,33 @@ def test_another_process_finds_the_same_code():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [code(), of_data(blobs()), of_task(blobs())]
+
+
+NAMED = """
+from dataclasses import replace
+from torch import nn
+from fallline.tasks import load
+
+def make_task():
+    def model():
+        return nn.Sequential(nn.Linear(64, 100), nn.GELU(), nn.Linear(100, 10))
+    return replace(load("digits"), model=model)
+"""
+
+
+def test_a_task_of_the_user_s_is_not_taken_for_a_built_in_one_of_the_same_name_and_shapes(tmp_path):
+    """Sizes, settings and data are the same: what the model computes has no fingerprint."""
+    out, file = tmp_path / "out", tmp_path / "named.py"
+    file.write_text(NAMED)
+    own, built_in = load(f"{file}:make_task"), load("digits")
+    assert (own.name, of_task(own), of_data(own)) == (built_in.name, of_task(built_in), of_data(built_in))
+    more = dict(task="digits", optimizers=["sgd"], trials=1, seeds=1, studies=1, workers=0, quiet=True)
+    compare(**more, out=out)
+    with pytest.raises(ComparisonError, match="its task's origin is fallline, not your own"):
+        compare(**{**more, "task": f"{file}:make_task", "out": out, "resume": True})
+    assert len(compare(**more, out=out, resume=True).trials) == 2
+    with pytest.raises(ComparisonError, match="the task's origin is fallline, not your own"):
+        recorded_or_swept(f"{file}:make_task", "sgd", out, 1)
 
 
 def test_resuming_on_other_data_is_refused_and_nothing_is_written(tmp_path):

@@ -208,7 +208,7 @@ def test_senseless_options_are_refused(monkeypatch, capsys, options, told):
 
 def test_another_run_is_refused(monkeypatch, capsys, recorded):
     code, _, err = run(monkeypatch, capsys, "digits", "--optimizer", "adam", "--run", recorded)
-    assert (code, "compares on 'blobs', not 'digits'" in err) == (2, True)
+    assert (code, "the task is blobs, not digits" in err) == (2, True)
     code, _, err = run(monkeypatch, capsys, *QUICK[:1], "--optimizer", "nadam", "--run", recorded)
     assert (code, "the comparison has no nadam; it has adam, sgd" in err) == (2, True)
 

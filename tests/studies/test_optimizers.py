@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -12,18 +13,22 @@ from fallline.studies import StudyError
 from fallline.studies.lab import Effort
 from fallline.studies.measuring.over_tasks import profiles, scores, table
 from fallline.studies.optimizers import FEW, STUDY
+from fallline.tasks.load import load
+
+SMALL = f"{Path(__file__).parents[1]}/compare/small_task.py:blobs"
 
 
 @pytest.fixture(scope="module")
 def made(new_lab):
-    lab = new_lab(effort=Effort(3, 1, 2))
+    """On a task of the user's that has the name of the study's own, and is not taken for it."""
+    lab = new_lab(replace(load(SMALL), name="digits"), effort=Effort(3, 1, 2))
     return lab, STUDY.answer(lab)
 
 
 def test_the_score_is_the_area_under_the_profile_of_recorded_trials(made):
     """With one task the profile is a step at r: the area up to 4 is (4 - r)/3."""
     lab, finding = made
-    lines = (lab.folder / "blobs" / "results.jsonl").read_text().splitlines()
+    lines = (lab.folder / "digits" / "results.jsonl").read_text().splitlines()
     trials = [t for t in map(json.loads, lines) if t["spec"]["stage"] == "tune"]
     passes = {}
     for name in FEW:
@@ -40,6 +45,7 @@ def test_the_score_is_the_area_under_the_profile_of_recorded_trials(made):
     assert fewest < inf
     scored = next(t for t in finding.tables if "AlgoPerf" in t.title)
     assert {row[0] for row in scored.rows} == set(FEW)
+    assert scored.columns[3:] == ["digits"]
     for row in scored.rows:
         ratio = passes[row[0]] / fewest
         exact = max(0.0, (4 - ratio) / 3) if ratio < inf else 0.0

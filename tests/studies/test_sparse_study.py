@@ -2,6 +2,7 @@
 
 import doctest
 import json
+from dataclasses import replace
 from statistics import mean
 
 import numpy as np
@@ -13,7 +14,7 @@ from fallline.compare.records import Comparison
 from fallline.studies.measuring import recovery
 from fallline.studies.measuring.families import density, interplay, relative, told
 from fallline.studies.measuring.recovery import RATE, STRENGTHS, recover
-from fallline.studies.sparse import STUDY
+from fallline.studies.sparse import STUDY, dense_tasks
 from fallline.tasks.load import load
 from synthetic import comparison
 
@@ -47,6 +48,17 @@ def test_the_rate_is_one_at_which_gradient_descent_settles():
     inputs, targets = load("sparse-recovery").train
     assert np.linalg.eigvalsh(inputs.T @ inputs / len(targets)).max() * RATE < 2
     assert list(STRENGTHS) == sorted(STRENGTHS)
+
+
+def test_a_task_of_the_user_s_may_be_called_as_the_study_s_own_or_as_a_dense_one(new_lab):
+    own = load("text-sparse")
+    assert _tasks(own, new_lab) == ["digits", "text-sparse(rows=300)"]
+    assert _tasks(replace(own, batch_size=16), new_lab) == ["digits"]
+    assert _tasks(replace(own, name="digits"), new_lab) == ["digits, built in"]
+
+
+def _tasks(task, new_lab) -> list[str]:
+    return [each.name for each in dense_tasks(new_lab(task, quick=False))]
 
 
 def planted(factor: float, seed: int) -> Comparison:

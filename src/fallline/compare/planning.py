@@ -213,6 +213,7 @@ def _new_plan(
         seed=request.seed or 0,
         fingerprint=fingerprint.of_task(task),
         data_fingerprint=fingerprint.of_data(task),
+        origin=task.origin,
     )
 
 

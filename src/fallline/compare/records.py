@@ -113,7 +113,8 @@ class Plan:
     configuration is tuned on ``instances`` seeds, the same for all, and judged by its mean loss.
     Of ``stacked`` trainings sums are made in another order, so results differ by rounding from single ones.
     ``versions`` and ``machine`` say where it ran. ``seed`` is where every training's seed is derived from;
-    ``fingerprint`` and ``data_fingerprint`` say whether the task and its data are still the same.
+    ``fingerprint`` and ``data_fingerprint`` say whether the task and its data are still the same, ``origin``
+    whether it comes with fallline: the name by which it was loaded, empty of any other, None if not noted.
     """
 
     task: str
@@ -143,6 +144,7 @@ class Plan:
     seed: int = 0
     fingerprint: str = ""
     data_fingerprint: str = ""
+    origin: str | None = None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":

@@ -65,9 +65,7 @@ def _other_versions(stored: Plan) -> list[str]:
 def _asked(request: Request, stored: Plan, task: Task, arms: Mapping[str, Arm]) -> dict[str, tuple[Any, Any]]:
     """Return what is asked for now and what was asked for then, where both must be the same."""
     return {
-        "task": (task.name, stored.task),
-        "task's model or settings": (fingerprint.of_task(task), stored.fingerprint),
-        "task's data": (fingerprint.of_data(task), stored.data_fingerprint),
+        **described(task, stored),
         "optimizers": (list(arms), list(stored.arms)),
         "search spaces": (_searched(arms, stored.arms), _searched(stored.arms, stored.arms)),
         "fixed settings": (_fixed(arms), _fixed(stored.arms)),
@@ -78,6 +76,21 @@ def _asked(request: Request, stored: Plan, task: Task, arms: Mapping[str, Arm]) 
         "way of training": (_way(stacks(request, stored)), _way(stored.stacked)),
         "trials": (_wanted_trials(request.trials, stored), stored.trials),
     }
+
+
+def described(task: Task, stored: Plan) -> dict[str, tuple[str, str]]:
+    """Return what ``task`` is and what that of a plan was, which are one task if all of it is the same."""
+    then = task.origin if stored.origin is None else stored.origin
+    return {
+        "task": (task.name, stored.task),
+        "task's origin": (_origin(task.origin), _origin(then)),
+        "task's model or settings": (fingerprint.of_task(task), stored.fingerprint),
+        "task's data": (fingerprint.of_data(task), stored.data_fingerprint),
+    }
+
+
+def _origin(built_in: str) -> str:
+    return "fallline" if built_in else "your own"
 
 
 def _searched(arms: Mapping[str, Arm], stored: Mapping[str, Arm]) -> dict[str, Any]:

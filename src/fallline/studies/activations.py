@@ -22,7 +22,7 @@ DEEP_LEVELS, DEEP_EPOCHS, DEEP_EFFORT = ("relu", "tanh", "sigmoid"), 10, Effort(
 
 def answer(lab: Lab) -> Finding:
     """Compare the activation functions, AdamW's learning rate tuned anew for each; then in 30 layers."""
-    levels, known = QUICK_LEVELS if lab.quick else tuple(ACTIVATIONS), lab.task.name == STUDY.task
+    levels, known = QUICK_LEVELS if lab.quick else tuple(ACTIVATIONS), lab.task.origin == STUDY.task
     wide, deep = map(with_activations, (lab.task, deep_narrow.make_task() if known else lab.task))
     wanted, twice = {"activation": levels}, known and not lab.quick
     comparison = lab.compare(

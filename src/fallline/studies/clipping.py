@@ -29,7 +29,7 @@ def answer(lab: Lab) -> Finding:
     """Train at many learning rates, without clipping and clipped to some norms."""
     task = shortened(lab.task, 0.5) if lab.quick else lab.task
     tasks, sizes = [task], [QUICK if lab.quick else USUAL]
-    if lab.task.name == STUDY.task and not lab.quick:
+    if lab.task.origin == STUDY.task and not lab.quick:
         tasks, sizes = [task, shortened(load("text-lstm"), LSTM_SHARE)], [USUAL, RECURRENT]
     share = 1 / len(tasks)
     made = {each.name: swept(lab, each, size, share) for each, size in zip(tasks, sizes, strict=True)}

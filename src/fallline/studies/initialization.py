@@ -21,7 +21,10 @@ DEEP_EPOCHS, DEEP_EFFORT = 5, Effort(4, 2, 3)
 
 def answer(lab: Lab) -> Finding:
     """Compare the initialisations, AdamW's learning rate tuned anew for each; then in 30 layers."""
-    levels, known = QUICK_LEVELS if lab.quick else (UNCHANGED, *INITIALIZATIONS), lab.task.name == STUDY.task
+    levels, known = (
+        QUICK_LEVELS if lab.quick else (UNCHANGED, *INITIALIZATIONS),
+        lab.task.origin == STUDY.task,
+    )
     layers = deep_narrow.make_task(initialization="default") if known else lab.task
     wide, deep = map(with_initializations, (lab.task, layers))
     wanted, twice = {SETTING: levels}, known and not lab.quick

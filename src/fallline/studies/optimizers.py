@@ -30,7 +30,7 @@ def answer(lab: Lab) -> Finding:
     if lab.task.target is None:
         raise StudyError("the task has no target to be fast to; give one, such as Task(target=0.1)")
     own = shortened(lab.task, QUICK_SHARE if lab.quick else SHARE)
-    further = list(OTHERS)[: 1 if lab.quick else None] if lab.task.name == STUDY.task else []
+    further = list(OTHERS)[: 1 if lab.quick else None] if lab.task.origin == STUDY.task else []
     tasks = [own, *(over_tasks.brief(load(name), **OTHERS[name]) for name in further)]
     names = FEW if lab.quick else [name for name in usual() if find(name).batch_size != 1]
     effort = replace(lab.effort, studies=min(lab.effort.studies, max(2, MOST // len(names))))

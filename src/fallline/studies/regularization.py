@@ -24,7 +24,7 @@ NOISY, NOISY_STEPS = "noisy-labels", 600
 
 def answer(lab: Lab) -> Finding:
     """Compare the penalties, here and on wrong labels, then follow both forms of L1 over their strength."""
-    everything = lab.task.name == STUDY.task and not lab.quick
+    everything = lab.task.origin == STUDY.task and not lab.quick
     task = counting(shortened(lab.task, 0.5) if lab.quick else lab.task)
     comparison = compared(lab, "penalties", task, 0.5 if everything else 0.7)
     strengths = followed(lab, task, 0.2 if everything else 0.3)

@@ -45,7 +45,9 @@ def load(name: str) -> Task:
         hint = suggestion(short, BUILT_IN)
         raise UnknownNameError(f"unknown task {name!r}{hint} (your own: path/to/file.py:function)")
     task = _made(BUILT_IN[short], _arguments(name) if "(" in name else {}, name)
-    return replace(task, name=name, summary=task.summary or BUILT_IN[short].summary)
+    task = replace(task, name=name, summary=task.summary or BUILT_IN[short].summary)
+    object.__setattr__(task, "origin", name)
+    return task
 
 
 def _made(listed: Listed, arguments: dict[str, Any], name: str) -> Task:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -118,6 +118,10 @@ class Task:
     evaluation: Callable[[nn.Module, Iterable[Batch]], tuple[Any, dict[str, Any]]] | None = None
     summary: str = ""
     reference: Reference | None = None
+
+    #: The name by which it was loaded if it comes with fallline, whatever it is called; empty if it does not,
+    #: or was changed since: a copy has another origin.
+    origin: ClassVar[str] = ""
 
     def __post_init__(self):
         check_model(self.model)

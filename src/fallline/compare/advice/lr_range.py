@@ -157,17 +157,16 @@ def recorded_or_swept(task: str, optimizer: str, run: Path | None, trials: int) 
     Raises:
         ComparisonError: no comparison in ``run``, another task's, or one that has not tuned ``optimizer``.
     """
+    from fallline.compare.resuming import described
     from fallline.compare.run import compare, read
 
     _check(sweep=(trials, 0))
     find(optimizer)
     if run is not None:
         comparison = read(run)
-        name = load(task).name
-        if comparison.plan.task != name:
-            raise ComparisonError(
-                f"{run} compares on {comparison.plan.task!r}, not {name!r}; choose another --run"
-            )
+        for what, (now, then) in described(load(task), comparison.plan).items():
+            if now != then:
+                raise ComparisonError(f"in {run} the {what} is {then}, not {now}; choose another --run")
         return tuned_in(comparison, optimizer)
     if trials == 0:
         return None
