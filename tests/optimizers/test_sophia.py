@@ -1,10 +1,14 @@
 """What only SophiaG promises: a curvature that is estimated between steps."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import fallline
+from fallline.gradients import clip_by_global_norm
+from fallline.transforms import skip_nonfinite
 from optimizers.cases import on_backend
 
 
@@ -137,3 +141,32 @@ def test_where_there_is_no_curvature_only_the_sign_of_tiny_averages_counts():
     optimizer = fallline.SophiaG([p], lr=1.0, betas=(0.0, 0.0), weight_decay=0.0)
     step(optimizer, p, [1e-12, -0.5e-15])
     assert p.tolist() == pytest.approx([-1.0, 0.5], rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("options", [{"skip_nonfinite": True}, {"before": [skip_nonfinite]}])
+def test_an_estimate_that_is_not_finite_is_left_out_where_such_steps_are(bad, options):
+    """Against a twin that never saw it; without the option the curvature is lost for good."""
+    params = [nn.Parameter(torch.linspace(-1, 1, 4)) for _ in range(3)]
+    one, twin, other = made = [
+        fallline.SophiaG([p], bs=4, **given) for p, given in zip(params, (options, {}, {}), strict=True)
+    ]
+    for t in range(6):
+        for optimizer, p in zip(made, params, strict=True):
+            if t % 2 == 0 and optimizer is not twin:
+                estimate(optimizer, p, [1.0, bad, 1.0, 1.0])
+            estimate(optimizer, p, torch.cos(t + torch.arange(4.0)).tolist())
+            step(optimizer, p, torch.sin(t + torch.arange(4.0)).tolist())
+    assert torch.equal(params[0], params[1])
+    assert torch.equal(one.state[params[0]]["hessian"], twin.state[params[1]]["hessian"])
+    assert (one.skipped_steps, other.skipped_steps) == (3, 0)
+    assert not other.state[params[2]]["hessian"].isfinite().all()
+
+
+def test_what_is_before_the_rules_is_for_the_gradients_of_steps():
+    p, norm = nn.Parameter(torch.zeros(2)), clip_by_global_norm(0.5)
+    optimizer = fallline.SophiaG([p], betas=(0.0, 0.0), before=[norm], skip_nonfinite=True)
+    estimate(optimizer, p, [3.0, 4.0])
+    assert optimizer.state[p]["hessian"].tolist() == [9.0, 16.0]
+    step(optimizer, p, [3.0, 4.0])
+    assert optimizer.state[p]["exp_avg"].tolist() == pytest.approx([0.3, 0.4])

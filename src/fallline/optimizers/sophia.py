@@ -1,13 +1,16 @@
 """SophiaG: steps divided by an estimate of the curvature, and limited."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any, Unpack
 
 from torch import Tensor
 
+from fallline.core.dispatch import Outcome
 from fallline.core.hyperparameter import Hyperparameter
 from fallline.core.optimizer import Extra, Optimizer
-from fallline.core.parts import Slot
+from fallline.core.parts import G, Slot, Sum
 from fallline.core.precision import counting
 from fallline.core.scalar import maximum, minimum
 from fallline.core.transform import Transform, transform
@@ -32,6 +35,12 @@ def scale_by_sophia(g, exp_avg, hessian, *, beta1=0.965, rho=0.04, bs=5120):
 def track_hessian(p, g, exp_avg, hessian, *, beta2):
     """Average the squares of an estimator's gradients; parameter and average stay as they are."""
     return p, exp_avg, beta2 * hessian + (1 - beta2) * (g * g)
+
+
+@cache
+def _tracking(vetoes: tuple[Sum, ...]) -> Transform:
+    """Return `track_hessian` with sums of the gradient by which an estimate is left out."""
+    return replace(track_hessian, sums=vetoes)
 
 
 class SophiaG(Optimizer):
@@ -121,9 +130,11 @@ class SophiaG(Optimizer):
         return with_decoupled_decay(group, scale_by_sophia)
 
     def transforms(self, group: Mapping[str, Any]) -> tuple[Transform, ...]:
-        """Return the whole chain for a parameter group; while the curvature is estimated, that alone."""
-        estimation = (track_hessian, *counting(group))
-        return estimation if self._estimates else super().transforms(group)
+        """Return the whole chain for a parameter group; of an estimate, that alone and what may veto it."""
+        if not self._estimates:
+            return super().transforms(group)
+        vetoes = (each for t in self.before for each in t.sums if each.vetoes and each.inputs == (G,))
+        return _tracking(tuple(vetoes)), *counting(group)
 
     def step(self, closure: Callable[[], Any] | None = None, bs: int | None = None) -> Any:
         """Update every parameter that has a gradient, from now on with ``bs`` if it is given."""
@@ -134,9 +145,15 @@ class SophiaG(Optimizer):
     step.hooked = True  # type: ignore[attr-defined]  # the step within runs the hooks
 
     def update_hessian(self) -> None:
-        """Take the gradients of a loss on labels drawn from the model into the estimate of the curvature."""
+        """Take the gradients of a loss on labels drawn from the model into the estimate of the curvature.
+
+        They are taken as they are: transforms ``before`` the rules, such as clipping, are for the gradients
+        of steps. With ``skip_nonfinite`` an estimate from gradients that are not finite is left out, and
+        counted in `skipped_steps`.
+        """
         self._estimates = True
         try:
-            self._advance()
+            if self._advance() is Outcome.VETOED:
+                self._note_veto()
         finally:
             self._estimates = False
