@@ -240,6 +240,28 @@ def test_what_was_not_declared_is_refused_before_anything_changes(function, back
     assert torch.equal(p, torch.ones(4, 3, dtype=D))
 
 
+@per_line(Slot("count", shape=lambda matrix: () if matrix[0] > 1 else None), norm="row")
+def counted_in_matrices(count, *, row_squares):
+    return {"count": count + 1, "norm": row_squares.sqrt()}
+
+
+@transform(sums=(ROW_SQUARES,), per_line=counted_in_matrices)
+def scale_by_norm_counted_in_matrices(g, norm):
+    return g / norm
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_slot_without_a_shape_is_refused_before_anything_changes(backend):
+    whole, vector = nn.Parameter(torch.ones(4, 3, dtype=D)), nn.Parameter(torch.ones(3, dtype=D))
+    rule = scale_by_norm_counted_in_matrices()
+    told = r"Slot\('count', shape=...\) of counted_in_matrices gave no shape .* \(1, 3\).* by vectors="
+    with pytest.raises(RuleError, match=told):
+        stepped([rule], [whole, vector], [[random(4, 3), random(3)]], backend)
+    assert torch.equal(whole, torch.ones(4, 3, dtype=D))
+    with pytest.raises(RuleError, match=told):
+        init(fallline.chain(rule, transforms.scale_by_learning_rate(0.1)), vector.detach())
+
+
 def plain(g, norm):
     return g / norm
 

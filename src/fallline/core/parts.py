@@ -100,7 +100,17 @@ class PerLine:
     def state_shapes(self, p: Shape) -> dict[str, Shape]:
         """Return the shape of each slot of a tensor of shape ``p``."""
         many, matrix = matrices(p, self.of_channels)
-        return {slot.name: (*many, *slot.shape(matrix)) for slot in self.slots}  # type: ignore[misc]
+        return {slot.name: (*many, *self._shape(slot, matrix)) for slot in self.slots}
+
+    def _shape(self, slot: Slot, matrix: Shape) -> Shape:
+        shape = slot.shape(matrix) if slot.shape else None
+        if shape is None:
+            raise RuleError(
+                f"Slot({slot.name!r}, shape=...) of {self.function.__name__} gave no shape for matrices of "
+                f"shape {matrix}, and a function of lines is given all of its slots: return a tuple, such as "
+                "() for one number, or name a transform for vectors by vectors="
+            )
+        return shape
 
 
 @dataclass(frozen=True)
