@@ -13,6 +13,7 @@ import pytest
 import torch
 from interrupted import ARM, SPEC, task
 
+from fallline.checkpoints.files import load, save
 from fallline.compare.records import Arm, Spec
 from fallline.compare.trials import checkpoint
 from fallline.compare.trials.checkpoint import Checkpoints, discard, file_name, random_state, set_random_state
@@ -116,6 +117,14 @@ def test_a_damaged_checkpoint_is_removed_and_the_training_begins_anew(folder, le
     assert Checkpoints(folder, task()).of(ARM, SPEC).load() is None
     assert not path.exists()
     path.write_bytes(content)
+    assert outcome(trained(folder)) == outcome(undisturbed)
+
+
+def test_a_checkpoint_that_the_optimizer_does_not_take_costs_nothing_but_time(folder, undisturbed):
+    """As when it was changed since: the model has been restored by then, and random numbers drawn."""
+    content = load(folder / file_name(SPEC))
+    content["state"]["optimizer"]["param_groups"][0]["params"].pop()
+    save(content, folder / file_name(SPEC))
     assert outcome(trained(folder)) == outcome(undisturbed)
 
 

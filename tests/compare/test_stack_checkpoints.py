@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from interrupted_stack import ARMS, SPECS, task
 
-from fallline.checkpoints.files import load
+from fallline.checkpoints.files import load, save
 from fallline.compare.trials import checkpoint
 from fallline.compare.trials.checkpoint import discard, file_name
 from fallline.compare.trials.stacking import run_stacked
@@ -123,6 +123,13 @@ def test_a_checkpoint_of_another_version_is_not_gone_on_from(folder, undisturbed
     own, models = counted()
     assert outcomes(trained(folder, GOING, own)) == {spec.key: undisturbed[spec.key] for spec in GOING}
     assert sum(model[-1].calls for model in models) == STEPS
+
+
+def test_a_checkpoint_that_the_optimizer_does_not_take_costs_nothing_but_time(folder, undisturbed):
+    content = load(folder / file_name(GOING[0]))
+    content["state"]["optimizer"]["param_groups"][0]["params"].pop()
+    save(content, folder / file_name(GOING[0]))
+    assert outcomes(trained(folder, GOING)) == {spec.key: undisturbed[spec.key] for spec in GOING}
 
 
 def test_each_has_one_file_until_its_trial_is_kept(tmp_path):

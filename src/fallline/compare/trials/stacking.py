@@ -19,7 +19,7 @@ from fallline.compare.records import Arm, Spec, Trial
 from fallline.compare.trials.checkpoint import CHECKPOINT_SECONDS, Checkpoints
 from fallline.compare.trials.gathered import Gathered
 from fallline.compare.trials.joint_steps import JointSteps, Problems
-from fallline.compare.trials.training import Training
+from fallline.compare.trials.training import Training, begun
 from fallline.compare.trials.trial import course, run_trial
 from fallline.tasks.data import Batch, each, sample_count
 from fallline.tasks.seeding import seeded
@@ -192,7 +192,7 @@ def _in_groups(
         arm = arms[spec.arm]
         try:
             with seeded(spec.seed):
-                training = Training(task, arm, spec, share, files)
+                training = begun(task, arm, spec, share, files)
         except Exception:
             yield run_trial(task, arm, spec, share)
             continue

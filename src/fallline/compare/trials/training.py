@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import islice
 from math import inf, isfinite
@@ -152,6 +152,23 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.curve, self.test = state["step"], Curve(**state["curve"]), state["test"]
         self.seconds_before = state["seconds"]
+
+
+def begun(
+    task: Task, arm: Arm, spec: Spec, share: float = 1.0, checkpoints: Checkpoints | None = None
+) -> Training:
+    """Return the training as it was saved, or at its beginning if it was not, or cannot go on from there.
+
+    An optimizer of the user's may have been changed since.
+    """
+    file = checkpoints and checkpoints.of(arm, spec)
+    if file and file.path.exists():
+        before = random_state()
+        with suppress(Exception):
+            return Training(task, arm, spec, share, checkpoints)
+        file.remove()
+        set_random_state(before)
+    return Training(task, arm, spec, share, checkpoints)
 
 
 @contextmanager

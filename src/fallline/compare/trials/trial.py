@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fallline.compare.records import Arm, Curve, Spec, Trial
 from fallline.compare.trials.checkpoint import CHECKPOINT_SECONDS, Checkpoints
-from fallline.compare.trials.training import Training
+from fallline.compare.trials.training import Training, begun
 from fallline.core.space import dimension, middle
 from fallline.tasks.seeding import seeded
 from fallline.tasks.task import Task
@@ -63,7 +63,7 @@ def run_trial(
     files = checkpoints and Checkpoints(checkpoints, task, share, checkpoint_seconds)
     with seeded(spec.seed):
         try:
-            training = Training(task, arm, spec, share, files)
+            training = begun(task, arm, spec, share, files)
         except Exception:
             seconds = time.perf_counter() - started
             return Trial(spec, "failed", Curve(), 0, seconds, error=traceback.format_exc())
