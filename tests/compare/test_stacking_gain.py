@@ -104,6 +104,13 @@ class Noisy(nn.Linear):
         return super().forward(x) + 1e-9 * np.random.rand()
 
 
+class AllColumns(nn.BatchNorm1d):
+    """Normalises batches past the module: the columns of all models side by side are summed up at once."""
+
+    def forward(self, x):
+        return torch.batch_norm(x, self.weight, self.bias, None, None, True, 0.1, self.eps, False)
+
+
 @pytest.mark.parametrize(
     ("model", "problem"),
     [
@@ -116,6 +123,7 @@ class Noisy(nn.Linear):
         (lambda: Hardening(2, 3), "evaluations differ"),
         (lambda: Silent(2, 3), "AssertionError"),
         (lambda: Noisy(2, 3), "random"),
+        (lambda: nn.Sequential(nn.Linear(2, 9), AllColumns(9)), "on how many are trained together"),
     ],
 )
 def test_what_cannot_be_stacked_is_refused_with_the_reason(blobs, model, problem):

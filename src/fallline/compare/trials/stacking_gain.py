@@ -162,6 +162,8 @@ def _fastest(task: Task, arm: Arm) -> Gain:
     if WIDTHS[0] * each > free:
         needs = f"{WIDTHS[0] * each / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         return Gain(problem=f"{WIDTHS[0]} trainings together need {needs}")
+    if _depend_on_others(task, arm):
+        return Gain(problem="its gradients depend on how many are trained together")
     alone, gain = _seconds(task, arm, 1), Gain(WIDTHS[0])
     for width in WIDTHS:
         if width * each > free:
@@ -171,6 +173,19 @@ def _fastest(task: Task, arm: Arm) -> Gain:
         if together * STEPS > SECONDS:
             break
     return gain
+
+
+def _depend_on_others(task: Task, arm: Arm) -> bool:
+    """Say whether the gradients of two trainings have other bits beside others: sums over all columns may."""
+    few, many = ([_training(task, arm, i) for i in range(WIDTHS[0])][first:] for first in (-2, 0))
+    for trainings in (few, many):
+        Stack(trainings).differentiate([next(training.batches) for training in trainings])
+    return not all(
+        torch.allclose(one.grad, other.grad, rtol=0, atol=0, equal_nan=True)
+        for mine, its in zip(few, many[-2:], strict=True)
+        for one, other in zip(mine.parameters, its.parameters, strict=True)
+        if one.grad is not None and other.grad is not None
+    )
 
 
 def _bytes(task: Task, arm: Arm) -> int:
