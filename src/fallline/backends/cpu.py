@@ -11,8 +11,10 @@ from torch.autograd.graph import increment_version
 from fallline.backends import kernel_cache, whole
 from fallline.backends.cpu_kernel import generate, generate_for_lines
 from fallline.backends.cpu_launch import Launch
-from fallline.backends.cpu_line_launch import LineLaunch, LineSums, ways
+from fallline.backends.cpu_line_launch import CpuLineSums, LineLaunch
 from fallline.backends.cpu_table import Table, Watch
+from fallline.backends.line_grids import ways
+from fallline.backends.line_sums import LineSums
 from fallline.backends.operands import ELEMENT, Signature, stream, traffic, writes
 from fallline.core import rounding, source
 from fallline.core.backend import AtOnce, Batch, Prepared, Sums
@@ -29,6 +31,7 @@ class Cpu:
 
     name, fuses = "cpu", True
     layout = torch.strided
+    generate, generate_for_lines = staticmethod(generate), staticmethod(generate_for_lines)
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Refuse what must stay visible to autograd, other devices, and tensors that are not plain memory."""
@@ -61,21 +64,20 @@ class Cpu:
 
     def source(self, batch: Batch) -> str:
         """Return the generated modules, and the source of rules on whole tensors and functions of lines."""
-        return "\n\n".join(text for one in batch.plan.passes for text in _sources(batch, one))
+        return "\n\n".join(text for one in batch.plan.passes for text in self._sources(batch, one))
+
+    def _sources(self, batch: Batch, one: Pass) -> list[str]:
+        if isinstance(one, WholePass):
+            return [source.text(one.transform.rule)]
+        dtypes = signature(batch)
+        if not one.lines:
+            return [self.generate(batch.plan, one, dtypes)]
+        kernels = [self.generate_for_lines(batch.plan, one, dtypes, way) for way in ways(one, batch.params)]
+        return [*kernels, source.text(one.then.function)] if one.then else kernels
 
     def traffic(self, batch: Batch, one: Pass) -> tuple[float, float] | None:
         """Return the bytes read and written per element."""
         return traffic(batch.plan, one, signature(batch)) if isinstance(one, ElementPass) else None
-
-
-def _sources(batch: Batch, one: Pass) -> list[str]:
-    if isinstance(one, WholePass):
-        return [source.text(one.transform.rule)]
-    dtypes = signature(batch)
-    if not one.lines:
-        return [generate(batch.plan, one, dtypes)]
-    kernels = [generate_for_lines(batch.plan, one, dtypes, way) for way in ways(one, batch.params)]
-    return [*kernels, source.text(one.then.function)] if one.then else kernels
 
 
 def signature(batch: Batch) -> Signature:
@@ -104,7 +106,7 @@ class Job(AtOnce):
         self._next = self._taken = 0
         self._stages = [self._stage(one, dtypes) for one in batch.plan.passes]
         self._line_sums = {
-            one: LineSums(one, batch, dtypes, self._table.addresses)
+            one: self._sums_over_lines(one)
             for one in batch.plan.passes
             if isinstance(one, ElementPass) and one.then
         }
@@ -126,6 +128,9 @@ class Job(AtOnce):
         if one.lines:
             return LineLaunch(one, self._batch, dtypes, arrays)
         return Launch(one, kernel_cache.load(generate(self._batch.plan, one, dtypes)), arrays)
+
+    def _sums_over_lines(self, one: ElementPass) -> LineSums:
+        return CpuLineSums(one, self._batch, self._dtypes)
 
     def ready(self, grads: Sequence[Tensor], settings: Mapping[int, Sequence[Any]]) -> bool:
         """Take the settings, and tell whether the table is right for the tensors as they are now."""
@@ -151,7 +156,7 @@ class Job(AtOnce):
             if stage.each.then:
                 self._run_lines(stage)
                 continue
-            stage.run()
+            self._run_kernel(stage)
             if stage.each.sums:
                 return stage.totals()
         self._finish()
@@ -169,11 +174,14 @@ class Job(AtOnce):
         for sums in self._line_sums.values():
             sums.release()
 
-    def _run_lines(self, stage: Launch) -> None:
+    def _run_kernel(self, stage: Any) -> None:
+        stage.run()
+
+    def _run_lines(self, stage: Any) -> None:
         """Take sums over lines, and evaluate the function of lines that reads them."""
         sums = self._line_sums[stage.each]
-        sums.begin()
-        stage.run()
+        sums.begin(self._table.addresses)
+        self._run_kernel(stage)
         with torch.no_grad():
             sums.evaluate(self._by_row(), self._step_of)
 

@@ -1,23 +1,10 @@
 """Code generation for passes that work on lines: the loop over lines around that over elements."""
 
-from collections.abc import Mapping
-from typing import Literal
-
 from fallline.backends.cpu_elements import Elements, block
+from fallline.backends.line_grids import MEETINGS, Meeting
 from fallline.backends.operands import ELEMENT, Operand, Signature, line_operands, rows
-from fallline.core.parts import LINES, Line
+from fallline.core.parts import LINES
 from fallline.core.plan import ElementPass, Plan
-
-#: How what there is one of per line meets the loop over elements: it is ``one`` for all of them, there is one
-#: for ``each``, or one for each that the next line meets again, ``across`` all of which sums go.
-Meeting = Literal["one", "each", "across"]
-#: How the kinds of lines meet the loop over elements: along the rows of matrices, along matrices of one
-#: column, along matrices of one element.
-MEETINGS: dict[str, Mapping[Line, Meeting]] = {
-    "rows": {"row": "one", "column": "across", "channel": "one"},
-    "columns": {"row": "each", "column": "one", "channel": "each"},
-    "elements": {"row": "each", "column": "each", "channel": "each"},
-}
 
 _LINES = '''
 
