@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fallline.backends.cpu import Cpu, Job, signature
-from fallline.backends.gpu_kernel import generate
-from fallline.backends.gpu_launch import Launch, load
+from fallline.backends.gpu_kernel import generate, generate_for_lines
+from fallline.backends.gpu_launch import ChunkLaunch, Launch, load
+from fallline.backends.gpu_line_launch import GpuLineSums, LineLaunch
 from fallline.backends.gpu_tables import Tables
+from fallline.backends.line_sums import LineSums
 from fallline.backends.operands import ELEMENT, rows
-from fallline.core import source
 from fallline.core.backend import Batch, Sums
 from fallline.core.parts import STEP
 from fallline.core.plan import ElementPass, Pass, WholePass
@@ -38,6 +39,7 @@ class Gpu(Cpu):
     """Executes plans by generated Triton kernels."""
 
     name, fuses = "gpu", True
+    generate, generate_for_lines = staticmethod(generate), staticmethod(generate_for_lines)
 
     def refuses(self, group: Mapping[str, Any], param: Tensor) -> str | None:
         """Refuse what must stay visible to autograd, other devices, and tensors that are not plain memory."""
@@ -48,22 +50,9 @@ class Gpu(Cpu):
         reason = missing() or self.refuses_tensor(group, param)
         return reason or (None if param.dtype in ELEMENT else f"{param.dtype} has no format")
 
-    def refuses_lines(self, divided: bool) -> str | None:
-        """Refuse them."""
-        return "it has no kernels for sums over rows, columns and channels"
-
     def prepare(self, batch: Batch) -> "GpuJob":
         """Generate the batch's kernels, and lay out its job."""
         return GpuJob(batch)
-
-    def source(self, batch: Batch) -> str:
-        """Return the generated modules, and the source of rules on whole tensors."""
-        return "\n\n".join(
-            generate(batch.plan, one, signature(batch))
-            if isinstance(one, ElementPass)
-            else source.text(one.transform.rule)
-            for one in batch.plan.passes
-        )
 
 
 class GpuJob(Job):
@@ -75,7 +64,8 @@ class GpuJob(Job):
         self._first_steps: dict[int, tuple[int, float]] = {}
         scalars = {slot.name for slot in batch.plan.scalar_slots}
         places = rows(batch.plan, signature(batch).beside)
-        self._of_elements = [row for name, row in places.items() if name not in scalars]
+        others = {*scalars, *batch.plan.line_numbers, *(each.name for each in batch.plan.line_sums)}
+        self._of_elements = [row for name, row in places.items() if name not in others]
         self._on_device: list[tuple[int, Tensor]] = []
         self._made = self._withheld = torch.zeros((), device=self._device)
         super().__init__(batch)
@@ -85,8 +75,13 @@ class GpuJob(Job):
     def _stage(self, one: Pass, dtypes: Any) -> Any:
         if isinstance(one, WholePass):
             return one
+        if one.lines:
+            return LineLaunch(one, self._batch, dtypes)
         module = load(generate(self._batch.plan, one, dtypes))
-        return Launch(one, module, self._table.sizes, self._device, dtypes.compute)
+        return ChunkLaunch(one, module, self._table.sizes, self._device, dtypes.compute)
+
+    def _sums_over_lines(self, one: ElementPass) -> LineSums:
+        return GpuLineSums(one, self._batch, self._dtypes)
 
     def _lay_out(self) -> None:
         """Put what kernels read beside each other, to be brought to the device in one piece."""
@@ -157,12 +152,25 @@ class GpuJob(Job):
                 self._run_whole(stage)
                 self._read = {}  # what it has made lies anew in each step
                 continue
-            self._read = self._read or self._there()
-            stage.run(self._read, self._withheld, self._aligned)
+            if stage.each.then:
+                self._read = {}  # and so do sums over lines, and what is given for each
+                self._run_lines(stage)
+                continue
+            self._run_kernel(stage)
             if stage.each.sums:
                 return stage.totals()
         self._finish()
         return None
+
+    def _run_lines(self, stage: Any) -> None:
+        sums = self._line_sums[stage.each]
+        assert isinstance(sums, GpuLineSums)
+        sums.withheld = None if self._withheld is self._made else self._withheld
+        super()._run_lines(stage)
+
+    def _run_kernel(self, stage: Any) -> None:
+        self._read = self._read or self._there()
+        stage.run(self._read, self._withheld, self._aligned)
 
     def _there(self) -> dict[str, Tensor]:
         """Return the tables on the device as they are to be now."""

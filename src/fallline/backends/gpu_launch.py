@@ -2,6 +2,7 @@
 
 import hashlib
 import linecache
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
@@ -13,6 +14,9 @@ from torch import Tensor
 from fallline.backends.formula import program
 from fallline.backends.gpu_kernel import BLOCK, CHUNK, REGISTERS, TENSORS
 from fallline.core.plan import ElementPass
+
+#: How kernels of elements are compiled: sums and products are rounded one by one, as torch rounds them.
+OPTIONS = {"enable_fp_fusion": False, "maxnreg": REGISTERS}
 
 
 @cache
@@ -26,8 +30,48 @@ def load(source: str) -> ModuleType:
     return module
 
 
-class Launch:
-    """A kernel of one element pass over tensors of these ``sizes`` on ``device``."""
+class Launch(ABC):
+    """A generated module of one pass on ``device``; ``owners`` tells which tensor each program works on."""
+
+    def __init__(
+        self,
+        each: ElementPass,
+        module: ModuleType,
+        owners: np.ndarray,
+        tensors: int,
+        device: torch.device,
+        compute: torch.dtype,
+    ):
+        self.each, self._module, self._tensors, self._device = each, module, tensors, device
+        width, sums = len(program(each).numbers), 0 if each.then else len(each.sums)
+        self._lengths = self._there(np.bincount(owners, minlength=tensors))
+        self._numbers = torch.zeros((tensors, width), dtype=compute, device=device)
+        self._keys = torch.zeros(tensors, dtype=torch.int64, device=device)
+        self._partials = torch.zeros((len(owners), sums), dtype=torch.float64, device=device)
+
+    def _there(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def run(self, of: Mapping[str, Tensor], withheld: Tensor, aligned: bool) -> None:
+        """Run the module over all tensors, reading these tables, unless it is ``withheld``."""
+        self._module.once[(-(-self._tensors // TENSORS),)](
+            of["addresses"], of["rows"], of["settings"], of["fresh"], of["sums"], of["bases"],
+            withheld, self._numbers, self._keys, self._tensors, _BLOCK=TENSORS,
+        )  # fmt: skip
+        if len(self._partials):
+            self._run_elements((of["addresses"], withheld, self._numbers, self._keys), aligned)
+
+    @abstractmethod
+    def _run_elements(self, tables: tuple[Tensor, ...], aligned: bool) -> None:
+        """Run what works on elements."""
+
+    def totals(self) -> Tensor:
+        """Return the sums of each tensor, added up in one order whatever ran first."""
+        return torch.segment_reduce(self._partials, "sum", lengths=self._lengths, axis=0, unsafe=True)
+
+
+class ChunkLaunch(Launch):
+    """A kernel over chunks of tensors of these ``sizes``."""
 
     def __init__(
         self,
@@ -37,33 +81,15 @@ class Launch:
         device: torch.device,
         compute: torch.dtype,
     ):
-        self.each, self._module, self._tensors = each, module, len(sizes)
         owners, starts = _chunks(sizes)
-        lengths = np.bincount(owners, minlength=self._tensors)
-        self._sizes, self._owners, self._starts, self._lengths = (
-            torch.from_numpy(x).to(device) for x in (sizes, owners, starts, lengths)
-        )
-        width = len(program(each).numbers)
-        self._numbers = torch.zeros((self._tensors, width), dtype=compute, device=device)
-        self._keys = torch.zeros(self._tensors, dtype=torch.int64, device=device)
-        self._partials = torch.zeros((len(starts), len(each.sums)), dtype=torch.float64, device=device)
+        super().__init__(each, module, owners, len(sizes), device, compute)
+        self._sizes, self._owners, self._starts = map(self._there, (sizes, owners, starts))
 
-    def run(self, of: Mapping[str, Tensor], withheld: Tensor, aligned: bool) -> None:
-        """Run the kernel over all tensors, reading these tables, unless it is ``withheld``."""
-        self._module.once[(-(-self._tensors // TENSORS),)](
-            of["addresses"], of["rows"], of["settings"], of["fresh"], of["sums"], of["bases"],
-            withheld, self._numbers, self._keys, self._tensors, _BLOCK=TENSORS,
+    def _run_elements(self, tables: tuple[Tensor, ...], aligned: bool) -> None:
+        self._module.elements[(len(self._partials),)](
+            *tables, self._sizes, self._owners, self._starts, self._partials, self._tensors,
+            _CHUNK=CHUNK, _BLOCK=BLOCK, _ALIGNED=aligned, **OPTIONS,
         )  # fmt: skip
-        if len(self._partials):
-            self._module.elements[(len(self._partials),)](
-                of["addresses"], withheld, self._numbers, self._keys, self._sizes, self._owners, self._starts,
-                self._partials, self._tensors, _CHUNK=CHUNK, _BLOCK=BLOCK, _ALIGNED=aligned,
-                enable_fp_fusion=False, maxnreg=REGISTERS,
-            )  # fmt: skip
-
-    def totals(self) -> Tensor:
-        """Return the sums of each tensor, added up in one order whatever ran first."""
-        return torch.segment_reduce(self._partials, "sum", lengths=self._lengths, axis=0, unsafe=True)
 
 
 def _chunks(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

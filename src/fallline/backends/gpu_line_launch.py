@@ -1,0 +1,85 @@
+"""A pass that works on lines on GPUs: a launch for each kind of tiles, and the function of lines."""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fallline.backends.gpu_kernel import generate_for_lines
+from fallline.backends.gpu_launch import OPTIONS, Launch, load
+from fallline.backends.gpu_line_grids import Tiled, Tiling, programs
+from fallline.backends.line_grids import grid
+from fallline.backends.line_sums import LineSums
+from fallline.backends.operands import Signature
+from fallline.core.backend import Batch
+from fallline.core.parts import STEP, Line, Shape
+from fallline.core.plan import ElementPass
+
+#: Lines of a stack at most: what is computed of them takes 16 MB each time.
+LINES = 1 << 22
+
+
+class LineLaunch(Launch):
+    """The kernels of one pass that works on lines: one for each kind of tiles that its tensors have."""
+
+    def __init__(self, each: ElementPass, batch: Batch, dtypes: Signature):
+        tensors = [Tiled(grid(each.lines, tuple(p.shape))) if p.numel() else None for p in batch.params]
+        kinds = list(dict.fromkeys(one.tiling for one in tensors if one))
+        modules = {way: load(generate_for_lines(batch.plan, each, dtypes, way)) for way in _ways(kinds)}
+        grids, table = programs(tensors)
+        of_tensors = [kinds.index(one.tiling) if one else -1 for one in tensors]
+        of_programs = np.array(of_tensors, np.int64)[table[:, 0]]
+        counts = np.bincount(of_programs, minlength=len(kinds)).tolist()
+        device = batch.params[0].device
+        super().__init__(
+            each, next(iter(modules.values())), table[:, 0], len(tensors), device, dtypes.compute
+        )
+        self._kernels = [(modules[one.way].elements, one, n) for one, n in zip(kinds, counts, strict=True)]
+        self._grids = self._there(grids)
+        self._programs = self._there(table[np.argsort(of_programs, kind="stable")])
+
+    def _run_elements(self, tables: tuple[Tensor, ...], aligned: bool) -> None:
+        before = 0
+        for elements, tiles, count in self._kernels:
+            elements[(count,)](
+                *tables, self._grids, self._programs, self._partials, self._tensors, before,
+                _MATRICES=tiles.matrices, _ROWS=tiles.rows, _COLUMNS=tiles.columns, _DIVISOR=tiles.divisor,
+                _ALIGNED=aligned, **OPTIONS,
+            )  # fmt: skip
+            before += count
+
+
+def _ways(kinds: Sequence[Tiling]) -> list[str]:
+    return list(dict.fromkeys([one.way for one in kinds] or ["rows"]))
+
+
+class GpuLineSums(LineSums):
+    """Sums over lines on a GPU, where nothing waits for the host."""
+
+    parts_in = torch.float64
+
+    def __init__(self, one: ElementPass, batch: Batch, dtypes: Signature):
+        super().__init__(one, batch, dtypes)
+        self.withheld: Tensor | None = None
+
+    def parts(self, kind: Line, shape: Shape) -> int:
+        """Return over how many tiles, or programs, a line goes."""
+        return Tiled(grid(self._one.lines, shape)).parts(kind)
+
+    def stacked(self, shape: Shape, matrix: Shape) -> int:
+        """Return as many tensors as have lines for a stack."""
+        return max(1, LINES // (prod(shape) // prod(matrix) * sum(matrix)))
+
+    def at_once(self, matrix: Shape) -> int:
+        """Return as many matrices as have lines for a stack, and those of one tensor at least."""
+        return max(1, LINES // sum(matrix))
+
+    def step(self, i: int, counted: float) -> Tensor:
+        """Return the number of the step on the device: what the host has counted a graph would repeat."""
+        return self._batch.states[i][STEP].double() + 1
+
+    def keep(self, old: Tensor, new: Tensor) -> None:
+        """Store new state in place of old, unless the step is withheld."""
+        old.copy_(new if self.withheld is None else torch.where(self.withheld == 0, new, old))
