@@ -27,26 +27,35 @@ def key(o: Operand) -> str:
     return f"{o.key} = _narrow.key(tl.load(_keys + _t), {o.stream})"
 
 
-def load(o: Operand, compute: torch.dtype, mask: str) -> str:
-    """Return the line that loads it for the elements ``_k`` of which those of ``mask`` exist."""
-    at, kept_as = ", ".join(o.pointers), o.kept_as
+def load(o: Operand, compute: torch.dtype, mask: str, base: str = "") -> str:
+    """Return the line that loads it for the elements ``_k`` of which those of ``mask`` exist.
+
+    With a ``base``, a scalar, they are those at ``_offset`` from it: that takes fewer registers.
+    """
+    (at, k), kept_as = _places(o, base), o.kept_as
     if isinstance(kept_as, Codes):
         kind = f"{kept_as.bits}, {kept_as.signed}"
         return f"{o.name} = _narrow.load_codes({at}, _first, _end, {mask}, _BLOCK, {kind})"
     if isinstance(kept_as, (Kahan, Split)):
         kind = type(kept_as).__name__.lower()
-        return f"{o.name} = _narrow.load_{kind}({at}, _k, {mask})"
-    return f"{o.name} = _narrow.load({at}, _k, {mask}).to({TYPES[compute]})"
+        return f"{o.name} = _narrow.load_{kind}({at}, {k}, {mask})"
+    return f"{o.name} = _narrow.load({at}, {k}, {mask}).to({TYPES[compute]})"
 
 
-def store(o: Operand, mask: str) -> str:
-    """Return the line that stores it."""
-    at, kept_as = ", ".join(o.pointers), o.kept_as
+def store(o: Operand, mask: str, base: str = "") -> str:
+    """Return the line that stores it; random bits follow from ``_k`` itself."""
+    (at, k), kept_as = _places(o, "" if o.access.random else base), o.kept_as
     if isinstance(kept_as, Codes):
         kind = f"{kept_as.bits}, {kept_as.signed}"
         return f"_narrow.store_codes({at}, _first, _end, _k, {o.name}, {mask}, {o.key}, {kind})"
     if isinstance(kept_as, (Kahan, Split)):
-        return f"_narrow.store_{type(kept_as).__name__.lower()}({at}, _k, {o.name}, {mask})"
+        return f"_narrow.store_{type(kept_as).__name__.lower()}({at}, {k}, {o.name}, {mask})"
     if o.access.random:
-        return f"_narrow.store_random({at}, _k, {o.name}, {mask}, {o.key})"
-    return f"_narrow.store({at}, _k, {o.name}, {mask})"
+        return f"_narrow.store_random({at}, {k}, {o.name}, {mask}, {o.key})"
+    return f"_narrow.store({at}, {k}, {o.name}, {mask})"
+
+
+def _places(o: Operand, base: str) -> tuple[str, str]:
+    """Return the addresses of its parts, and the elements to be counted from there."""
+    moved = [f"{at} + {base}" for at in o.pointers] if base else o.pointers
+    return ", ".join(moved), "_offset" if base else "_k"

@@ -66,12 +66,12 @@ class Elements:
         lines += [line for o in found.values() for line in addresses(o)]
         return lines + [key(o) for o in self._stores if o.access.random or o.codes]
 
-    def _rule(self, mask: str) -> list[str]:
-        """Return the rule on the elements ``_k`` of which those of ``mask`` exist."""
+    def _rule(self, mask: str, base: str = "") -> list[str]:
+        """Return the rule on the elements ``_k`` of which those of ``mask`` exist; ``base`` as in `load`."""
         double = self._dtypes.compute == torch.float64
-        loads = [load(o, self._dtypes.compute, mask) for o in self._loads]
+        loads = [load(o, self._dtypes.compute, mask, base) for o in self._loads]
         lines = [triton_line(line, double) for line in self._code.element]
-        return [*loads, *lines, *(store(o, mask) for o in self._stores)]
+        return [*loads, *lines, *(store(o, mask, base) for o in self._stores)]
 
     def _clearing(self, shape: str) -> list[str]:
         return [f"_total_{n} = tl.zeros({shape}, tl.float64)" for n in self._sums]

@@ -15,9 +15,13 @@ TILE, LINE = 1024, 128
 #: Tiles that one program works on, below each other as far as possible: sums over columns are left in fewer
 #: parts then.
 TILES = 16
-#: What tells a kernel how it goes over a tensor, and what a program of it works on.
-TENSOR = "_count", "_height", "_width", "_deep", "_high", "_wide"
-PROGRAM = "_t", "_first", "_top", "_left", "_place"
+#: Rows of more elements are worked on one by one, so that places in a tile are numbers of 32 bits.
+LONG = 1 << 20
+#: What tells a kernel how a tensor lies: rows and columns of its matrices, parts of sums over each of them.
+TENSOR = "_height", "_width", "_row_parts", "_column_parts"
+#: What tells it what a program works on: the tensor, the first matrix, row and column, how many of each,
+#: which part of sums over columns that is, and the place among all programs.
+PROGRAM = "_t", "_first", "_top", "_left", "_deep", "_high", "_wide", "_down", "_place"
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Tiled:
     def tiling(self) -> Tiling:
         """Its tiles: as wide as a line of them can be, as high as they can be then."""
         count, height, width = map(_power_of_2, self.shape)
-        columns = min(width, LINE)
+        columns = min(width, LINE if width <= LONG else TILE)
         rows = min(height, TILE // columns)
         matrices = min(count, TILE // (columns * rows))
         columns = min(width, TILE // (rows * matrices))
@@ -70,24 +74,35 @@ class Tiled:
 
     def parts(self, kind: Line) -> int:
         """Return in how many parts kernels leave the sum over each line of a kind."""
-        _, height, width = self.shape
-        sizes = {"one": -(-width // self.tiling.columns), "across": -(-height // self.span[1]), "each": 1}
-        return sizes[MEETINGS[self.over.way][kind]]
+        meeting = MEETINGS[self.over.way][kind]
+        return {"one": self.row_parts, "across": self.column_parts, "each": 1}[meeting]
+
+    @property
+    def row_parts(self) -> int:
+        """The parts of the sum over a row."""
+        return -(-self.shape[2] // self.tiling.columns)
+
+    @property
+    def column_parts(self) -> int:
+        """The parts of the sum over a column."""
+        return -(-self.shape[1] // self.span[1])
 
     def programs(self) -> np.ndarray:
-        """Return where each of its programs begins: matrix, row and column."""
+        """Return its programs: where each begins, how much it works on, and which part down a column."""
         starts = [np.arange(0, n, size) for n, size in zip(self.shape, self.span, strict=True)]
-        return np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3)
+        first = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3)
+        size = np.minimum(self.span, self.shape - first)
+        return np.column_stack([first, size, first[:, 1] // self.span[1]])
 
 
 def programs(tensors: Sequence[Tiled | None]) -> tuple[np.ndarray, np.ndarray]:
     """Return, as `TENSOR` and `PROGRAM` say, how a kernel goes over tensors; None has no elements."""
-    tiled = [(t, each) for t, each in enumerate(tensors) if each]
-    grids = np.array([(*each.shape, *each.span) if each else (0,) * 6 for each in tensors], np.int64)
-    starts = [each.programs() for _, each in tiled]
-    owners = np.repeat([t for t, _ in tiled], list(map(len, starts))).astype(np.int64)
-    found = np.concatenate([*starts, np.zeros((0, 3), np.int64)])
-    return grids, np.column_stack([owners, found, np.arange(len(owners))]).astype(np.int64)
+    grids = [(*each.shape[1:], each.row_parts, each.column_parts) if each else (0,) * 4 for each in tensors]
+    nothing = np.zeros((0, 7), np.int64)
+    found = [each.programs() if each else nothing for each in tensors]
+    owners = np.repeat(np.arange(len(tensors)), list(map(len, found)))
+    table = np.column_stack([owners, np.concatenate([*found, nothing]), np.arange(len(owners))])
+    return np.array(grids, np.int64), table.astype(np.int64)
 
 
 def _power_of_2(n: int) -> int:

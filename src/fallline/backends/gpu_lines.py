@@ -21,32 +21,37 @@ def elements(
 {program}
     _at_grid = _grids + _t * {numbers_of_tensor}
 {tensor}
-    _width, _left = tl.multiple_of(_width, _DIVISOR), tl.multiple_of(_left, _COLUMNS)
-    _right = tl.minimum(_width - _left, _wide)
-    _row_parts, _column_parts, _place_down = tl.cdiv(_width, _COLUMNS), tl.cdiv(_height, _high), _top // _high
     if tl.load(_withheld) != 0:
         return
+    _width, _left = tl.multiple_of(_width, _DIVISOR), tl.multiple_of(_left, _COLUMNS)
+    _wide = tl.multiple_of(_wide.to(tl.int32), _DIVISOR)
+    _i, _j = tl.arange(0, _MATRICES)[:, None, None], tl.arange(0, _ROWS)[None, :, None]
+    _l = tl.arange(0, _COLUMNS)[None, None, :]
+    _row, _column = _i * _height.to(tl.int32) + _j, _i * _width.to(tl.int32) + _l
+    _offset, _part = _row * _width.to(tl.int32) + _l, _i * (_height * _row_parts).to(tl.int32) + _j
 {before}
-    for _matrix in range(_first, tl.minimum(_count, _first + _deep), _MATRICES):
-        _i = _matrix + tl.arange(0, _MATRICES)[:, None, None]
-        for _beside in range(0, _right, _COLUMNS):
-            _l = _left + _beside + tl.arange(0, _COLUMNS)[None, None, :]
-            _column, _in_columns = _i * _width + _l, (_i < _count) & (_l < _width)
-            _place_beside = (_left + _beside) // _COLUMNS
+    for _deeper in range(0, _deep.to(tl.int32), _MATRICES):
+        _matrix, _here = _first + _deeper, _i < _deep.to(tl.int32) - _deeper
+        for _beside in range(0, _wide, _COLUMNS):
+            _in_columns, _from = _here & (_l < _wide - _beside), _left + _beside
+            _columns = _matrix * _width + _from
 {columns}
-            for _line in range(_top, tl.minimum(_height, _top + _high), _ROWS):
-                _j = _line + tl.arange(0, _ROWS)[None, :, None]
-                _row, _in_rows = _i * _height + _j, (_i < _count) & (_j < _height)
-                _k, _mask = _row * _width + _l, _in_rows & (_l < _width)
+            for _below in range(0, _high.to(tl.int32), _ROWS):
+                _in_rows = _here & (_j < _high.to(tl.int32) - _below)
+                _rows = _matrix * _height + _top + _below
+                _base, _mask = _rows * _width + _from, _in_rows & _in_columns
+                _k = _base + _offset
 {body}
 {down}
 {after}
 '''
 
 #: Where a number of a line lies, by how it meets the elements of a tile, and which of them exist.
-_PLACES: dict[Meeting, tuple[str, str]] = {
-    "one": ("_row", "_in_rows"), "each": ("_k", "_mask"), "across": ("_column", "_in_columns"),
-}  # fmt: skip
+_PLACES: dict[Meeting, tuple[str, str, str]] = {
+    "one": ("_rows", "_row", "_in_rows"),
+    "each": ("_base", "_offset", "_mask"),
+    "across": ("_columns", "_column", "_in_columns"),
+}
 
 
 class LineElements(Elements):
@@ -72,7 +77,9 @@ class LineElements(Elements):
             tensor=block([f"{n} = tl.load(_at_grid + {i})" for i, n in enumerate(TENSOR)], 1),
             before=block([*self._finding(), *self._clearing("[_MATRICES, _ROWS, _COLUMNS]")], 1),
             columns=block([*self._loading("across"), *self._clearing_columns()], 3),
-            body=block([*self._loading("one", "each"), *self._rule("_mask"), *self._adding(summand)], 4),
+            body=block(
+                [*self._loading("one", "each"), *self._rule("_mask", "_base"), *self._adding(summand)], 4
+            ),
             down=block(self._leaving_columns(), 3),
             after=block(self._leaving("_place"), 1),
         )
@@ -80,19 +87,21 @@ class LineElements(Elements):
     def _finding(self) -> list[str]:
         lines = super()._finding()
         for o, meeting in self._line_numbers:
-            (at,) = o.pointers
-            lines.append(f"{at} = {self._found(o.name)}.to(tl.pointer_type({self._number_type}))")
-            if meeting != "one":
-                lines.append(f"if _DIVISOR % 4 == 0:\n    {at} = tl.multiple_of({at}, 16)")
-        return lines + [f"_to_{n} = {self._found(n)}" for n, _ in self._line_sums]
+            lines += self._found(o.pointers[0], o.name, meeting)
+        for n, meeting in self._line_sums:
+            lines += self._found(f"_to_{n}", n, meeting)
+        return lines
 
-    def _found(self, name: str) -> str:
-        return f"tl.load(_addresses + {self._places[name]} * _tensors + _t)"
+    def _found(self, at: str, name: str, meeting: Meeting) -> list[str]:
+        """Return the lines that find what there is one of per line; rows of 16 bytes follow each other so."""
+        address = f"tl.load(_addresses + {self._places[name]} * _tensors + _t)"
+        wide = [f"if _DIVISOR % 4 == 0:\n    {at} = tl.multiple_of({at}, 16)"] if meeting != "one" else []
+        return [f"{at} = {address}.to(tl.pointer_type({self._number_type}))", *wide]
 
     def _loading(self, *meetings: Meeting) -> list[str]:
         """Return the lines that load the numbers that meet elements in one of these ways."""
         return [
-            f"{o.name} = _narrow.load({o.pointers[0]}, {', '.join(_PLACES[meeting])})"
+            "{} = _narrow.load({} + {}, {}, {})".format(o.name, *o.pointers, *_PLACES[meeting])
             for o, meeting in self._line_numbers
             if meeting in meetings
         ]
@@ -102,12 +111,13 @@ class LineElements(Elements):
         for n, meeting in self._line_sums:
             value = summand.format(n)
             if meeting == "each":
-                lines.append(self._stored(n, self._number_type, "_k", value, "_mask"))
+                lines.append(f"tl.store(_to_{n} + _base + _offset, {value}, mask=_mask)")
             elif meeting == "across":
                 lines.append(f"_total_{n} += {value}.to(tl.float64)")
             else:
                 total = f"tl.sum({value}.to(tl.float64), 2, keep_dims=True)"
-                place = "(_i * _row_parts + _place_beside) * _height + _j"
+                number = "_matrix * _row_parts + _from // _COLUMNS"
+                place = f"(({number}) * _height + _top + _below) + _part"
                 lines += self._left(n, "_row_parts", place, total, "_in_rows")
         return lines
 
@@ -119,7 +129,7 @@ class LineElements(Elements):
         return [f"_total_{n} = tl.zeros({shape}, tl.float64)" for n in self._across()]
 
     def _leaving_columns(self) -> list[str]:
-        place = "(_i * _column_parts + _place_down) * _width + _l"
+        place = "((_matrix * _column_parts + _down) * _width + _from) + _column"
         totals = [(n, f"tl.sum(_total_{n}, 1, keep_dims=True)") for n in self._across()]
         return [
             line
@@ -129,9 +139,6 @@ class LineElements(Elements):
 
     def _left(self, name: str, parts: str, place: str, total: str, mask: str) -> list[str]:
         """Return the lines that leave a sum, in float64 if it is one of several parts."""
-        whole = self._stored(name, self._number_type, place, f"_sum.to({self._number_type})", mask)
-        part = self._stored(name, "tl.float64", place, "_sum", mask)
+        whole = f"tl.store(_to_{name} + {place}, _sum.to({self._number_type}), mask={mask})"
+        part = f"tl.store(_to_{name}.to(tl.pointer_type(tl.float64)) + {place}, _sum, mask={mask})"
         return [f"_sum = {total}", f"if {parts} == 1:", f"    {whole}", "else:", f"    {part}"]
-
-    def _stored(self, name: str, kind: str, place: str, value: str, mask: str) -> str:
-        return f"tl.store(_to_{name}.to(tl.pointer_type({kind})) + {place}, {value}, mask={mask})"
