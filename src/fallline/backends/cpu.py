@@ -180,7 +180,8 @@ class Job(AtOnce):
     def _run_lines(self, stage: Any) -> None:
         """Take sums over lines, and evaluate the function of lines that reads them."""
         sums = self._line_sums[stage.each]
-        sums.begin(self._table.addresses)
+        sums.begin(lambda shape, dtype: torch.empty(shape, dtype=dtype))
+        sums.enter(self._table.addresses, Tensor.data_ptr)
         self._run_kernel(stage)
         with torch.no_grad():
             sums.evaluate(self._by_row(), self._step_of)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fallline.backends.cpu import Cpu, Job, signature
 from fallline.backends.gpu_kernel import generate, generate_for_lines
 from fallline.backends.gpu_launch import ChunkLaunch, Launch, load
-from fallline.backends.gpu_line_launch import GpuLineSums, LineLaunch
+from fallline.backends.gpu_line_launch import GpuLineSums, LineLaunch, LineMemory
 from fallline.backends.gpu_tables import Tables
 from fallline.backends.line_sums import LineSums
 from fallline.backends.operands import ELEMENT, rows
@@ -70,7 +70,14 @@ class GpuJob(Job):
         self._made = self._withheld = torch.zeros((), device=self._device)
         super().__init__(batch)
         self._sums = torch.zeros(self._sums.shape, dtype=torch.float64, device=self._device)
+        self._memory = self._line_memory(places)
         self._lay_out()
+
+    def _line_memory(self, places: Mapping[str, int]) -> LineMemory:
+        plan = self._batch.plan
+        lines = [places[n] for n in (*plan.line_numbers, *(each.name for each in plan.line_sums))]
+        found = slice(min(lines, default=0), 1 + max(lines, default=-1))
+        return LineMemory(list(self._line_sums.values()), found, len(self._batch.params), self._device)
 
     def _stage(self, one: Pass, dtypes: Any) -> Any:
         if isinstance(one, WholePass):
@@ -145,6 +152,7 @@ class GpuJob(Job):
             self._table.set_grads(grads, self._in_order)
             self._table.stage()
             self._read: dict[str, Tensor] = {}
+            self._memory.begin()
         while self._next < len(self._stages):
             stage = self._stages[self._next]
             self._next += 1
@@ -153,7 +161,6 @@ class GpuJob(Job):
                 self._read = {}  # what it has made lies anew in each step
                 continue
             if stage.each.then:
-                self._read = {}  # and so do sums over lines, and what is given for each
                 self._run_lines(stage)
                 continue
             self._run_kernel(stage)
@@ -166,7 +173,9 @@ class GpuJob(Job):
         sums = self._line_sums[stage.each]
         assert isinstance(sums, GpuLineSums)
         sums.withheld = None if self._withheld is self._made else self._withheld
-        super()._run_lines(stage)
+        self._run_kernel(stage)
+        with torch.no_grad():
+            sums.evaluate(self._by_row(), self._step_of)
 
     def _run_kernel(self, stage: Any) -> None:
         self._read = self._read or self._there()
@@ -181,7 +190,13 @@ class GpuJob(Job):
             there = self._tables.there
         for i, value in self._on_device:
             there["settings"].view(-1)[i].copy_(value)
+        self._memory.enter(there["addresses"])
         return there | {"sums": self._sums}
+
+    def release(self) -> None:
+        """Let go of the gradients, and of what was made per line."""
+        super().release()
+        self._memory.release()
 
     def _finish(self) -> None:
         super()._finish()

@@ -19,6 +19,8 @@ from fallline.core.plan import ElementPass
 
 #: Lines of a stack at most: what is computed of them takes 16 MB each time.
 LINES = 1 << 22
+#: Bytes at whose multiples stacks begin.
+ALIGNMENT = 16
 
 
 class LineLaunch(Launch):
@@ -83,3 +85,47 @@ class GpuLineSums(LineSums):
     def keep(self, old: Tensor, new: Tensor) -> None:
         """Store new state in place of old, unless the step is withheld."""
         old.copy_(new if self.withheld is None else torch.where(self.withheld == 0, new, old))
+
+
+class LineMemory:
+    """Memory of a step for the lines of a batch, in one piece: what lies where in it stays the same.
+
+    ``rows`` are those of the table of addresses in which kernels look for what there is one of per line.
+    """
+
+    def __init__(self, sums: Sequence[LineSums], rows: slice, tensors: int, device: torch.device):
+        self._sums, self._rows, self._device = sums, rows, device
+        self._bytes = self._divide(torch.empty(1 << 62, dtype=torch.uint8, device="meta"))
+        offsets = np.zeros((rows.stop, tensors), np.int64)
+        for each in sums:
+            each.enter(offsets, lambda stack: int(stack.storage_offset()) * stack.element_size())
+        self._offsets = torch.from_numpy(offsets[rows]).to(device)
+        self.release()
+
+    def begin(self) -> None:
+        """Take memory for a step."""
+        self._memory = torch.empty(self._bytes, dtype=torch.uint8, device=self._device)
+        self._divide(self._memory)
+
+    def enter(self, addresses: Tensor) -> None:
+        """Enter into the table on the device where the lines of this step are."""
+        if self._sums:
+            torch.add(self._offsets, self._memory.data_ptr(), out=addresses[self._rows])
+
+    def release(self) -> None:
+        """Let go of it."""
+        self._memory = torch.empty(0, dtype=torch.uint8, device=self._device)
+
+    def _divide(self, memory: Tensor) -> int:
+        """Let all sums take room in ``memory``; return how many bytes they take."""
+        used = 0
+
+        def room(shape: Shape, dtype: torch.dtype) -> Tensor:
+            nonlocal used
+            begin, size = used, prod(shape) * dtype.itemsize
+            used += -(-size // ALIGNMENT) * ALIGNMENT
+            return memory[begin : begin + size].view(dtype).view(shape)
+
+        for each in self._sums:
+            each.begin(room)
+        return used

@@ -65,7 +65,7 @@ class LineElements(Elements):
             (o, meetings[plan.line_numbers[o.name]]) for o in line_operands(plan, each, dtypes)
         ]
         over: list[tuple[str, Line]] = [(one.name, one.over) for one in each.sums if one.over in LINES]  # type: ignore[misc]
-        self._line_sums = [(name, meetings[kind]) for name, kind in over]
+        self._line_sums: list[tuple[str, Meeting]] = [(name, meetings[kind]) for name, kind in over]
 
     def function(self) -> str:
         """Return the source of the kernel, which works on tiles."""

@@ -18,6 +18,9 @@ from fallline.core.backend import Batch
 from fallline.core.parts import ROUNDING, SHAPE, STEP, Line, Shape, line_shape, matrices
 from fallline.core.plan import ElementPass
 
+#: What gives memory for a tensor of a shape and type.
+Room = Callable[[Shape, torch.dtype], Tensor]
+
 
 @dataclass(frozen=True)
 class Group:
@@ -51,7 +54,7 @@ class _Rooms:
 
 
 class LineSums(ABC):
-    """The sums over lines of all tensors of a batch; kernels find their memory by the table of addresses."""
+    """The sums over lines that a pass takes of all tensors of a batch, and what is made of them."""
 
     #: The type in which kernels leave sums over parts of lines; None: the type of the arithmetic.
     parts_in: torch.dtype | None = None
@@ -60,7 +63,6 @@ class LineSums(ABC):
         assert one.then
         self._one, self._batch, self._once = one, batch, one.then
         self._compute, self._rounding = dtypes.compute, dtypes.rounding
-        self._device = batch.params[0].device
         self._places = rows(batch.plan, dtypes.beside)
         self._groups = list(self._grouped())
         self._rooms: list[_Rooms] = []
@@ -96,36 +98,36 @@ class LineSums(ABC):
             for a in range(0, len(members), size):
                 yield Group(np.array(members[a : a + size]), row, shape, matrix)
 
-    def begin(self, addresses: np.ndarray) -> None:
-        """Make room for sums, and for what is given, and enter it into the table of addresses."""
-        self._rooms = [self._made(group) for group in self._groups]
+    def begin(self, room: Room) -> None:
+        """Take room for sums, and for what is given."""
+        self._rooms = [self._made(group, room) for group in self._groups]
+
+    def enter(self, addresses: np.ndarray, where: Callable[[Tensor], int]) -> None:
+        """Enter into the table ``addresses`` where that room is."""
         for group, rooms in zip(self._groups, self._rooms, strict=True):
             for name, stack in (rooms.given | rooms.sums | rooms.parts).items():
                 size = stack.numel() * stack.element_size() // len(group.members)
-                places = stack.data_ptr() + np.arange(len(group.members)) * size
+                places = where(stack) + np.arange(len(group.members)) * size
                 addresses[self._places[name], group.members] = places
 
-    def _made(self, group: Group) -> _Rooms:
+    def _made(self, group: Group, room: Room) -> _Rooms:
         size, kinds = len(group.members) * group.count, {each.name: each.over for each in self._one.sums}
-        sums = {name: self._room(size, *line_shape(kind, group.matrix)) for name, kind in kinds.items()}  # type: ignore[arg-type]
+        shapes = {name: line_shape(kind, group.matrix) for name, kind in kinds.items()}  # type: ignore[arg-type]
+        sums = {name: room((size, *shape), self._compute) for name, shape in shapes.items()}
         parts = {}
         for name, kind in kinds.items():
             count = self.parts(kind, group.shape)  # type: ignore[arg-type]
             if count > 1:
-                length = max(line_shape(kind, group.matrix))  # type: ignore[arg-type]
-                parts[name] = self._room(size, count, length, dtype=self.parts_in)
-        return _Rooms(sums, parts, self._given(size, sums, group.matrix))
+                parts[name] = room((size, count, max(shapes[name])), self.parts_in or self._compute)
+        return _Rooms(sums, parts, self._given(size, sums, group.matrix, room))
 
-    def _given(self, size: int, sums: Mapping[str, Tensor], matrix: Shape) -> dict[str, Tensor]:
+    def _given(self, size: int, sums: Mapping[str, Tensor], matrix: Shape, room: Room) -> dict[str, Tensor]:
         """Return where to put what is given: in place of sums over the same lines, which are read before."""
         free = {each.over: sums[each.name] for each in self._one.sums}
         return {
-            name: free.pop(kind) if kind in free else self._room(size, *line_shape(kind, matrix))
+            name: free.pop(kind) if kind in free else room((size, *line_shape(kind, matrix)), self._compute)
             for name, kind in self._once.gives
         }
-
-    def _room(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        return torch.empty(shape, dtype=dtype or self._compute, device=self._device)
 
     def evaluate(self, settings: Mapping[int, Mapping[str, Any]], step_of: Callable[[int], float]) -> None:
         """Evaluate the function of lines on all tensors."""
