@@ -24,16 +24,21 @@ RULES = {
         params, lr=lr, before=[clip_by_global_norm(0.1)], after=[fallline.follow_parameters(0.1)], **flags
     ),
     "lamb": lambda params, lr=1e-2, **flags: fallline.LAMB(params, lr=lr, **flags),
+    "adafactor": lambda params, lr=1e-2, **flags: fallline.Adafactor(params, lr=lr, **flags),
+    "came": lambda params, lr=1e-2, **flags: fallline.CAME(params, lr=lr, **flags),
+    "adam_mini": lambda params, lr=1e-2, **flags: fallline.AdamMini(params, lr=lr, **flags),
 }
 
 
 class NothingIsReadOrUploaded(TorchDispatchMode):
-    """Refuse what makes the host wait for a device, and what brings it anything."""
+    """Refuse what makes the host wait for a device, and what brings it anything but other types."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         waits = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero}
-        brings = {torch.ops.aten._to_copy, torch.ops.aten.lift_fresh}
+        brings = {torch.ops.aten.lift_fresh}
         assert function.overloadpacket not in waits | brings, function
+        if function.overloadpacket == torch.ops.aten._to_copy:
+            assert (kwargs or {}).get("device") is None
         if function.overloadpacket == torch.ops.aten.copy_:
             assert args[1].device.type == DEVICE
             assert args[1].dtype != torch.int64  # the tables

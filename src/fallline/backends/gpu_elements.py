@@ -95,13 +95,14 @@ class _Names(ast.NodeTransformer):
     """Operators and functions that Triton has under other names, in float64 or float32."""
 
     def __init__(self, double: bool):
-        self._operators: dict[type, str] = {ast.Pow: "power"} | ({} if double else {ast.Div: "divide"})
-        self._functions = {"abs": "absolute"} | ({"sqrt": "sqrt_f64"} if double else {})
+        self._operators: dict[type, str] = {ast.Pow: "power", ast.Mod: "remainder", ast.FloorDiv: "floored"}
+        self._operators |= {} if double else {ast.Div: "divide"}
+        self._functions = {"abs": "_math.absolute"} | ({"sqrt": "_math.sqrt_f64"} if double else {})
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         self.generic_visit(node)
         named = self._operators.get(type(node.op))
-        return ast.Call(ast.Name(named), [node.left, node.right], []) if named else node
+        return ast.Call(ast.Name(f"_math.{named}"), [node.left, node.right], []) if named else node
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         self.generic_visit(node)

@@ -24,11 +24,8 @@ Written by fallline from the rule. Names with an underscore are the generator's,
 import triton
 import triton.language as tl
 
-from fallline.backends import gpu_narrow as _narrow
-from fallline.backends.gpu_primitives import (
-    absolute, divide, exp, log, maximum, minimum, power, sign, single, sqrt, sqrt_f64,
-    where,
-)
+from fallline.backends import gpu_narrow as _narrow, gpu_primitives as _math
+from fallline.backends.gpu_primitives import exp, log, maximum, minimum, sign, single, sqrt, where
 
 
 @triton.jit

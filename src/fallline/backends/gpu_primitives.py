@@ -1,7 +1,13 @@
 """The functions of a rule as Triton's; generated kernels call them by the names of `core.scalar`."""
 
+import os
+
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
+from triton.language.extra.cuda import libdevice  # pyright: ignore[reportMissingImports]
+
+#: Triton's interpreter has no device libraries, but an exact remainder, which a GPU's operator is not.
+_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
@@ -58,6 +64,31 @@ def single(x):
 def divide(a, b):
     """Divide float32 with correct rounding, as ``/`` does in float64 alone."""
     return tl.div_rn(a, b)
+
+
+@triton.jit
+def _divided(a, b):
+    """Return the rest of a division that is cut, the quotient, and whether Python's is one below that."""
+    rest = a % b if _INTERPRETED else libdevice.fmod(a, b)
+    whole = a - rest
+    quotient = tl.div_rn(whole, b) if whole.dtype == tl.float32 else whole / b
+    return rest, quotient, (rest != 0) & ((rest < 0) != (b < 0))
+
+
+@triton.jit
+def remainder(a, b):
+    """Return the remainder that has the sign of ``b``, as Python's ``%`` does."""
+    rest, _, below = _divided(a, b)
+    return tl.where(below, rest + b, rest)
+
+
+@triton.jit
+def floored(a, b):
+    """Divide and take the whole number that is not above, as Python's ``//`` does."""
+    _, quotient, below = _divided(a, b)
+    quotient = tl.where(below, quotient - 1.0, quotient)
+    near = tl.floor(quotient)
+    return tl.where(quotient - near > 0.5, near + 1.0, near)
 
 
 @triton.jit

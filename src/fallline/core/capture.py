@@ -1,13 +1,15 @@
 """Steps that are captured into a CUDA graph: what they cannot do there, refused with what to do instead."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fallline.core.backend import choose
 from fallline.core.parts import STEP
 from fallline.core.plan import WholePass
 from fallline.core.precision import precision_of
 from fallline.core.scaling import rule_of
+from fallline.core.shards import shard, spread_of
 
 if TYPE_CHECKING:
     from fallline.core.optimizer import Optimizer
@@ -35,9 +37,7 @@ def refuse(optimizer: "Optimizer") -> None:
                     f"torch.amp.GradScaler, which leaves out steps on the device"
                 )
         if rule.line_numbers:
-            raise RuntimeError(
-                f"sums over rows, columns and channels wait for the host: {name} cannot be captured"
-            )
+            _refuse_torch_operations_on_lines(name, group)
         for one in rule.passes:
             counts = isinstance(one, WholePass) and STEP in one.transform.reads
             if counts or (isinstance(one, WholePass) and precision_of(group).is_random):
@@ -45,6 +45,16 @@ def refuse(optimizer: "Optimizer") -> None:
                     f"{one.transforms[0].name} needs the number of the step on the host, so {name} cannot be "
                     f"captured; call step() between replays"
                 )
+
+
+def _refuse_torch_operations_on_lines(name: str, group: dict[str, Any]) -> None:
+    for p in group["params"]:
+        backend, reasons = choose(group, shard(p), lines=True, divided=spread_of(p) is not None)
+        if not backend.fuses:
+            raise RuntimeError(
+                f"sums over rows, columns and channels are torch operations here ({'; '.join(reasons)}), "
+                f"which wait for the host, so {name} cannot be captured; call step() between replays"
+            )
 
 
 def refuse_new_dispatch(optimizer: "Optimizer") -> None:
