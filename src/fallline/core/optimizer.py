@@ -38,7 +38,7 @@ SKIPPED = "skipped_steps"
 #: Keys that belong in a parameter group whatever the optimizer: torch's own and its schedulers'.
 COMMON_KEYS = {
     "params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum",
-    "swa_lr", STEPS, SKIPPED, PRECISION,
+    "swa_lr", "fused", "capturable", STEPS, SKIPPED, PRECISION,
 }  # fmt: skip
 
 
