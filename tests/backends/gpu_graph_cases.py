@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fallline
 from backends.gpu_cases import DEVICE, parameters, pytestmark  # noqa: F401 (warnings of the interpreter)
+from fallline.core import capture
 from fallline.core.backend import choose
 from fallline.gradients import clip_by_global_norm
 from fallline.schedules import cosine, linear, with_warmup
@@ -220,6 +221,27 @@ def test_a_compiled_step_runs_the_kernels():
     assert same(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["came", "adam_mini"])
+def test_functions_of_lines_read_schedules_on_the_device(name):
+    betas = (0.9, 0.5 * linear(1.0, 1.5, 9), 0.99)[: 3 if name == "came" else 2]
+    (ours, a), (theirs, b) = (begin(RULES[name], capturable=each) for each in (True, False))
+    for optimizer in (a, b):
+        for group in optimizer.param_groups:
+            group["betas"] = betas
+    train(ours, a, range(4))
+    train(theirs, b, range(4))
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_sums_over_lines_are_captured_unless_they_are_torch_operations():
+    _, optimizer = begin(RULES["adafactor"], capturable=True)
+    capture.refuse(optimizer)
+    optimizer.param_groups[0].update(foreach=False, fused=False)
+    with pytest.raises(RuntimeError, match="gpu: foreach=False and fused=False"):
+        capture.refuse(optimizer)
+
+
 def captured(model, optimizer, inputs, scaler=None):
     """Return a graph of a whole training step and the inputs that it reads, after steps on another stream."""
 
@@ -246,24 +268,25 @@ def captured(model, optimizer, inputs, scaler=None):
     return graph
 
 
-def small_model(**how):
+def small_model(name="clipped", lr=1e-2, capturable=False):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(33, 65), torch.nn.Tanh(), torch.nn.Linear(65, 3)).to(DEVICE)
-    optimizer = RULES["clipped"](model.parameters(), **how)
+    optimizer = RULES[name](model.parameters(), lr=lr)
     for group in optimizer.param_groups:
-        group["fused"] = True
+        group.update(fused=True, capturable=capturable)
     return model, optimizer
 
 
 @on_gpu
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("lr", [1e-2, SCHEDULES["ends"]], ids=["constant", "schedule"])
-def test_a_replayed_training_step_is_the_ordinary_one(lr, scaled):
+@pytest.mark.parametrize("name", ["clipped", "adafactor", "came", "adam_mini"])
+def test_a_replayed_training_step_is_the_ordinary_one(name, lr, scaled):
     inputs = torch.randn(17, 33, device=DEVICE)
     scaler = torch.amp.GradScaler(DEVICE, init_scale=64.0) if scaled else None
-    model, optimizer = small_model(lr=lr, capturable=True)
+    model, optimizer = small_model(name, lr, capturable=True)
     graph = captured(model, optimizer, inputs, scaler)
-    other, theirs = small_model(lr=lr)
+    other, theirs = small_model(name, lr)
     for step in range(3 + 9):
         if step >= 3:
             inputs.normal_(generator=torch.Generator(DEVICE).manual_seed(step))
@@ -279,11 +302,12 @@ def test_a_replayed_training_step_is_the_ordinary_one(lr, scaled):
 
 
 @on_gpu
-def test_ordinary_steps_between_replays_disturb_nothing():
+@pytest.mark.parametrize("name", ["clipped", "came"])
+def test_ordinary_steps_between_replays_disturb_nothing(name):
     inputs = torch.randn(17, 33, device=DEVICE)
-    model, optimizer = small_model(lr=1e-2, capturable=True)
+    model, optimizer = small_model(name, capturable=True)
     graph = captured(model, optimizer, inputs)
-    other, theirs = small_model(lr=1e-2)
+    other, theirs = small_model(name)
     kept = [p.grad for p in model.parameters()]
     for step in range(3 + 6):
         if step >= 3 and step % 2:

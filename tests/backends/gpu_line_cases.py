@@ -207,6 +207,16 @@ def test_what_is_not_aligned_to_16_bytes_is_stepped_too():
     assert (whole[[0, -1, -2]] == 1).all()
 
 
+@each_rule
+def test_a_withheld_step_leaves_everything_as_it_is(name):
+    """State of lines, too, where that of several tensors is worked on together."""
+    params, optimizer = trained(RULES[name], "gpu", [(5, 7), (4, 3, 3, 3), (5, 7), (7,)])
+    before = [x.detach().clone() for x in everything(params, optimizer)]
+    optimizer.grad_scale, optimizer.found_inf = None, torch.ones((), device=DEVICE)
+    step(params, optimizer, [STEPS])
+    assert all(map(torch.equal, before, everything(params, optimizer)))
+
+
 def test_memory_of_lines_is_let_go_of_after_a_step():
     _, optimizer = trained(RULES["came"], "gpu", [(64, 48), (5, 7)])
     (job,) = (each.prepared for each in optimizer._dispatches[0]._jobs)

@@ -11,8 +11,10 @@ import torch
 
 import fallline
 from backends.test_narrow_kernels import PARAMS, STATES
-from fallline.backends.gpu_kernel import BLOCK, CHUNK, REGISTERS, TENSORS, generate
+from fallline.backends.gpu_kernel import BLOCK, CHUNK, REGISTERS, TENSORS, generate, generate_for_lines
 from fallline.backends.gpu_launch import load
+from fallline.backends.gpu_line_grids import Tiled
+from fallline.backends.line_grids import grid
 from fallline.backends.operands import Signature
 from fallline.core.plan import plan
 from fallline.core.precision import AS_TORCH, Precision
@@ -21,7 +23,7 @@ from optimizers.cases import CASES, IDS
 
 pytest.importorskip("triton", reason="Triton is in the extra gpu")
 
-CHECKS = [str(Path(__file__).with_name(f"gpu_{kind}cases.py")) for kind in ("", "narrow_", "graph_")]
+CHECKS = [str(Path(__file__).with_name(f"gpu_{kind}cases.py")) for kind in ("", "narrow_", "line_", "graph_")]
 POINTER = {torch.float32: "*fp32", torch.float64: "*fp64"}
 
 
@@ -115,6 +117,83 @@ def check_format(cls, settings, state, dtype, params):
         assert not re.search(r"^\s+(ld|st)\.global\.b(8|16)\b", elements, re.MULTILINE)
         if "redux" in elements:
             assert re.search(r"ld\.global\.v2\.b32", elements)
+
+
+def line_assembly(cls, dtype, shape, precision=AS_TORCH):
+    """Yield each pass over the elements of a tensor that works on lines, and its assembly."""
+    p = torch.zeros((1,) * len(shape), dtype=dtype, requires_grad=True)
+    optimizer = cls([p], precision=precision)
+    rule = plan(optimizer.transforms(optimizer.param_groups[0]))
+    formats = formats_of(rule, precision, p, {slot.name: p for slot in rule.slots})
+    dtypes = Signature(tuple(formats.items()), dtype, (torch.float32,) * len(rule.scalar_slots))
+    for one in rule.passes:
+        tiles = Tiled(grid(one.lines, shape)).tiling
+        module = load(generate_for_lines(rule, one, dtypes, tiles.way))
+        yield one, compiled(
+            module.elements,
+            {"_addresses": "*i64", "_withheld": "*fp32", "_numbers": POINTER[dtypes.compute], "_keys": "*i64",
+             "_grids": "*i64", "_programs": "*i64", "_partials": "*fp64", "_tensors": "i64",
+             "_before": "i64"},
+            {"_MATRICES": tiles.matrices, "_ROWS": tiles.rows, "_COLUMNS": tiles.columns,
+             "_DIVISOR": tiles.divisor, "_ALIGNED": True},
+        )  # fmt: skip
+
+
+def check_lines(cls, dtype, shape, precision=AS_TORCH):
+    """Elements come and go 16 bytes at a time; of them nothing passes through shared memory."""
+    for one, ptx in line_assembly(cls, dtype, shape, precision):
+        kind = r"\.v2\.b64" if dtype == torch.float64 else r"\.v4\.b32"
+        assert re.search(r"ld\.global" + kind, ptx)
+        assert one.sums or re.search(r"st\.global" + kind, ptx)
+        assert not re.search(r"(ld|st)\.local", ptx)
+        assert one.sums or len(re.findall(r"st\.shared", ptx)) <= len(one.lines)
+
+
+@pytest.mark.parametrize(
+    ("cls", "dtype", "shape"),
+    [
+        (fallline.Adafactor, torch.float32, (4096, 4096)),
+        (fallline.AdamMini, torch.bfloat16, (64, 64, 3, 3)),
+        (fallline.Adafactor, torch.float32, (512, 256, 1, 1)),
+    ],
+    ids=str,
+)
+def test_some_passes_on_lines_compile_to_loads_and_stores_of_16_bytes(cls, dtype, shape):
+    check_lines(cls, dtype, shape)
+
+
+LINE_RULES = [fallline.Adafactor, fallline.CAME, fallline.AdamMini]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(4096, 4096), (512, 256, 1, 1), (8, 64, 320), (64, 16)], ids=str)
+@pytest.mark.parametrize("cls", LINE_RULES)
+def test_passes_on_lines_compile_to_loads_and_stores_of_16_bytes(cls, shape, dtype):
+    check_lines(cls, dtype, shape)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [
+        (torch.float32, Precision("bf16")),
+        (torch.bfloat16, Precision("bf16", "kahan")),
+        (torch.bfloat16, Precision(params="stochastic")),
+        (torch.bfloat16, Precision("bf16", "master")),
+    ],
+    ids=str,
+)
+def test_passes_on_lines_with_narrow_formats_compile(dtype, precision):
+    check_lines(fallline.CAME, dtype, (4096, 4096), precision)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shape", [(512, 512, 3, 3), (64, 3, 7, 7), (300, 77), (77, 1), (1, 77)], ids=str)
+@pytest.mark.parametrize("cls", LINE_RULES)
+def test_lines_of_any_length_compile_and_stay_in_registers(cls, shape):
+    for _, ptx in line_assembly(cls, torch.float32, shape):
+        assert not re.search(r"(ld|st)\.local", ptx)
 
 
 def test_every_rule_agrees_with_torch_operations_in_the_interpreter():
