@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fallline
+from fallline import per_tensor, transform
 from fallline.backends.gpu import interpreted
 from fallline.core.backend import choose
 from fallline.gradients import clip_by_global_norm
@@ -88,6 +89,26 @@ def test_sums_over_tensor_group_and_model_agree(name, dtype):
 def test_sums_do_not_depend_on_anything_but_the_numbers():
     once, again = (train(SUMS["clipped"], torch.float32, "gpu")[0] for _ in range(2))
     assert all(torch.equal(p, q) for p, q in zip(once, again, strict=True))
+
+
+@per_tensor()
+def phase(*, step):
+    return dict(phase=(0.25 - step) % 3, whole=(0.25 - step) // 0.1)
+
+
+@transform(per_tensor=phase)
+def scale_by_remainders(g, p, *, phase, whole, period=0.1):
+    return (g % period + p % -phase) + (p // g + whole * (g // -period))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_remainders_have_the_sign_of_the_divisor(dtype):
+    """As Python's and torch's have: to the bit, since a quotient is a whole number and a remainder exact."""
+    ends = []
+    for backend in ("gpu", "eager"):
+        rule = fallline.chain(scale_by_remainders(), scale_by_learning_rate(1.0))
+        ends.append(train(lambda params, rule=rule: rule(params), dtype, backend, steps=2)[0])
+    assert all(map(torch.equal, *ends))
 
 
 def test_what_is_not_aligned_to_16_bytes_is_stepped_too():

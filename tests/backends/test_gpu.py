@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fallline
+from backends.gpu_cases import scale_by_remainders
 from backends.test_narrow_kernels import PARAMS, STATES
 from fallline.backends.gpu_kernel import BLOCK, CHUNK, REGISTERS, TENSORS, generate, generate_for_lines
 from fallline.backends.gpu_launch import load
@@ -19,6 +20,7 @@ from fallline.backends.operands import Signature
 from fallline.core.plan import plan
 from fallline.core.precision import AS_TORCH, Precision
 from fallline.core.state import formats_of
+from fallline.transforms import scale_by_learning_rate
 from optimizers.cases import CASES, IDS
 
 pytest.importorskip("triton", reason="Triton is in the extra gpu")
@@ -117,6 +119,15 @@ def check_format(cls, settings, state, dtype, params):
         assert not re.search(r"^\s+(ld|st)\.global\.b(8|16)\b", elements, re.MULTILINE)
         if "redux" in elements:
             assert re.search(r"ld\.global\.v2\.b32", elements)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_remainders_compile_to_the_exact_ones_of_the_device_library(dtype):
+    """They divide bit by bit, in a loop within that over blocks; Triton's operator multiplies back."""
+    rule = fallline.chain(scale_by_remainders(), scale_by_learning_rate(1.0))
+    ((once, elements),) = assembly(rule, {}, dtype)
+    assert "Depth=2" in elements
+    assert not re.search(r"(ld|st)\.local", elements + once)
 
 
 def line_assembly(cls, dtype, shape, precision=AS_TORCH):
