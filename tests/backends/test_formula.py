@@ -95,6 +95,66 @@ def test_what_cannot_be_fused_is_refused_with_a_remedy(rule, remedy):
         lowered(rule)
 
 
+def adds_comparisons(g, p):
+    up = g > 0
+    return up + (p > 0)
+
+
+def takes_a_comparison_from_a_number(g):
+    return 1 - (g > 0)
+
+
+def negates_a_comparison(g):
+    return g * -(g > 0)
+
+
+def counts_with_a_setting(g, *, lr=1.0):
+    return (g > 0) * lr
+
+
+def adds_chosen_ones(g, p):
+    return where(g > 0, p > 0, p < 0) + (p > 0)
+
+
+@pytest.mark.parametrize("flags", [{}, {"foreach": False, "fused": False}], ids=["cpu", "eager"])
+@pytest.mark.parametrize("place", ["rule", "sum"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        adds_comparisons,
+        takes_a_comparison_from_a_number,
+        negates_a_comparison,
+        counts_with_a_setting,
+        adds_chosen_ones,
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_comparisons_of_elements_are_no_numbers_on_any_backend(function, place, flags):
+    """Two tensors of truth values added are one, and some of this is an error of torch's."""
+    rule = transform()(function)
+    if place == "sum":
+        rule = transform(sums=(summed(over="tensor")(function),))(shifts_by_nothing)
+    with pytest.raises(RuleError, match=r"write where\(condition, 1.0, 0.0\), or join two"):
+        chain(rule, scale_by_learning_rate(1.0))([torch.nn.Parameter(torch.zeros(3))], **flags)
+
+
+def shifts_by_nothing(g):
+    return g
+
+
+@transform()
+def keeps_where_signs_agree(g, p):
+    agrees = (g > 0) & (p > 0) | (g < 0) & (p < 0)
+    return g * agrees + agrees * p
+
+
+@pytest.mark.parametrize("flags", [{}, {"foreach": False, "fused": False}], ids=["cpu", "eager"])
+def test_comparisons_choose_and_multiply_elements(flags):
+    start = [[2.0, -3.0, 0.0]]
+    moved = after_steps(chain(keeps_where_signs_agree, scale_by_learning_rate(1.0)), flags, start)
+    assert moved.tolist() == [[-1.0, -3.0, 0.0]]
+
+
 def test_rule_errors_are_fallline_errors_and_type_errors():
     assert issubclass(RuleError, FalllineError)
     assert issubclass(RuleError, TypeError)

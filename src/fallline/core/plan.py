@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from fallline.core import source
+from fallline.core.conditions import refuse_counted_conditions
 from fallline.core.errors import RuleError
 from fallline.core.parts import (
     FRESH,
@@ -213,7 +214,8 @@ def plan(transforms: tuple[Transform, ...]) -> Plan:
     """Return the plan of a chain: neighbours that are elementwise are one pass, sums are taken in the fewest.
 
     Raises RuleError when two transforms keep state under one name, when one that changes the update follows
-    one that changes the parameter, or when one asks for the gain of another that does not tell it.
+    one that changes the parameter, when one asks for the gain of another that does not tell it, or when one
+    counts comparisons.
     """
     _refuse_bound_settings(transforms)
     _refuse_freshness_without_state(transforms)
@@ -222,6 +224,8 @@ def plan(transforms: tuple[Transform, ...]) -> Plan:
     _refuse_updates_after_the_step(transforms)
     _refuse_unknown_gain(transforms)
     _refuse_uncounted_steps(transforms)
+    for t in transforms:
+        refuse_counted_conditions(t)
     update = tuple(t for t in transforms if t.target == G)
     after = tuple(t for t in transforms if t.target == P)
     whole = (*update, descend, *after) if update else after
