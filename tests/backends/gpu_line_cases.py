@@ -3,6 +3,8 @@
 TRITON_INTERPRET=1 python -m pytest tests/backends/gpu_line_cases.py
 """
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from backends.gpu_cases import DEVICE, pytestmark  # noqa: F401 (warnings of the
 from core.test_lines import RULES as NORMS
 from core.test_lines import scale_by_exchanged
 from fallline import Precision, chain, per_line, summed, transform
-from fallline.backends.gpu_line_grids import LONG, TILES, Tiled, programs
+from fallline.backends.gpu_line_grids import LONG, TILES, Tiled, table_of_programs
 from fallline.backends.line_grids import grid
 from fallline.core.backend import choose
 from fallline.gradients import centralize
@@ -223,6 +225,18 @@ def test_memory_of_lines_is_let_go_of_after_a_step():
     assert job._memory._memory.numel() == 0
 
 
+def test_explain_and_show_kernel_tell_what_runs():
+    p = torch.nn.Parameter(torch.zeros(64, 48, device=DEVICE))
+    optimizer = fallline.Adafactor([{"params": [p], "fused": True}])
+    text, kernels = fallline.explain(optimizer), fallline.show_kernel(optimizer)
+    passes = re.findall(r"reads (\S+), writes (\S+) bytes", text)
+    assert "backend gpu" in text
+    assert "sums row_squares over each row, column_squares over each column" in re.sub(r"\s+", " ", text)
+    assert passes == [("4", "0"), ("8", "0"), ("8", "4")]
+    assert kernels.count("def elements(") == 3
+    assert "def factored_rms(" in kernels
+
+
 LARGE = [(1, LONG + 3), (2, LONG + 1), (700, 3), (3, 129, 129), (1, 1), (1, 9, 9), (4096, 4096)]
 
 
@@ -232,7 +246,7 @@ def test_tiles_cover_each_element_once(kinds, shape):
     tiled = Tiled(grid(frozenset(kinds), shape))
     count, height, width = tiled.shape
     tile = tiled.tiling
-    _, table = programs([None, tiled])
+    _, table = table_of_programs([None, tiled])
     assert count * height * width == np.prod(shape, dtype=int)
     assert (table[:, 0] == 1).all()
     begins, sizes = table[:, 1:4], table[:, 4:7]

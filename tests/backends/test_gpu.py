@@ -143,8 +143,7 @@ def line_assembly(cls, dtype, shape, precision=AS_TORCH):
         yield one, compiled(
             module.elements,
             {"_addresses": "*i64", "_withheld": "*fp32", "_numbers": POINTER[dtypes.compute], "_keys": "*i64",
-             "_grids": "*i64", "_programs": "*i64", "_partials": "*fp64", "_tensors": "i64",
-             "_before": "i64"},
+             "_grids": "*i64", "_programs": "*i64", "_partials": "*fp64", "_tensors": "i64"},
             {"_MATRICES": tiles.matrices, "_ROWS": tiles.rows, "_COLUMNS": tiles.columns,
              "_DIVISOR": tiles.divisor, "_ALIGNED": True},
         )  # fmt: skip

@@ -95,7 +95,7 @@ class Tiled:
         return np.column_stack([first, size, first[:, 1] // self.span[1]])
 
 
-def programs(tensors: Sequence[Tiled | None]) -> tuple[np.ndarray, np.ndarray]:
+def table_of_programs(tensors: Sequence[Tiled | None]) -> tuple[np.ndarray, np.ndarray]:
     """Return, as `TENSOR` and `PROGRAM` say, how a kernel goes over tensors; None has no elements."""
     grids = [(*each.shape[1:], each.row_parts, each.column_parts) if each else (0,) * 4 for each in tensors]
     nothing = np.zeros((0, 7), np.int64)

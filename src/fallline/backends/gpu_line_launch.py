@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fallline.backends.gpu_kernel import generate_for_lines
 from fallline.backends.gpu_launch import OPTIONS, Launch, load
-from fallline.backends.gpu_line_grids import Tiled, Tiling, programs
+from fallline.backends.gpu_line_grids import Tiled, Tiling, table_of_programs
 from fallline.backends.line_grids import grid
 from fallline.backends.line_sums import LineSums
 from fallline.backends.operands import Signature
@@ -30,27 +30,25 @@ class LineLaunch(Launch):
         tensors = [Tiled(grid(each.lines, tuple(p.shape))) if p.numel() else None for p in batch.params]
         kinds = list(dict.fromkeys(one.tiling for one in tensors if one))
         modules = {way: load(generate_for_lines(batch.plan, each, dtypes, way)) for way in _ways(kinds)}
-        grids, table = programs(tensors)
-        of_tensors = [kinds.index(one.tiling) if one else -1 for one in tensors]
-        of_programs = np.array(of_tensors, np.int64)[table[:, 0]]
-        counts = np.bincount(of_programs, minlength=len(kinds)).tolist()
+        grids, table = table_of_programs(tensors)
+        of_tensors = np.array([kinds.index(one.tiling) if one else -1 for one in tensors], np.int64)
         device = batch.params[0].device
         super().__init__(
             each, next(iter(modules.values())), table[:, 0], len(tensors), device, dtypes.compute
         )
-        self._kernels = [(modules[one.way].elements, one, n) for one, n in zip(kinds, counts, strict=True)]
         self._grids = self._there(grids)
-        self._programs = self._there(table[np.argsort(of_programs, kind="stable")])
+        self._kernels = [
+            (modules[one.way].elements, one, self._there(table[of_tensors[table[:, 0]] == i]))
+            for i, one in enumerate(kinds)
+        ]
 
     def _run_elements(self, tables: tuple[Tensor, ...], aligned: bool) -> None:
-        before = 0
-        for elements, tiles, count in self._kernels:
-            elements[(count,)](
-                *tables, self._grids, self._programs, self._partials, self._tensors, before,
+        for elements, tiles, programs in self._kernels:
+            elements[(len(programs),)](
+                *tables, self._grids, programs, self._partials, self._tensors,
                 _MATRICES=tiles.matrices, _ROWS=tiles.rows, _COLUMNS=tiles.columns, _DIVISOR=tiles.divisor,
                 _ALIGNED=aligned, **OPTIONS,
             )  # fmt: skip
-            before += count
 
 
 def _ways(kinds: Sequence[Tiling]) -> list[str]:

@@ -12,12 +12,12 @@ _TILES = '''
 
 @triton.jit
 def elements(
-    _addresses, _withheld, _numbers, _keys, _grids, _programs, _partials, _tensors, _before,
+    _addresses, _withheld, _numbers, _keys, _grids, _programs, _partials, _tensors,
     _MATRICES: tl.constexpr, _ROWS: tl.constexpr, _COLUMNS: tl.constexpr, _DIVISOR: tl.constexpr,
     _ALIGNED: tl.constexpr,
 ):
     """Per element: the rule, on some tiles of one tensor; some matrices, some columns, row below row."""
-    _at_program = _programs + (_before + tl.program_id(0).to(tl.int64)) * {numbers_of_program}
+    _at_program = _programs + tl.program_id(0).to(tl.int64) * {numbers_of_program}
 {program}
     _at_grid = _grids + _t * {numbers_of_tensor}
 {tensor}
