@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fallline
+from backends.test_formula import keeps_where_signs_agree
 from fallline import per_tensor, transform
 from fallline.backends.gpu import interpreted
 from fallline.core.backend import choose
@@ -108,6 +109,13 @@ def test_remainders_have_the_sign_of_the_divisor(dtype):
     for backend in ("gpu", "eager"):
         rule = fallline.chain(scale_by_remainders(), scale_by_learning_rate(1.0))
         ends.append(train(lambda params, rule=rule: rule(params), dtype, backend, steps=2)[0])
+    assert all(map(torch.equal, *ends))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_comparisons_choose_and_multiply_elements(dtype):
+    rule = fallline.chain(keeps_where_signs_agree, scale_by_learning_rate(0.5))
+    ends = [train(lambda params: rule(params), dtype, each, steps=2)[0] for each in ("gpu", "eager")]
     assert all(map(torch.equal, *ends))
 
 
