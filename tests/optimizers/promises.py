@@ -61,6 +61,8 @@ EXCEPTIONS = {
     ("OffloadState", "tensors_without_gradient_stay_as_they_are"): "it copies all parameters back",
     ("ScheduleFree", "tensors_without_gradient_stay_as_they_are"): "a parameter without gradient goes to z",
 }
+#: Of these, who passes on some processors: the LAPACK of Intel's takes the same bases with any threads.
+ON_SOME_PROCESSORS = {("SOAP", "threads_change_no_bit")}
 
 
 def muon_adamw(params, lr=0.1, weight_decay=0.1):
