@@ -21,8 +21,8 @@ def run() -> None:
     except SystemExit as end:
         if not at_once or not isinstance(end.code, int):
             raise
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed
+            stream.flush()
         os._exit(end.code)
 
 

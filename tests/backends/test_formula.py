@@ -148,11 +148,27 @@ def keeps_where_signs_agree(g, p):
     return g * agrees + agrees * p
 
 
+@transform()
+def keeps_where_both_are_positive(g, p):
+    return g * ((g > 0) * (p > 0))
+
+
+@transform()
+def keeps_where_a_choice_and_a_comparison_hold(g, p):
+    chosen = where(g > 0, 1.0, 0.0)
+    return g * (chosen * (p > 0))
+
+
 @pytest.mark.parametrize("flags", [{}, {"foreach": False, "fused": False}], ids=["cpu", "eager"])
 def test_comparisons_choose_and_multiply_elements(flags):
     start = [[2.0, -3.0, 0.0]]
     moved = after_steps(chain(keeps_where_signs_agree, scale_by_learning_rate(1.0)), flags, start)
     assert moved.tolist() == [[-1.0, -3.0, 0.0]]
+    by_product, by_choice = (
+        after_steps(chain(rule, scale_by_learning_rate(1.0)), flags, start)
+        for rule in (keeps_where_both_are_positive, keeps_where_a_choice_and_a_comparison_hold)
+    )
+    assert by_product.tolist() == by_choice.tolist()
 
 
 def test_rule_errors_are_fallline_errors_and_type_errors():

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fallline
+from fallline import summed, transform
 from fallline.backends import compiler, kernel_cache, threads
 from fallline.gradients import clip_by_global_norm
 from optimizers.cases import CASES, IDS
@@ -59,6 +60,23 @@ def test_a_sum_takes_each_element_once(size):
     norm = math.sqrt(math.fsum((p.grad * p.grad).tolist()))
     fallline.SGD([p], lr=1.0, before=[clip_by_global_norm(1.0)]).step()
     assert torch.allclose(p, -p.grad / (norm + 1e-6), rtol=1e-15, atol=0)
+
+
+@summed(over="tensor")
+def elements(g):
+    return 1.0
+
+
+@transform(sums=(elements,))
+def divide_by_elements(g, *, elements):
+    return g / elements
+
+
+def test_a_sum_may_read_no_element():
+    p = torch.nn.Parameter(torch.ones(4))
+    p.grad = torch.ones(4)
+    fallline.chain(divide_by_elements)([p]).step()
+    assert p.tolist() == [0.75] * 4
 
 
 def test_kernels_that_go_over_lines_are_shown_with_what_is_computed_for_each_line():

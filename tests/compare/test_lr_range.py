@@ -255,7 +255,9 @@ def test_the_plot_fits_and_marks_stand_above_their_rates(tmp_path):
     assert test[column] == "F"
     assert sweep.index("-") < column < sweep.index("B")
     write_figure(found, tmp_path / "f.html")
-    assert "good in the sweep" in (tmp_path / "f.html").read_text()
+    page = (tmp_path / "f.html").read_text()
+    assert "good in the sweep" in page
+    assert "plot_bgcolor" not in page.split("Plotly.newPlot(")[-1]  # none of Plotly's own colours
 
 
 def test_a_loss_that_never_falls_suggests_nothing():

@@ -55,7 +55,8 @@ def _machine() -> Any:
 
 def _features() -> str:
     """Return what the CPU has. Its registers of 512 bits are used on Intel's, too, as LLVM does not."""
-    return f"{llvm.get_host_cpu_features().flatten()},-prefer-256-bit"
+    features = llvm.get_host_cpu_features()
+    return features.flatten() + (",-prefer-256-bit" if features.get("avx512f") else "")
 
 
 @cache

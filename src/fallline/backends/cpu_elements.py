@@ -132,7 +132,7 @@ class Elements:
     @property
     def _streams(self) -> int:
         """How many parts of the elements are worked on at once."""
-        if self._stores or self._carries:
+        if self._stores or self._carries or not self._loads:
             return 1
         return max(1, min(STREAMS, PLACES // len(self._loads)))
 

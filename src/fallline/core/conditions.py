@@ -69,7 +69,8 @@ class _Reader:
             case ast.IfExp():
                 return self._of([node.body, node.orelse])
             case ast.Call(func=ast.Name(id=name)):
-                return self._of(node.args[1:] if name == "where" else node.args)
+                of_elements, compared = self._of(node.args)
+                return of_elements, self._of(node.args[1:])[1] if name == "where" else compared
         return False, False
 
     def _of(self, nodes: list[ast.expr]) -> _Kind:
@@ -79,7 +80,7 @@ class _Reader:
     def _binary(self, node: ast.BinOp) -> _Kind:
         kinds = self.kind(node.left), self.kind(node.right)
         of_elements, compared = any(each for each, _ in kinds), all(each for _, each in kinds)
-        if isinstance(node.op, _JOINING):
+        if isinstance(node.op, _JOINING) or (isinstance(node.op, ast.Mult) and compared):
             return of_elements, compared
         multiplies = isinstance(node.op, ast.Mult | ast.Add | ast.Div) and _NUMBERS in kinds
         if (True, True) in kinds and not multiplies:

@@ -133,6 +133,7 @@ def _agreement(found: LrRange, suggestion: float) -> str:
 def write_figure(found: LrRange, out: Path) -> None:
     """Write the plot as one HTML file that needs no network."""
     layout = {
+        "template": "none",
         "xaxis": axis(found.rates, "log", "learning rate"),
         "yaxis": {"title": {"text": "training loss, smoothed"}},
         "title": {"text": escape(f"{found.optimizer} on {found.task}")},
