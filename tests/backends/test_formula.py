@@ -168,7 +168,7 @@ def test_comparisons_choose_and_multiply_elements(flags):
         after_steps(chain(rule, scale_by_learning_rate(1.0)), flags, start)
         for rule in (keeps_where_both_are_positive, keeps_where_a_choice_and_a_comparison_hold)
     )
-    assert by_product.tolist() == by_choice.tolist()
+    assert by_product.tolist() == by_choice.tolist() == [[1.0, -3.0, 0.0]]
 
 
 def test_rule_errors_are_fallline_errors_and_type_errors():

@@ -12,7 +12,7 @@ from fallline.compare.records import Comparison, Trial
 from fallline.compare.statistics.pairs import Scale
 from fallline.report.summary import Row
 
-#: A figure as Plotly's script reads it. (Building one of its Python objects takes a hundred times as long.)
+#: A figure as Plotly's script reads it: its objects in Python took most of the time of a report.
 Drawing: TypeAlias = dict[str, Any]
 
 #: Distinguishable by colour-blind readers, and on a white as well as on a dark page.
