@@ -17,6 +17,8 @@ from fallline.core.dispatch import Dispatch
 
 #: Rounds of a shape: the slowest peers need a second for a step of the largest.
 ROUNDS = 5
+#: Steps from one decomposition to the next, by default in all of those that decompose: a turn has them all.
+PERIOD = 10
 #: What the page of optimizers shows: on the largest shape, or on matrices.
 SPEEDS = Path(__file__).parents[1] / "docs" / "speeds.json"
 #: What decomposes whole matrices is timed on smaller ones: on the large shapes its peers need minutes.
@@ -70,7 +72,8 @@ def _measured(name: str, shapes: list[Shape]) -> tuple[dict[str, list[float]], f
     count = sum(p.numel() for p in params)
     x, y = torch.zeros(count), torch.zeros(count)
     entries = {"stream": lambda: x.add_(y), "ours": ours.step, **steps(name, params)}
-    return rounds(entries, ROUNDS), bytes_moved(ours) / (3 * 4 * count)
+    least = PERIOD if name in MATRICES else 1
+    return rounds(entries, ROUNDS, least), bytes_moved(ours) / (3 * 4 * count)
 
 
 def bytes_moved(optimizer: fallline.Optimizer) -> float:

@@ -104,10 +104,15 @@ def _heavyball(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
 
 
 def _torchzero(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
-    """A chain of the module and a learning rate."""
+    """A chain of the rule's modules and a learning rate; Shampoo averages and has Adam's length, as ours."""
     torchzero = importlib.import_module("torchzero")
-    rule = () if named == "SGD" else (getattr(torchzero.m, named)(),)
-    return {"torchzero": torchzero.Optimizer(list(params), *rule, torchzero.m.LR(LR)).step}
+    m = torchzero.m
+    rules = {
+        "SGD": lambda: (),
+        "Shampoo": lambda: (m.Graft(m.Shampoo(beta=0.999, inner=m.EMA(0.9)), magnitude=m.Adam()),),
+    }
+    rule = rules.get(named, lambda: (getattr(m, named)(),))()
+    return {"torchzero": torchzero.Optimizer(list(params), *rule, m.LR(LR)).step}
 
 
 #: How each package's optimizers are made and stepped.

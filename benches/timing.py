@@ -12,9 +12,14 @@ import torch
 SECONDS = 0.02
 
 
-def rounds(entries: Mapping[str, Callable[[], object]], count: int = 15) -> dict[str, list[float]]:
-    """Return seconds per call of each entry, round by round; in each round every entry has its turn."""
-    repeats = {name: _repeats(call) for name, call in entries.items()}
+def rounds(
+    entries: Mapping[str, Callable[[], object]], count: int = 15, least: int = 1
+) -> dict[str, list[float]]:
+    """Return seconds per call of each entry, round by round; in each round every entry has its turn.
+
+    A turn is ``least`` calls or more.
+    """
+    repeats = {name: max(least, _repeats(call)) for name, call in entries.items()}
     seconds: dict[str, list[float]] = {name: [] for name in entries}
     for _ in range(count):
         for name, call in entries.items():

@@ -34,7 +34,7 @@ def halved(x: Tensor) -> bool:
     """Tell whether the kernel takes ``x``: of 16 bits, on a GPU with Triton, and followed by nobody."""
     narrow = x.dim() == 3 and x.dtype in (torch.bfloat16, torch.float16)
     pays = narrow and pays_off(len(x), x.shape[1], _processors(x.device))
-    return pays and not _followed(x) and _aligned(x)
+    return pays and not followed(x) and _aligned(x)
 
 
 def pays_off(count: int, size: int, processors: int) -> bool:
@@ -69,7 +69,7 @@ def _aligned(x: Tensor) -> bool:
     return x.is_contiguous() and not any(begin % ALIGNMENT for begin in begins)
 
 
-def _followed(x: Tensor) -> bool:
+def followed(x: Tensor) -> bool:
     """Tell whether autograd, a function transform, the compiler or a kind of tensor must see operations."""
     return (
         type(x) is not Tensor

@@ -7,13 +7,17 @@ cores, and would have to be woken; on two cores that costs a quarter of the spee
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 import torch
 
 from fallline.backends.compiler import Kernel
+
+T, R = TypeVar("T"), TypeVar("R")
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 _pool: ThreadPoolExecutor | None = None
 _forked = False
@@ -29,6 +33,30 @@ def share(kernel: Kernel, job: int, threads: int) -> None:
         parallel(kernel.address, job, threads, 0)
     else:
         _share_in_pool(kernel.work, job, threads)
+
+
+def each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Return ``function`` of each item: of several at a time, each by one thread.
+
+    Within a thread of OpenMP torch's operations start no others.
+    """
+    parallel = None if _forked or len(items) < 2 else _openmp()
+    if parallel is None:
+        return [function(item) for item in items]
+    results, waiting = {}, iter(enumerate(items))
+
+    def work(_: int) -> None:
+        for i, item in waiting:
+            try:
+                results[i] = function(item)
+            except BaseException as error:
+                results[i] = error
+
+    parallel(_WORK(work), None, min(count(), len(items)), 0)
+    for result in results.values():
+        if isinstance(result, BaseException):
+            raise result
+    return [results[i] for i in range(len(items))]
 
 
 def count() -> int:

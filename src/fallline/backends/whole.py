@@ -58,7 +58,11 @@ def apply(t: Transform, members: Sequence[Member]) -> Iterator[tuple[int, tuple[
         out = t.rule(*stacks.values(), **{n: settings[n] for n in t.reads})
         made = out if isinstance(out, tuple) else (out,)
         _refuse_other_shapes(t, made, stacks)
-        columns = (_unstacked(x, len(places), divided.get(n)) for n, x in zip(t.outputs, made, strict=True))
+        arrived = [members[i].operands for i in places]
+        columns = (
+            [own[n] for own in arrived] if x is stacks[n] else _unstacked(x, len(places), divided.get(n))
+            for n, x in zip(t.outputs, made, strict=True)
+        )
         yield from zip(places, zip(*columns, strict=True), strict=True)
 
 

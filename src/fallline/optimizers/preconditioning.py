@@ -1,10 +1,13 @@
 """What preconditioned optimizers share: matrices in place of tensors, and products on each of their sides."""
 
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
+from fallline.backends import threads
+from fallline.backends.products import followed
 from fallline.core.parts import Shape
 
 #: A matrix for the rows and one for the columns, or None where there is none for that side.
@@ -37,14 +40,24 @@ def transposed(sides: Sides) -> Sides:
 
 
 def moved(old: Tensor | None, new: Tensor, beta: float) -> Tensor | None:
-    """Return the running average of ``new``, or None where none is kept."""
-    return None if old is None else beta * old + (1 - beta) * new
+    """Return the running average of ``new``, its sum if ``beta`` is 1, or None where none is kept."""
+    if old is None or beta == 1:
+        return old if old is None else old + new
+    return old.lerp(new, 1 - beta)
+
+
+def decomposed(function: Callable[[Tensor], Sequence[Tensor]], stack: Tensor) -> list[Tensor]:
+    """Return the parts of each matrix; LAPACK takes one after the other, so that each thread has a share."""
+    if not stack.is_cpu or followed(stack):
+        return [*function(stack)]
+    shares = threads.each(function, stack.chunk(threads.count()))
+    return [torch.cat(parts) for parts in zip(*shares, strict=True)]
 
 
 def eigh(statistics: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues and eigenvectors; NaN for matrices that are not finite, where LAPACK raises."""
     finite = statistics.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-    values, vectors = torch.linalg.eigh(statistics.where(finite, 0.0))
+    values, vectors = decomposed(torch.linalg.eigh, statistics.where(finite, 0.0))
     return values, vectors.where(finite, torch.nan)
 
 

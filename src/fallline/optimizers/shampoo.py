@@ -17,7 +17,7 @@ from fallline.core.transform import Transform, transform
 from fallline.optimizers import settings
 from fallline.optimizers.adam import with_decoupled_decay
 from fallline.optimizers.muon import matrices
-from fallline.optimizers.preconditioning import Factors, grams, inverse_root, matrix_shape, multiply
+from fallline.optimizers.preconditioning import Factors, grams, inverse_root, matrix_shape, moved, multiply
 from fallline.optimizers.settings import DECOUPLED, MAXIMIZE, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 from fallline.penalties.decay import coupled_decay
@@ -71,11 +71,10 @@ def preconditioning(block_size: int, grafting: str) -> Transform:
         fresh,
     ):  # fmt: skip
         """Multiply the average gradient by the inverse roots of both sides' statistics."""
-        exp_avg = beta1 * exp_avg + (1 - beta1) * g
+        exp_avg, exp_avg_sq = moved(exp_avg, g, beta1), moved(exp_avg_sq, g * g, beta2)
         update, lacking = exp_avg / (1 - beta1**step), 1 - beta2**step if beta2 < 1 else 1.0
         other = update
         if exp_avg_sq is not None:
-            exp_avg_sq = beta2 * exp_avg_sq + share_of_new(beta2) * g * g
             other = update / ((exp_avg_sq / lacking).sqrt() + grafting_eps)
         statistics, roots = learned(g, (gram_rows, gram_columns), beta2), (root_rows, root_columns)
         start = precondition_frequency if start_preconditioning_step < 0 else start_preconditioning_step
@@ -104,17 +103,10 @@ def joined(blocks: Tensor, g: Tensor) -> Tensor:
     return x[:, :rows, :columns].reshape(g.shape)
 
 
-def share_of_new(beta2: float) -> float:
-    """Return what is new weighs in an average, or 1 in a sum, which ``beta2`` of 1 makes of it."""
-    return 1 - beta2 if beta2 < 1 else 1.0
-
-
 def learned(g: Tensor, statistics: Factors, beta2: float) -> Factors:
     """Return the statistics with this gradient: averages, or sums if ``beta2`` is 1."""
-    share = share_of_new(beta2)
     (rows, columns), (of_rows, of_columns) = statistics, grams(split(g, statistics))
-    columns = None if columns is None else beta2 * columns + share * of_columns
-    return beta2 * rows + share * of_rows, columns
+    return moved(rows, of_rows, beta2), moved(columns, of_columns, beta2)
 
 
 def inverse_roots(statistics: Factors, lacking: float, root: float, eps: float) -> Factors:

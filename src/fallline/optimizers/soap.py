@@ -15,7 +15,16 @@ from fallline.core.registry import Entry, register
 from fallline.core.scalar import where
 from fallline.core.transform import Transform, transform
 from fallline.optimizers.muon import matrices
-from fallline.optimizers.preconditioning import Sides, eigh, grams, matrix_shape, moved, multiply, transposed
+from fallline.optimizers.preconditioning import (
+    Sides,
+    decomposed,
+    eigh,
+    grams,
+    matrix_shape,
+    moved,
+    multiply,
+    transposed,
+)
 from fallline.optimizers.settings import MAXIMIZE, betas, epsilon, learning_rate, space, weight_decay
 from fallline.optimizers.sgd import scale_by_learning_rate
 
@@ -53,8 +62,7 @@ def scale_by_soap(
     if fresh:
         return torch.zeros_like(g), exp_avg, exp_avg_sq, *statistics, *map(eigenbasis, statistics)
     bases: Sides = basis_rows, basis_columns
-    exp_avg = beta1 * exp_avg + (1 - beta1) * g
-    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * rotated(g, bases).square()
+    exp_avg, exp_avg_sq = moved(exp_avg, g, beta1), moved(exp_avg_sq, rotated(g, bases).square(), beta2)
     scaled = rotated(exp_avg, bases) / (exp_avg_sq.sqrt() + eps)
     correction = (1 - beta2 ** (step - 1)) ** 0.5 / (1 - beta1 ** (step - 1))
     update = correction * rotated(scaled, transposed(bases))
@@ -84,7 +92,7 @@ def refreshed(exp_avg_sq: Tensor, statistics: Sides, bases: Sides) -> tuple[Tens
         product = statistic @ basis
         order = (basis * product).sum(-2).argsort(-1, descending=True)
         x = x.take_along_dim(order.unsqueeze(2 if axis == 1 else 1), axis)
-        new.append(torch.linalg.qr(product.take_along_dim(order.unsqueeze(1), 2))[0])
+        new.append(decomposed(torch.linalg.qr, product.take_along_dim(order.unsqueeze(1), 2))[0])
     return x.reshape(exp_avg_sq.shape), (new[0], new[1])
 
 
