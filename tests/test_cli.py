@@ -256,6 +256,7 @@ def many(tmp_path_factory) -> Path:
     return store.folder
 
 
+@pytest.mark.long
 def test_report_is_made_anew_from_ten_thousand_trials(fallline, many):
     code, out, err = fallline("report", many)
     assert (code, err) == (0, "")

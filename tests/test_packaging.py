@@ -55,6 +55,7 @@ RESULTS = {"records", "statistics", "judgement"}
 LATE = ["llvmlite.ir", "triton", "optuna", "plotly", "rich", "sklearn", "ray", "scipy", "matplotlib", "typer"]
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Return the syntax tree of every module, by its path below the package."""
     return {str(f.relative_to(PACKAGE)): ast.parse(f.read_text()) for f in sorted(PACKAGE.rglob("*.py"))}

@@ -35,7 +35,10 @@ def vector_lines(assembly):
     return [line for line in assembly.splitlines() if any(w in line for w in wide)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+OTHERS = [pytest.param(dtype, marks=pytest.mark.long) for dtype in (torch.bfloat16, torch.float64)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *OTHERS], ids=str)
 @pytest.mark.parametrize(("cls", "settings"), CASES, ids=IDS)
 def test_loops_are_vectorised(cls, settings, dtype):
     lines = vector_lines(compiler.assembly(kernel_of(cls, settings, dtype)))
@@ -145,6 +148,7 @@ def test_kernels_have_another_name_on_another_machine(monkeypatch):
     assert kernel_cache._identity("text") != before
 
 
+@pytest.mark.long
 def test_a_damaged_object_is_compiled_anew(tmp_path):
     first_step(tmp_path)
     (kernel,) = tmp_path.glob("*.o")

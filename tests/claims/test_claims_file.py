@@ -84,6 +84,7 @@ def test_every_contrast_names_an_optimizer_of_its_sweep(experiment):
         assert contrast.measure in ("good rates", "loss off the best rate")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("experiment", FUNCTIONS, ids=lambda each: each.name)
 def test_every_contrast_names_what_is_measured_on_functions(experiment):
     samples = experiment.measure(Lab(load("digits"), Path(), QUICK, quick=True))

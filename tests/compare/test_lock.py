@@ -58,6 +58,7 @@ def test_the_same_process_is_refused_too(tmp_path):
     quick(out=tmp_path / "out", trials=1, seeds=1)
 
 
+@pytest.mark.long
 def test_a_second_driver_is_refused_with_resume_too(tmp_path):
     process = start(tmp_path)
     wait_until(lambda: lines(tmp_path) >= 1, seconds=60)

@@ -159,6 +159,7 @@ mirror.close()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [pytest.param("journal:{}/studies.log", marks=pytest.mark.long), "sqlite:///{}/studies.db"]
 )
@@ -187,6 +188,7 @@ def test_a_journals_unfinished_line_is_cut_and_its_trial_added_again(tmp_path):
     assert [each.user_attrs["index"] for each in study(url, "study 1").trials] == [0, 1, 2]
 
 
+@pytest.mark.long
 def test_a_lock_that_a_killed_process_left_is_taken_over(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("studies.log.lock").symlink_to("studies.log")  # as Optuna's own writers leave it

@@ -107,6 +107,7 @@ def test_a_worker_killed_from_outside_while_idle_or_busy_does_no_harm():
     assert [trial.error for trial in trials if trial.status != "ok"] == []
 
 
+@pytest.mark.long
 def test_the_deadline_stops_a_training_that_is_running():
     begun, deadline = [], time.monotonic() + 6
 

@@ -89,6 +89,7 @@ def test_two_nodes_and_one_process_give_identical_results(cluster, second_node):
     assert measured(there) == measured(serially("blobs"))
 
 
+@pytest.mark.long
 def test_a_node_killed_in_mid_run_loses_nothing_and_says_nothing(cluster, second_node, capfd):
     waiting, trials = [*SPECS], []
     with RayPool(job("slow"), 2, cluster.address) as pool:
@@ -174,6 +175,7 @@ def points():
 """
 
 
+@pytest.mark.long
 def test_a_task_whose_files_only_the_driver_has(cluster, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     files = {"own_file.py": OWN_FILE, "own_network.py": OWN_NETWORK}
@@ -192,6 +194,7 @@ def test_a_task_whose_files_only_the_driver_has(cluster, tmp_path, monkeypatch):
     assert measured(there) == measured(here)
 
 
+@pytest.mark.long
 def test_a_job_that_does_not_load_there_is_said_once(cluster, monkeypatch):
     monkeypatch.setattr("fallline.compare.executors.parcel._versions", lambda: {"fallline": "0.0.1"})
     with pytest.raises(
@@ -217,6 +220,7 @@ def test_a_cluster_that_is_not_there_is_said():
         RayPool(job("blobs"), 1, "localhost:1")
 
 
+@pytest.mark.long
 def test_the_deadline_stops_a_training_that_is_running(cluster):
     deadline = time.monotonic() + 5
     long = Job(f"{SMALL}:slow", ARMS, 1000)

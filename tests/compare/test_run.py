@@ -319,6 +319,7 @@ def test_ctrl_c_keeps_what_is_done_and_reports(tmp_path):
     assert 2 <= lines(folder) < 8
 
 
+@pytest.mark.long
 def test_ctrl_c_while_workers_start_is_not_lost(tmp_path):
     folder = tmp_path / "early"
     process = start(folder)
