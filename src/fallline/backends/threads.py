@@ -10,20 +10,22 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from fallline.backends.compiler import Kernel
+if TYPE_CHECKING:
+    from fallline.backends.compiler import Kernel
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 _WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 _pool: ThreadPoolExecutor | None = None
 _forked = False
 
 
-def share(kernel: Kernel, job: int, threads: int) -> None:
+def share(kernel: "Kernel", job: int, threads: int) -> None:
     """Run ``kernel`` on ``job`` in this thread and ``threads - 1`` others; return when all have ended.
 
     The kernel takes its parts from a counter in the job, so that a late thread finds nothing to do.

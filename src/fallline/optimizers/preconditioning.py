@@ -39,11 +39,9 @@ def transposed(sides: Sides) -> Sides:
     return rows, columns
 
 
-def moved(old: Tensor | None, new: Tensor, beta: float) -> Tensor | None:
-    """Return the running average of ``new``, its sum if ``beta`` is 1, or None where none is kept."""
-    if old is None or beta == 1:
-        return old if old is None else old + new
-    return old.lerp(new, 1 - beta)
+def moved(old: Tensor, new: Tensor, beta: float) -> Tensor:
+    """Return the running average of ``new``, or its sum if ``beta`` is 1."""
+    return old + new if beta == 1 else old.lerp(new, 1 - beta)
 
 
 def decomposed(function: Callable[[Tensor], Sequence[Tensor]], stack: Tensor) -> list[Tensor]:

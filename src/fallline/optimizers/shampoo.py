@@ -71,10 +71,11 @@ def preconditioning(block_size: int, grafting: str) -> Transform:
         fresh,
     ):  # fmt: skip
         """Multiply the average gradient by the inverse roots of both sides' statistics."""
-        exp_avg, exp_avg_sq = moved(exp_avg, g, beta1), moved(exp_avg_sq, g * g, beta2)
+        exp_avg = moved(exp_avg, g, beta1)
         update, lacking = exp_avg / (1 - beta1**step), 1 - beta2**step if beta2 < 1 else 1.0
         other = update
         if exp_avg_sq is not None:
+            exp_avg_sq = moved(exp_avg_sq, g * g, beta2)
             other = update / ((exp_avg_sq / lacking).sqrt() + grafting_eps)
         statistics, roots = learned(g, (gram_rows, gram_columns), beta2), (root_rows, root_columns)
         start = precondition_frequency if start_preconditioning_step < 0 else start_preconditioning_step
@@ -106,7 +107,7 @@ def joined(blocks: Tensor, g: Tensor) -> Tensor:
 def learned(g: Tensor, statistics: Factors, beta2: float) -> Factors:
     """Return the statistics with this gradient: averages, or sums if ``beta2`` is 1."""
     (rows, columns), (of_rows, of_columns) = statistics, grams(split(g, statistics))
-    return moved(rows, of_rows, beta2), moved(columns, of_columns, beta2)
+    return moved(rows, of_rows, beta2), None if columns is None else moved(columns, of_columns, beta2)
 
 
 def inverse_roots(statistics: Factors, lacking: float, root: float, eps: float) -> Factors:

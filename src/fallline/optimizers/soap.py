@@ -56,9 +56,7 @@ def scale_by_soap(
     shampoo_beta=-1, eps=1e-8, precondition_frequency=10, step, fresh,
 ):  # fmt: skip
     """Scale by Adam in the eigenbases of both sides' statistics; the first gradient only begins these."""
-    rows, columns = grams(matrices(g))
-    beta = beta2 if shampoo_beta < 0 else shampoo_beta
-    statistics = moved(gram_rows, rows, beta), moved(gram_columns, columns, beta)
+    statistics = learned(g, (gram_rows, gram_columns), beta2 if shampoo_beta < 0 else shampoo_beta)
     if fresh:
         return torch.zeros_like(g), exp_avg, exp_avg_sq, *statistics, *map(eigenbasis, statistics)
     bases: Sides = basis_rows, basis_columns
@@ -69,6 +67,13 @@ def scale_by_soap(
     if (step - 1) % precondition_frequency == 0:
         exp_avg_sq, bases = refreshed(exp_avg_sq, statistics, bases)
     return update, exp_avg, exp_avg_sq, *statistics, *bases
+
+
+def learned(g: Tensor, statistics: Sides, beta: float) -> Sides:
+    """Return the statistics with this gradient, of each side that has them."""
+    (rows, columns), (of_rows, of_columns) = statistics, grams(matrices(g))
+    rows = None if rows is None else moved(rows, of_rows, beta)
+    return rows, None if columns is None else moved(columns, of_columns, beta)
 
 
 def rotated(x: Tensor, bases: Sides) -> Tensor:
