@@ -1,5 +1,6 @@
 """Puts this folder on the path, so that every test can import `synthetic`."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,11 @@ import torch
 from fallline.compare.records import Comparison
 from fallline.core import registry
 from synthetic import comparison, troubled
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector look at what tests make, not at the tests, which are far more."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

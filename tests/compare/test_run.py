@@ -102,7 +102,11 @@ register(Entry("mine", torch.optim.SGD, {"lr": Range(1e-3, 1e-1)}, "my own"))
     [
         pytest.param(f"fallline.compare({BLOBS!r}, ['sgd'], {{options}})", None, marks=pytest.mark.long),
         ("if __name__ == '__main__': fallline.compare(task, ['sgd', 'mine'], {options})", None),
-        ("fallline.compare(task, ['sgd'], {options})", 'call compare() below `if __name__ == "__main__":`'),
+        pytest.param(
+            "fallline.compare(task, ['sgd'], {options})",
+            'call compare() below `if __name__ == "__main__":`',
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["a task by name needs no guard", "a task of the script works", "and without a guard says so"],
 )
