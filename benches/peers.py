@@ -45,6 +45,7 @@ def _torch(named: str, params: Sequence[Tensor]) -> dict[str, Step]:
 def _class_of(
     package: str, label: str, named: str, params: Sequence[Tensor], **settings: Any
 ) -> dict[str, Step]:
+    settings |= SETTINGS.get(named, {})
     optimizer = getattr(importlib.import_module(package), named)(params, lr=LR, **settings)
     if hasattr(optimizer, "train"):
         optimizer.train()
@@ -127,6 +128,9 @@ KINDS: dict[str, Callable[[str, Sequence[Tensor]], dict[str, Step]]] = {
     "torchzero": _torchzero,
     "optax": _optax,
 }
+
+#: What makes a public implementation the same rule as ours, where its defaults do not: roots as often.
+SETTINGS = {"ScalableShampoo": {"preconditioning_compute_steps": 10}}
 
 #: Packages that were asked for and are not installed.
 MISSING: set[str] = set()
