@@ -119,6 +119,40 @@ def test_comparisons_choose_and_multiply_elements(dtype):
     assert all(map(torch.equal, *ends))
 
 
+@transform(whole=True)
+def scale_by_the_step(g, *, step):
+    return g * step
+
+
+@transform(whole=True)
+def shrink_by_the_step(p, *, step):
+    return p / (1 + step)
+
+
+COUNTED = {
+    "ahead": (scale_by_the_step(), scale_by_adam(), scale_by_learning_rate(0.1)),
+    "behind": (scale_by_adam(), scale_by_learning_rate(0.1), shrink_by_the_step()),
+}
+
+
+@pytest.mark.parametrize("place", COUNTED)
+def test_rules_on_whole_tensors_read_the_number_of_the_step(place):
+    """Also behind the kernel that counts it, and where some parameters are left out now and then."""
+
+    def ends(backend):
+        params = [torch.nn.Parameter(torch.ones(3, device=DEVICE)) for _ in range(3)]
+        optimizer = fallline.chain(*COUNTED[place])(params, fused=True if backend == "gpu" else None)
+        optimizer.param_groups[0].update({} if backend == "gpu" else {"foreach": False, "fused": False})
+        for t in range(5):
+            for i, p in enumerate(params):
+                p.grad = None if i and t in (1, 2) else torch.full_like(p, t + 1.0)
+            optimizer.step()
+        return params
+
+    for x, y in zip(ends("gpu"), ends("eager"), strict=True):
+        torch.testing.assert_close(x, y)
+
+
 def test_what_is_not_aligned_to_16_bytes_is_stepped_too():
     whole = torch.zeros(4100, device=DEVICE)
     p = torch.nn.Parameter(whole[1:4098])

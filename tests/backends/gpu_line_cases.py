@@ -192,6 +192,24 @@ def test_parameters_that_join_later_count_their_own_steps():
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
 
 
+@each_rule
+def test_parameters_that_are_left_out_now_and_then_count_their_own_steps(name):
+    """The job that steps all of them is taken up again after others have counted steps."""
+
+    def ends(backend):
+        params, optimizer = made(RULES[name], backend, [(5, 4, 3)] * 4)
+        for t in range(6):
+            generator = torch.Generator().manual_seed(t)
+            for i, p in enumerate(params):
+                g = torch.randn(p.shape, generator=generator).to(DEVICE)
+                p.grad = None if i % 2 and t in (1, 3, 4) else g
+            optimizer.step()
+        return params
+
+    for x, y in zip(ends("gpu"), ends("eager"), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+
 def test_slots_and_numbers_may_be_operands_of_another_name():
     make = chain(scale_by_exchanged(), scale_by_learning_rate(0.1))
     ours, eager = (trained(make, each, [(4, 3)] * 3, torch.float64)[0] for each in ("gpu", "eager"))

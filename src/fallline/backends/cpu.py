@@ -238,7 +238,8 @@ class Job(AtOnce):
 
     def _step_of(self, i: int) -> float:
         """Return the number of this step for tensor ``i``: its counter, one more until that was advanced."""
-        counted = any(isinstance(stage, Launch) and stage.each.last for stage in self._stages[: self._next])
+        done = self._stages[: self._next]
+        counted = any(stage.each.last for stage in done if not isinstance(stage, WholePass))
         counter = self._batch.states[i].get(STEP)
         return 0.0 if counter is None else float(counter) + (not counted)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from fallline.backends.cpu import Cpu, Job, signature
 from fallline.backends.gpu_kernel import generate, generate_for_lines
@@ -66,6 +67,7 @@ class GpuJob(Job):
         places = rows(batch.plan, signature(batch).beside)
         others = {*scalars, *batch.plan.line_numbers, *(each.name for each in batch.plan.line_sums)}
         self._of_elements = [row for name, row in places.items() if name not in others]
+        self._counters = [state[STEP] for state in batch.states if STEP in state]
         self._on_device: list[tuple[int, Tensor]] = []
         self._made = self._withheld = torch.zeros((), device=self._device)
         super().__init__(batch)
@@ -203,16 +205,20 @@ class GpuJob(Job):
         if not capturing(self._device):
             self._tables.make_ready()
             self._done += 1
+            increment_version(self._counters)
 
     def _step_of(self, i: int) -> float:
-        """Return the number of this step for a tensor, read again only if somebody else has written it."""
+        """Return the number of this step for a tensor, read again only if somebody else has written it.
+
+        Each step of this job makes both the count of steps and the counter's version one more.
+        """
         counter = self._batch.states[i].get(STEP)
         if counter is None:
             return 0.0
-        version, first = self._first_steps.get(i, (None, 0.0))
-        if version != counter._version:
+        version, (known, first) = counter._version - self._done, self._first_steps.get(i, (None, 0.0))
+        if version != known:
             first = super()._step_of(i) - self._done
-            self._first_steps[i] = counter._version, first
+            self._first_steps[i] = version, first
         return first + self._done
 
     def take(self, totals: Any) -> None:
