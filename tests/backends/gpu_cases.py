@@ -87,6 +87,16 @@ def test_sums_over_tensor_group_and_model_agree(name, dtype):
     closer_than(64 * torch.finfo(dtype).eps, SUMS[name], dtype)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_sum_that_is_not_finite_stays_in_its_group(value):
+    params = [torch.nn.Parameter(torch.ones(3, device=DEVICE)) for _ in range(2)]
+    optimizer = fallline.DoG([{"params": [p], "fused": True} for p in params])
+    params[0].grad, params[1].grad = torch.full_like(params[0], value), torch.ones_like(params[1])
+    optimizer.step()
+    assert not params[0].isfinite().any()
+    assert params[1].isfinite().all()
+
+
 def test_sums_do_not_depend_on_anything_but_the_numbers():
     once, again = (train(SUMS["clipped"], torch.float32, "gpu")[0] for _ in range(2))
     assert all(torch.equal(p, q) for p, q in zip(once, again, strict=True))

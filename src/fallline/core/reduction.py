@@ -92,7 +92,7 @@ def _totals_on(device: torch.device, contributions: Sequence[Taken]) -> list[Any
     by_group: dict[Sum, Any] = defaultdict(float)
     for taken, own, member in zip(contributions, sums, members, strict=True):
         for k, each in enumerate(taken.sums):
-            by_group[each] = by_group[each] + member.T @ own[:, k]
+            by_group[each] = by_group[each] + torch.where(member, own[:, k, None], 0.0).sum(0)
     read = [
         torch.stack([_read_by(each, own[:, k], member, by_group) for k, each in enumerate(taken.sums)], 1)
         for taken, own, member in zip(contributions, sums, members, strict=True)
@@ -106,13 +106,13 @@ def _totals_on(device: torch.device, contributions: Sequence[Taken]) -> list[Any
 @cache
 def _members(rows: bytes, groups: int, device: torch.device) -> Tensor:
     """Return which tensor is in which group, brought to the device once: captured steps cannot."""
-    return torch.from_numpy(np.eye(groups)[np.frombuffer(rows, np.int64)]).to(device)
+    return torch.from_numpy(np.eye(groups, dtype=bool)[np.frombuffer(rows, np.int64)]).to(device)
 
 
 def _read_by(each: Sum, own: Tensor, member: Tensor, by_group: Mapping[Sum, Tensor]) -> Tensor:
     if each.over == "model":
         return by_group[each].sum().expand_as(own)
-    return own if each.over == "tensor" else member @ by_group[each]
+    return own if each.over == "tensor" else torch.where(member, by_group[each], 0.0).sum(1)
 
 
 def _totals(contributions: Sequence[Taken]) -> list[np.ndarray]:
