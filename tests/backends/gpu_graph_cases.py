@@ -106,6 +106,16 @@ def test_a_learning_rate_that_is_a_tensor_is_read_at_each_step():
     assert same(ours, theirs)
 
 
+def test_a_learning_rate_of_zero_takes_the_place_of_a_tensor():
+    params, optimizer = begin(RULES["sgd"], lr=torch.tensor(1e-2, device=DEVICE))
+    train(params, optimizer, range(2))
+    before = [p.detach().clone() for p in params]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    train(params, optimizer, range(2, 4))
+    assert same(params, before)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_second_step_reads_nothing_from_the_device_and_brings_nothing_to_it(name):
     params, optimizer = begin(RULES[name], lr=SCHEDULES["ends"], capturable=True)

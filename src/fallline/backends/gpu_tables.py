@@ -19,7 +19,7 @@ class Tables:
         self._words = np.concatenate([array.reshape(-1).view(np.int64) for array in arrays.values()])
         self.here = dict(zip(arrays, self._parts(self._words), strict=True))
         self._there = torch.from_numpy(self._words).to(device, copy=True)
-        self._sent = self._words.copy()
+        self._sent, self._outdated = self._words.copy(), False
         self.there = self._on_device(self._there)
         self._wanted = spare if device.type == "cuda" else 0
         self._spare: list[Tensor] = []
@@ -27,11 +27,15 @@ class Tables:
 
     def sent(self) -> bool:
         """Bring the arrays to the device unless they are there; tell whether they have changed."""
-        if np.array_equal(self._words, self._sent):
+        if not self._outdated and np.array_equal(self._words, self._sent):
             return False
-        self._sent = self._words.copy()
+        self._sent, self._outdated = self._words.copy(), False
         self._there.copy_(torch.from_numpy(self._sent), non_blocking=True)
         return True
+
+    def outdate(self) -> None:
+        """Have the arrays brought to the device again, since something was written over them there."""
+        self._outdated = True
 
     def captured(self) -> dict[str, Tensor]:
         """Return a copy on the device that the graph being captured makes, from memory kept for it."""
@@ -43,7 +47,8 @@ class Tables:
     def make_ready(self) -> None:
         """Have memory ready for a capture."""
         while len(self._spare) < self._wanted:
-            self._spare.append(torch.empty(len(self._words), dtype=torch.int64, pin_memory=True))
+            room = torch.empty(len(self._words), dtype=torch.int64, device="cpu", pin_memory=True)
+            self._spare.append(room)
 
     def _parts(self, words: np.ndarray) -> list[np.ndarray]:
         ends = np.cumsum([int(np.prod(shape)) for shape, _ in self._shapes.values()])[:-1]
