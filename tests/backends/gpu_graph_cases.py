@@ -128,6 +128,18 @@ def test_a_second_step_reads_nothing_from_the_device_and_brings_nothing_to_it(na
         optimizer.step()
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_the_default_device_changes_nothing(name):
+    """What is on ``meta`` has no numbers, and memory there cannot be pinned."""
+    (ours, a), (theirs, b) = (begin(RULES[name], lr=SCHEDULES["ends"], capturable=True) for _ in range(2))
+    for step in range(2):
+        give_gradients(ours, step)
+        with torch.device("meta"):
+            a.step()
+        train(theirs, b, [step])
+    assert same(ours, theirs)
+
+
 def test_that_check_finds_a_host_that_looks():
     params, optimizer = begin(RULES["adamw"], lr=SCHEDULES["ends"])
     train(params, optimizer, range(2))

@@ -74,7 +74,7 @@ def _table(schedules: list[Schedule]) -> tuple[Tensor, bool]:
     steps = [*range(last), last - 1 if lengths else last]
     columns = [[each(step) for step in steps] for each in schedules]
     columns.append([0.0] * last + [float(bool(lengths))])
-    return torch.tensor(columns, dtype=torch.float64).T.contiguous(), bool(lengths)
+    return torch.tensor(columns, dtype=torch.float64, device="cpu").T.contiguous(), bool(lengths)
 
 
 def _settled(schedule: Schedule) -> int:
