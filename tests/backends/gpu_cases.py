@@ -163,6 +163,20 @@ def test_rules_on_whole_tensors_read_the_number_of_the_step(place):
         torch.testing.assert_close(x, y)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
+@pytest.mark.parametrize("name", ["clipped", "lamb", "whole"])
+def test_parameters_may_be_on_other_devices_than_the_present_one(name):
+    ends = []
+    for places in (("cuda:0", "cuda:0"), ("cuda:0", "cuda:1")):
+        params = [torch.nn.Parameter(torch.ones(9, 5, device=place)) for place in places]
+        optimizer = SUMS[name]([{"params": params, "fused": True}])
+        for p in params:
+            p.grad = torch.full_like(p, 0.5)
+        optimizer.step()
+        ends.append([p.detach().cpu() for p in params])
+    assert all(map(torch.equal, *ends))
+
+
 def test_what_is_not_aligned_to_16_bytes_is_stepped_too():
     whole = torch.zeros(4100, device=DEVICE)
     p = torch.nn.Parameter(whole[1:4098])

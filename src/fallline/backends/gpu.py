@@ -183,12 +183,14 @@ class GpuJob(Job):
 
     def _run_kernel(self, stage: Any) -> None:
         self._read = self._read or self._there()
-        stage.run(self._read, self._withheld, self._aligned)
+        with torch.cuda.device_of(self._made):  # Triton launches on the present device
+            stage.run(self._read, self._withheld, self._aligned)
 
     def _there(self) -> dict[str, Tensor]:
         """Return the tables on the device as they are to be now."""
         if capturing(self._device):
             there, self._aligned = self._tables.captured(), self._is_aligned()
+            self._tables.outdate()  # other gradients were looked at for alignment
         else:
             self._aligned = self._is_aligned() if self._tables.sent() else self._aligned
             there = self._tables.there

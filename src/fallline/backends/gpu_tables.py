@@ -34,7 +34,7 @@ class Tables:
         return True
 
     def outdate(self) -> None:
-        """Have the arrays brought to the device again, since something was written over them there."""
+        """Have the arrays brought to the device again, as if they had changed."""
         self._outdated = True
 
     def captured(self) -> dict[str, Tensor]:
