@@ -122,6 +122,34 @@ def test_remainders_have_the_sign_of_the_divisor(dtype):
     assert all(map(torch.equal, *ends))
 
 
+@per_tensor()
+def powers(*, step):
+    negative = (-0.5) ** step + (0.25 - step) ** 2 + (-step) ** -3
+    return dict(power=negative + (step - 1) ** (step - 1))
+
+
+@per_tensor()
+def choices(*, step):
+    return dict(chosen=(step > 2 or step) + (step > 2 and step and +0.5))
+
+
+@transform(per_tensor=powers)
+def scale_by_powers(g, *, power):
+    return +g * power
+
+
+@transform(per_tensor=choices)
+def scale_by_choices(g, *, chosen):
+    return g * chosen
+
+
+@pytest.mark.parametrize("rule", [scale_by_powers, scale_by_choices], ids=lambda rule: rule.name)
+def test_numbers_of_tensors_are_those_of_python(rule):
+    """Powers are made of logarithms, whose roundings float32 does not show."""
+    make = fallline.chain(rule(), scale_by_learning_rate(0.5))
+    closer_than(2 * torch.finfo(torch.float32).eps, make, torch.float32)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_comparisons_choose_and_multiply_elements(dtype):
     rule = fallline.chain(keeps_where_signs_agree, scale_by_learning_rate(0.5))

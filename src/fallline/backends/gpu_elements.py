@@ -109,11 +109,17 @@ class _Names(ast.NodeTransformer):
         return ast.Call(ast.Name("where"), [node.test, node.body, node.orelse], [])
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        """Choose as Python does, whose ``and`` and ``or`` give one of their operands."""
         self.generic_visit(node)
-        joined, *others = node.values
-        for other in others:
-            joined = ast.BinOp(joined, ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr(), other)
-        return joined
+        *others, chosen = node.values
+        for other in reversed(others):
+            both = [chosen, other] if isinstance(node.op, ast.And) else [other, chosen]
+            chosen = ast.Call(ast.Name("where"), [other, *both], [])
+        return chosen
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        self.generic_visit(node)
+        return node.operand if isinstance(node.op, ast.UAdd) else node
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         """Keep all digits of a number: Triton takes one that stands alone to be float32."""

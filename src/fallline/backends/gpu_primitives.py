@@ -93,7 +93,8 @@ def floored(a, b):
 
 @triton.jit
 def power(base, exponent):
-    """Raise a positive number, or 0, to a power, in float64."""
-    return tl.where(
-        base == 0, tl.where(exponent == 0, 1.0, 0.0).to(tl.float64), tl.exp(exponent * tl.log(base))
-    )
+    """Raise to a power, in float64; of negative numbers, whole powers are numbers."""
+    size = tl.where(exponent == 0, 1.0, tl.exp(exponent * tl.log(tl.abs(base))))
+    half = exponent * 0.5
+    signed = tl.where(tl.floor(half) == half, size, -size)
+    return tl.where(base < 0, tl.where(tl.floor(exponent) == exponent, signed, float("nan")), size)
