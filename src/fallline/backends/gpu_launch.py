@@ -66,8 +66,13 @@ class Launch(ABC):
         """Run what works on elements."""
 
     def totals(self) -> Tensor:
-        """Return the sums of each tensor, added up in one order whatever ran first."""
-        return torch.segment_reduce(self._partials, "sum", lengths=self._lengths, axis=0, unsafe=True)
+        """Return the sums of each tensor, added up in one order whatever ran first.
+
+        Each by itself: of several at once a single thread adds up all the parts of a tensor.
+        """
+        columns = self._partials.unbind(1)
+        sums = [torch.segment_reduce(x, "sum", lengths=self._lengths, unsafe=True) for x in columns]
+        return torch.stack(sums, 1)
 
 
 class ChunkLaunch(Launch):
