@@ -12,6 +12,7 @@ import torch
 import fallline
 from backends.gpu_cases import scale_by_remainders
 from backends.test_narrow_kernels import PARAMS, STATES
+from fallline import transform
 from fallline.backends.gpu_kernel import BLOCK, CHUNK, REGISTERS, TENSORS, generate, generate_for_lines
 from fallline.backends.gpu_launch import load
 from fallline.backends.gpu_line_grids import Tiled
@@ -19,6 +20,7 @@ from fallline.backends.line_grids import grid
 from fallline.backends.operands import Signature
 from fallline.core.plan import plan
 from fallline.core.precision import AS_TORCH, Precision
+from fallline.core.scalar import exp
 from fallline.core.state import formats_of
 from fallline.transforms import scale_by_learning_rate
 from optimizers.cases import CASES, IDS
@@ -128,6 +130,18 @@ def test_remainders_compile_to_the_exact_ones_of_the_device_library(dtype):
     ((once, elements),) = assembly(rule, {}, dtype)
     assert "Depth=2" in elements
     assert not re.search(r"(ld|st)\.local", elements + once)
+
+
+@transform()
+def scale_by_exponential(g):
+    return exp(g)
+
+
+def test_exponentials_are_powers_of_2_whose_exponents_are_not_rounded():
+    """They are multiplied by log2(e) in two parts, of which this is the lower one."""
+    rule = fallline.chain(scale_by_exponential(), scale_by_learning_rate(1.0))
+    ((_, elements),) = assembly(rule, {}, torch.float32)
+    assert "0f32A57060" in elements
 
 
 def line_assembly(cls, dtype, shape, precision=AS_TORCH):
