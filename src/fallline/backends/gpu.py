@@ -130,13 +130,14 @@ class GpuJob(Job):
     def _set_settings(self, settings: Mapping[int, Sequence[Any]]) -> None:
         """Take the settings; those that are tensors on the device stay there, and nothing waits for them."""
         given = [value for row in self._used_rows for value in settings[row]]
-        before, self._on_device = self._on_device, [
+        before = {i for i, _ in self._on_device}
+        self._on_device = [
             (i, value.detach().reshape(()))
             for i, value in enumerate(given)
             if isinstance(value, Tensor) and value.device == self._device
         ]
         there = {i for i, _ in self._on_device}
-        if there != {i for i, _ in before}:
+        if there != before:
             self._tables.outdate()
         values = [0.0 if i in there else float(value) for i, value in enumerate(given)]
         if values != self._values:
