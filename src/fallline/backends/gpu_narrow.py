@@ -189,11 +189,16 @@ def _bytes(first, n: tl.constexpr, bits: tl.constexpr):
 
 
 @triton.jit
-def _blocks(first, end, mask, n: tl.constexpr, bits: tl.constexpr):
-    """Return which blocks of codes a kernel's block of elements is made of, and which of them exist."""
+def _blocks(first, n: tl.constexpr, bits: tl.constexpr):
+    """Return which blocks of codes a kernel's block of elements is made of."""
     block: tl.constexpr = _BLOCK_8 if bits == 8 else _BLOCK_4
-    each = first // block + tl.arange(0, n // block)
-    return each, None if mask is None else each * block < end
+    return first // block + tl.arange(0, n // block)
+
+
+@triton.jit
+def _exist(blocks, end, bits: tl.constexpr):
+    """Return which blocks of codes exist."""
+    return blocks * (_BLOCK_8 if bits == 8 else _BLOCK_4) < end
 
 
 @triton.jit
@@ -224,7 +229,8 @@ def load_codes(at, scales, first, end, mask, n: tl.constexpr, bits: tl.constexpr
     """Return the numbers that a kernel's block of codes stands for."""
     bend: tl.constexpr = _BEND_SIGNED if signed else _BEND
     code = _unpacked(_at(at, _bytes(first, n, bits), mask), bits, signed).to(tl.float32)
-    blocks, exist = _blocks(first, end, mask, n, bits)
+    blocks = _blocks(first, n, bits)
+    exist = None if mask is None else _exist(blocks, end, bits)
     size = _float(((_bits_of(code) - _top(bits, signed)) << bend) + _ONE)
     size = tl.where(code == 0, 0.0, size) * _each(_at(scales, blocks, exist), n)
     return _float(_bits_of(size) | (_bits_of(code) & _SIGN)) if signed else size
@@ -251,7 +257,8 @@ def store_codes(at, scales, first, end, k, x, mask, key, bits: tl.constexpr, sig
     """Store the numbers of a kernel's block as codes."""
     n: tl.constexpr = k.shape[0]
     x = tl.broadcast_to(x, [n])
-    blocks, exist = _blocks(first, end, mask, n, bits)
+    blocks = _blocks(first, n, bits)
+    exist = None if mask is None else _exist(blocks, end, bits)
     size = _size(x) if mask is None else tl.where(mask, _size(x), 0)
     scale = _scale(tl.max(tl.reshape(size, [blocks.shape[0], n // blocks.shape[0]]), 1))
     tl.store(scales + blocks, scale, mask=exist)
