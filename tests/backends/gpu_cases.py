@@ -11,6 +11,7 @@ from backends.test_formula import keeps_where_signs_agree
 from fallline import per_tensor, transform
 from fallline.backends.gpu import interpreted
 from fallline.core.backend import choose
+from fallline.core.scalar import minimum
 from fallline.gradients import clip_by_global_norm
 from fallline.transforms import mask_cautiously, scale_by_adam, scale_by_learning_rate
 from optimizers.cases import CASES, IDS
@@ -67,6 +68,7 @@ def test_narrow_parameters_are_within_a_rounding(cls, dtype):
     closer_than(torch.finfo(dtype).eps, lambda params: cls(params, lr=1e-2), dtype)
 
 
+INFINITY = float("inf")
 SUMS = {
     "lamb": lambda params: fallline.LAMB(params, lr=1e-2),
     "lars": lambda params: fallline.LARS(params, lr=1e-2),
@@ -120,6 +122,23 @@ def test_remainders_have_the_sign_of_the_divisor(dtype):
         rule = fallline.chain(scale_by_remainders(), scale_by_learning_rate(1.0))
         ends.append(train(lambda params, rule=rule: rule(params), dtype, backend, steps=2)[0])
     assert all(map(torch.equal, *ends))
+
+
+@per_tensor()
+def with_names(*, step, float, tl):
+    return dict(triton=minimum(step * tl, INFINITY) + float)
+
+
+@transform(slots=("tl_slot", "range", "first"), per_tensor=with_names)
+def scale_by_names(g, tl_slot, range, first, *, triton, tl=0.5, float=1.0):
+    elements = g + tl_slot
+    once = elements * triton + range
+    return once + first, g, once, range
+
+
+def test_rules_may_use_the_names_of_generated_code():
+    make = fallline.chain(scale_by_names(), scale_by_learning_rate(0.5))
+    closer_than(4 * torch.finfo(torch.float32).eps, make, torch.float32)
 
 
 @per_tensor()

@@ -7,8 +7,8 @@ from fallline.core.formats import Codes, Kahan, Split
 
 #: Triton's name of each type that numbers, and parts of them, are stored in.
 TYPES = {
-    torch.float64: "tl.float64", torch.float32: "tl.float32", torch.bfloat16: "tl.bfloat16",
-    torch.float16: "tl.float16", torch.uint8: "tl.uint8", torch.int16: "tl.int16",
+    torch.float64: "_tl.float64", torch.float32: "_tl.float32", torch.bfloat16: "_tl.bfloat16",
+    torch.float16: "_tl.float16", torch.uint8: "_tl.uint8", torch.int16: "_tl.int16",
 }  # fmt: skip
 
 
@@ -16,15 +16,15 @@ def addresses(o: Operand) -> list[str]:
     """Return the lines that find its parts of the tensor ``_t``."""
     lines = []
     for row, at, dtype in zip(o.rows, o.pointers, o.kept_as.dtypes, strict=True):
-        pointer = f"tl.pointer_type({TYPES[dtype]})"
-        lines.append(f"{at} = tl.load(_addresses + {row} * _tensors + _t).to({pointer})")
-        lines.append(f"if _ALIGNED:\n    {at} = tl.multiple_of({at}, 16)")
+        pointer = f"_tl.pointer_type({TYPES[dtype]})"
+        lines.append(f"{at} = _tl.load(_addresses + {row} * _tensors + _t).to({pointer})")
+        lines.append(f"if _ALIGNED:\n    {at} = _tl.multiple_of({at}, 16)")
     return lines
 
 
 def key(o: Operand) -> str:
     """Return the line that makes the key of its random bits."""
-    return f"{o.key} = _narrow.key(tl.load(_keys + _t), {o.stream})"
+    return f"{o.key} = _narrow.key(_tl.load(_keys + _t), {o.stream})"
 
 
 def load(o: Operand, compute: torch.dtype, mask: str, base: str = "") -> str:

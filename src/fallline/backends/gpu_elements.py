@@ -18,17 +18,17 @@ _CHUNKS = '''
 @triton.jit
 def elements(
     _addresses, _withheld, _numbers, _keys, _sizes, _owners, _starts, _partials, _tensors,
-    _CHUNK: tl.constexpr, _BLOCK: tl.constexpr, _ALIGNED: tl.constexpr,
+    _CHUNK: constexpr, _BLOCK: constexpr, _ALIGNED: constexpr,
 ):
     """Per element: the rule, on one chunk of one tensor."""
-    _chunk = tl.program_id(0).to(tl.int64)
-    _t = tl.load(_owners + _chunk)
-    _start = tl.multiple_of(tl.load(_starts + _chunk), _BLOCK)
-    _end = tl.minimum(_start + _CHUNK, tl.load(_sizes + _t))
-    if tl.load(_withheld) != 0:
+    _chunk = _tl.program_id(0).to(_tl.int64)
+    _t = _tl.load(_owners + _chunk)
+    _start = _tl.multiple_of(_tl.load(_starts + _chunk), _BLOCK)
+    _end = _tl.minimum(_start + _CHUNK, _tl.load(_sizes + _t))
+    if _tl.load(_withheld) != 0:
         return
 {before}
-    for _begin in range(0, _end - _start, _BLOCK):
+    for _begin in _tl.range(0, _end - _start, _BLOCK):
         _first = _start + _begin
         if _first + _BLOCK <= _end:
 {whole}
@@ -38,7 +38,7 @@ def elements(
 '''
 
 #: The elements of a kernel's block where all of them exist.
-_WHOLE = ["_k = _first + tl.arange(0, _BLOCK)"]
+_WHOLE = ["_k = _first + _tl.arange(0, _BLOCK)"]
 
 
 class Elements:
@@ -54,14 +54,14 @@ class Elements:
         return _CHUNKS.format(
             before=block([*self._finding(), *self._clearing("[_BLOCK]")], 1),
             whole=block([*_WHOLE, *self._rule("None"), *self._adding("{}")], 3),
-            part=block([*self._order(), *self._rule("_mask"), *self._adding("tl.where(_mask, {}, 0.0)")], 3),
+            part=block([*self._order(), *self._rule("_mask"), *self._adding("_tl.where(_mask, {}, 0.0)")], 3),
             after=block(self._leaving("_chunk"), 1),
         )
 
     def _finding(self) -> list[str]:
         """Return the lines that load the numbers of tensor ``_t`` and find its values."""
         width = len(self._code.numbers)
-        lines = [f"{n} = tl.load(_numbers + _t * {width} + {i})" for i, n in enumerate(self._code.numbers)]
+        lines = [f"{n} = _tl.load(_numbers + _t * {width} + {i})" for i, n in enumerate(self._code.numbers)]
         found = {o.rows: o for o in (*self._loads, *self._stores)}
         lines += [line for o in found.values() for line in addresses(o)]
         return lines + [key(o) for o in self._stores if o.access.random or o.codes]
@@ -74,21 +74,21 @@ class Elements:
         return [*loads, *lines, *(store(o, mask, base) for o in self._stores)]
 
     def _clearing(self, shape: str) -> list[str]:
-        return [f"_total_{n} = tl.zeros({shape}, tl.float64)" for n in self._sums]
+        return [f"_total_{n} = _tl.zeros({shape}, _tl.float64)" for n in self._sums]
 
     def _adding(self, summand: str) -> list[str]:
-        return [f"_total_{n} += {summand.format(n)}.to(tl.float64)" for n in self._sums]
+        return [f"_total_{n} += {summand.format(n)}.to(_tl.float64)" for n in self._sums]
 
     def _leaving(self, place: str) -> list[str]:
         """Return the lines that leave the sums over this program's elements."""
         at = f"_partials + {place} * {len(self._sums)}"
-        return [f"tl.store({at} + {i}, tl.sum(_total_{n}))" for i, n in enumerate(self._sums)]
+        return [f"_tl.store({at} + {i}, _tl.sum(_total_{n}))" for i, n in enumerate(self._sums)]
 
     def _order(self) -> list[str]:
         """Return the lines that tell the elements at the end of a tensor, and which of them exist."""
         if any(isinstance(each, Codes) and each.bits == 4 for _, each in self._dtypes.formats):
             return ["_k, _mask = _narrow.halved(_first, _end, _BLOCK)"]
-        return [*_WHOLE, "_mask = tl.arange(0, _BLOCK) < (_end - _first).to(tl.int32)"]
+        return [*_WHOLE, "_mask = _tl.arange(0, _BLOCK) < (_end - _first).to(_tl.int32)"]
 
 
 class _Names(ast.NodeTransformer):
@@ -124,8 +124,8 @@ class _Names(ast.NodeTransformer):
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         """Keep all digits of a number: Triton takes one that stands alone to be float32."""
         value = float(node.value)  # type: ignore[arg-type]
-        digits = repr(value) if math.isfinite(value) else f"float('{value}')"
-        return ast.parse(f"tl.full([1], {digits}, tl.float64)", mode="eval").body
+        digits = repr(value) if math.isfinite(value) else "1e999"
+        return ast.parse(f"_tl.full([1], {digits}, _tl.float64)", mode="eval").body
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Name(self._functions.get(node.id, node.id))

@@ -22,7 +22,8 @@ Written by fallline from the rule. Names with an underscore are the generator's,
 """
 
 import triton
-import triton.language as tl
+import triton.language as _tl
+from triton.language import constexpr
 
 from fallline.backends import gpu_narrow as _narrow, gpu_primitives as _math
 from fallline.backends.gpu_primitives import exp, log, maximum, minimum, sign, single, sqrt, where
@@ -31,13 +32,13 @@ from fallline.backends.gpu_primitives import exp, log, maximum, minimum, sign, s
 @triton.jit
 def once(
     _addresses, _rows, _settings, _fresh, _sums, _bases, _withheld, _numbers, _keys, _tensors,
-    _BLOCK: tl.constexpr,
+    _BLOCK: constexpr,
 ):
     """Per tensor: advance the state kept per tensor, and compute the numbers the elements read."""
-    _t = tl.program_id(0).to(tl.int64) * _BLOCK + tl.arange(0, _BLOCK)
+    _t = _tl.program_id(0).to(_tl.int64) * _BLOCK + _tl.arange(0, _BLOCK)
     _here = _t < _tensors
-    _row = tl.load(_rows + _t, mask=_here, other=0)
-    if tl.load(_withheld) != 0:
+    _row = _tl.load(_rows + _t, mask=_here, other=0)
+    if _tl.load(_withheld) != 0:
         return
 {inputs}
 {lines}
@@ -70,23 +71,23 @@ def _once(plan: Plan, each: ElementPass, dtypes: Signature) -> dict[str, str]:
     inputs += [_load(n, f"_sums + _t * {len(plan.sums)} + {i}", "_here") for i, n in sums]
     inputs.append(_load(FRESH, "_fresh + _t", "_here"))
     inputs += (
-        [f"{ROUNDING} = tl.full([1], {dtypes.rounding!r}, tl.float64)"] if ROUNDING in code.needs else []
+        [f"{ROUNDING} = _tl.full([1], {dtypes.rounding!r}, _tl.float64)"] if ROUNDING in code.needs else []
     )
     for n in scalars:
-        at = f"tl.load(_addresses + {place[n]} * _tensors + _t, mask=_here, other=0)"
-        inputs.append(f"_at_{n} = {at}.to(tl.pointer_type({types[n]}))")
+        at = f"_tl.load(_addresses + {place[n]} * _tensors + _t, mask=_here, other=0)"
+        inputs.append(f"_at_{n} = {at}.to(_tl.pointer_type({types[n]}))")
         inputs.append(_load(n, f"_at_{n}", "_here") + (" + 1.0" if n == STEP else ""))
-    outputs = [f"tl.store(_at_{n}, {n}, mask=_here)" for n in scalars if each.last]
+    outputs = [f"_tl.store(_at_{n}, {n}, mask=_here)" for n in scalars if each.last]
     width = len(code.numbers)
     outputs += [
-        f"tl.store(_numbers + _t * {width} + {i}, {n}, mask=_here)" for i, n in enumerate(code.numbers)
+        f"_tl.store(_numbers + _t * {width} + {i}, {n}, mask=_here)" for i, n in enumerate(code.numbers)
     ]
     if dtypes.is_random:
-        base = "tl.load(_bases + _t, mask=_here, other=0)"
-        outputs.append(f"tl.store(_keys + _t, _narrow.at_step({base}, {STEP}), mask=_here)")
+        base = "_tl.load(_bases + _t, mask=_here, other=0)"
+        outputs.append(f"_tl.store(_keys + _t, _narrow.at_step({base}, {STEP}), mask=_here)")
     lines = [triton_line(line, double=True) for line in code.once]
     return {"inputs": block(inputs, 1), "lines": block(lines, 1), "outputs": block(outputs, 1)}
 
 
 def _load(name: str, at: str, mask: str) -> str:
-    return f"{name} = tl.load({at}, mask={mask}, other=1.0).to(tl.float64)"
+    return f"{name} = _tl.load({at}, mask={mask}, other=1.0).to(_tl.float64)"

@@ -13,31 +13,31 @@ _TILES = '''
 @triton.jit
 def elements(
     _addresses, _withheld, _numbers, _keys, _grids, _programs, _partials, _tensors,
-    _MATRICES: tl.constexpr, _ROWS: tl.constexpr, _COLUMNS: tl.constexpr, _DIVISOR: tl.constexpr,
-    _ALIGNED: tl.constexpr,
+    _MATRICES: constexpr, _ROWS: constexpr, _COLUMNS: constexpr, _DIVISOR: constexpr,
+    _ALIGNED: constexpr,
 ):
     """Per element: the rule, on some tiles of one tensor; some matrices, some columns, row below row."""
-    _at_program = _programs + tl.program_id(0).to(tl.int64) * {numbers_of_program}
+    _at_program = _programs + _tl.program_id(0).to(_tl.int64) * {numbers_of_program}
 {program}
     _at_grid = _grids + _t * {numbers_of_tensor}
 {tensor}
-    if tl.load(_withheld) != 0:
+    if _tl.load(_withheld) != 0:
         return
-    _width, _left = tl.multiple_of(_width, _DIVISOR), tl.multiple_of(_left, _COLUMNS)
-    _wide = tl.multiple_of(_wide.to(tl.int32), _DIVISOR)
-    _i, _j = tl.arange(0, _MATRICES)[:, None, None], tl.arange(0, _ROWS)[None, :, None]
-    _l = tl.arange(0, _COLUMNS)[None, None, :]
-    _row, _column = _i * _height.to(tl.int32) + _j, _i * _width.to(tl.int32) + _l
-    _offset, _part = _row * _width.to(tl.int32) + _l, _i * (_height * _row_parts).to(tl.int32) + _j
+    _width, _left = _tl.multiple_of(_width, _DIVISOR), _tl.multiple_of(_left, _COLUMNS)
+    _wide = _tl.multiple_of(_wide.to(_tl.int32), _DIVISOR)
+    _i, _j = _tl.arange(0, _MATRICES)[:, None, None], _tl.arange(0, _ROWS)[None, :, None]
+    _l = _tl.arange(0, _COLUMNS)[None, None, :]
+    _row, _column = _i * _height.to(_tl.int32) + _j, _i * _width.to(_tl.int32) + _l
+    _offset, _part = _row * _width.to(_tl.int32) + _l, _i * (_height * _row_parts).to(_tl.int32) + _j
 {before}
-    for _deeper in range(0, _deep.to(tl.int32), _MATRICES):
-        _matrix, _here = _first + _deeper, _i < _deep.to(tl.int32) - _deeper
-        for _beside in range(0, _wide, _COLUMNS):
+    for _deeper in _tl.range(0, _deep.to(_tl.int32), _MATRICES):
+        _matrix, _here = _first + _deeper, _i < _deep.to(_tl.int32) - _deeper
+        for _beside in _tl.range(0, _wide, _COLUMNS):
             _in_columns, _from = _here & (_l < _wide - _beside), _left + _beside
             _columns = _matrix * _width + _from
 {columns}
-            for _below in range(0, _high.to(tl.int32), _ROWS):
-                _in_rows = _here & (_j < _high.to(tl.int32) - _below)
+            for _below in _tl.range(0, _high.to(_tl.int32), _ROWS):
+                _in_rows = _here & (_j < _high.to(_tl.int32) - _below)
                 _rows = _matrix * _height + _top + _below
                 _base, _mask = _rows * _width + _from, _in_rows & _in_columns
                 _k = _base + _offset
@@ -69,12 +69,12 @@ class LineElements(Elements):
 
     def function(self) -> str:
         """Return the source of the kernel, which works on tiles."""
-        summand = "tl.where(_mask, {}, 0.0)"
+        summand = "_tl.where(_mask, {}, 0.0)"
         return _TILES.format(
             numbers_of_program=len(PROGRAM),
-            program=block([f"{n} = tl.load(_at_program + {i})" for i, n in enumerate(PROGRAM)], 1),
+            program=block([f"{n} = _tl.load(_at_program + {i})" for i, n in enumerate(PROGRAM)], 1),
             numbers_of_tensor=len(TENSOR),
-            tensor=block([f"{n} = tl.load(_at_grid + {i})" for i, n in enumerate(TENSOR)], 1),
+            tensor=block([f"{n} = _tl.load(_at_grid + {i})" for i, n in enumerate(TENSOR)], 1),
             before=block([*self._finding(), *self._clearing("[_MATRICES, _ROWS, _COLUMNS]")], 1),
             columns=block([*self._loading("across"), *self._clearing_columns()], 3),
             body=block(
@@ -94,9 +94,9 @@ class LineElements(Elements):
 
     def _found(self, at: str, name: str, meeting: Meeting) -> list[str]:
         """Return the lines that find what there is one of per line; rows of 16 bytes follow each other so."""
-        address = f"tl.load(_addresses + {self._places[name]} * _tensors + _t)"
-        wide = [f"if _DIVISOR % 4 == 0:\n    {at} = tl.multiple_of({at}, 16)"] if meeting != "one" else []
-        return [f"{at} = {address}.to(tl.pointer_type({self._number_type}))", *wide]
+        address = f"_tl.load(_addresses + {self._places[name]} * _tensors + _t)"
+        wide = [f"if _DIVISOR % 4 == 0:\n    {at} = _tl.multiple_of({at}, 16)"] if meeting != "one" else []
+        return [f"{at} = {address}.to(_tl.pointer_type({self._number_type}))", *wide]
 
     def _loading(self, *meetings: Meeting) -> list[str]:
         """Return the lines that load the numbers that meet elements in one of these ways."""
@@ -111,11 +111,11 @@ class LineElements(Elements):
         for n, meeting in self._line_sums:
             value = summand.format(n)
             if meeting == "each":
-                lines.append(f"tl.store(_to_{n} + _base + _offset, {value}, mask=_mask)")
+                lines.append(f"_tl.store(_to_{n} + _base + _offset, {value}, mask=_mask)")
             elif meeting == "across":
-                lines.append(f"_total_{n} += {value}.to(tl.float64)")
+                lines.append(f"_total_{n} += {value}.to(_tl.float64)")
             else:
-                total = f"tl.sum({value}.to(tl.float64), 2, keep_dims=True)"
+                total = f"_tl.sum({value}.to(_tl.float64), 2, keep_dims=True)"
                 number = "_matrix * _row_parts + _from // _COLUMNS"
                 place = f"(({number}) * _height + _top + _below) + _part"
                 lines += self._left(n, "_row_parts", place, total, "_in_rows")
@@ -126,11 +126,11 @@ class LineElements(Elements):
 
     def _clearing_columns(self) -> list[str]:
         shape = "[_MATRICES, _ROWS, _COLUMNS]"
-        return [f"_total_{n} = tl.zeros({shape}, tl.float64)" for n in self._across()]
+        return [f"_total_{n} = _tl.zeros({shape}, _tl.float64)" for n in self._across()]
 
     def _leaving_columns(self) -> list[str]:
         place = "((_matrix * _column_parts + _down) * _width + _from) + _column"
-        totals = [(n, f"tl.sum(_total_{n}, 1, keep_dims=True)") for n in self._across()]
+        totals = [(n, f"_tl.sum(_total_{n}, 1, keep_dims=True)") for n in self._across()]
         return [
             line
             for n, total in totals
@@ -139,6 +139,6 @@ class LineElements(Elements):
 
     def _left(self, name: str, parts: str, place: str, total: str, mask: str) -> list[str]:
         """Return the lines that leave a sum, in float64 if it is one of several parts."""
-        whole = f"tl.store(_to_{name} + {place}, _sum.to({self._number_type}), mask={mask})"
-        part = f"tl.store(_to_{name}.to(tl.pointer_type(tl.float64)) + {place}, _sum, mask={mask})"
+        whole = f"_tl.store(_to_{name} + {place}, _sum.to({self._number_type}), mask={mask})"
+        part = f"_tl.store(_to_{name}.to(_tl.pointer_type(_tl.float64)) + {place}, _sum, mask={mask})"
         return [f"_sum = {total}", f"if {parts} == 1:", f"    {whole}", "else:", f"    {part}"]
