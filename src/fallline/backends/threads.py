@@ -45,19 +45,20 @@ def each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     parallel = None if _forked or len(items) < 2 else _openmp()
     if parallel is None:
         return [function(item) for item in items]
-    results, waiting = {}, iter(enumerate(items))
+    results: dict[int, R] = {}
+    errors: list[BaseException] = []
+    waiting = iter(enumerate(items))
 
     def work(_: int) -> None:
-        for i, item in waiting:
-            try:
+        try:
+            for i, item in waiting:
                 results[i] = function(item)
-            except BaseException as error:
-                results[i] = error
+        except BaseException as error:  # or ctypes would print it and go on
+            errors.append(error)
 
     parallel(_WORK(work), None, min(count(), len(items)), 0)
-    for result in results.values():
-        if isinstance(result, BaseException):
-            raise result
+    if errors:
+        raise errors[0]
     return [results[i] for i in range(len(items))]
 
 
