@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -104,13 +105,16 @@ def test_a_node_killed_in_mid_run_loses_nothing_and_says_nothing(cluster, second
 
 @pytest.mark.long
 def test_a_node_that_joins_later_is_used(cluster):
-    waiting, trials, nodes = [*SPECS, *SPECS], [], set()
+    begun, specs, nodes, late = time.monotonic(), cycle(SPECS), set(), None
+
+    def until_it_is_used():
+        used = late is not None and late.node_id in nodes
+        return None if used or time.monotonic() > begun + 120 else next(specs)
+
     with RayPool(job("slow"), None, cluster.address) as pool:
-        for trial in pool.run(lambda: waiting.pop(0) if waiting else None, None):
-            trials.append(trial)
+        for _ in pool.run(until_it_is_used, None):
+            late = late or cluster.add_node(**NODE)
             nodes |= {worker.node for worker in pool.workers if worker.spec}
-            if len(trials) == 1:
-                late = cluster.add_node(**NODE)
     kill(late)
     assert late.node_id in nodes
 
