@@ -234,6 +234,7 @@ def test_the_deadline_stops_a_training_that_is_running(cluster):
 
 #: Start a cluster of its own, train without end, and say when the second trial is done.
 DRIVER = f"""
+import signal
 import sys
 from fallline.compare.executors.parcel import packed
 from fallline.compare.executors.ray_cluster import connected
@@ -241,6 +242,7 @@ from fallline.compare.executors.ray_pool import RayPool, Trainer
 from fallline.compare.records import Arm, Spec
 from fallline.compare.executors.worker import Job
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
 begun = []
 def endless():
     begun.append(1)
