@@ -160,9 +160,7 @@ mirror.close()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "kind", [pytest.param("journal:{}/studies.log", marks=pytest.mark.long), "sqlite:///{}/studies.db"]
-)
+@pytest.mark.parametrize("kind", ["journal:{}/studies.log", "sqlite:///{}/studies.db"])
 def test_a_killed_writer_leaves_whole_trials_and_a_resume_adds_the_others(kind, tmp_path):
     url = kind.format(tmp_path)
     for pause in (0.05, 0.2, 0.5):
